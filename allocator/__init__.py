@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Models of the kernel's allocators for compressed pages, behind one protocol.
+
+>>> from allocator import create
+>>> pool = create("ztree")
+>>> hex(pool.malloc(4000))
+'0xf000000000000000'
+"""
+
+from allocator.protocol import BackendError, Evict, HazardError, Hazards, Pool, Shrunk
+from allocator.registry import create, names
+
+__all__ = [
+    "BackendError",
+    "Evict",
+    "HazardError",
+    "Hazards",
+    "Pool",
+    "Shrunk",
+    "create",
+    "names",
+]

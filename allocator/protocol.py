@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What every backend answers: the kernel's zpool driver interface in Python.
+
+The kernel's interface is ``struct zpool_driver`` (include/linux/zpool.h, 5.12 to 6.4):
+create, malloc, free, shrink, map, unmap, total_size. Errors are the kernel's: ``OSError``
+carrying its errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+# Called once per object that the driver wants gone; returns 0 or -errno like the kernel's
+# zpool_ops.evict (zswap_writeback_entry in 6.1).
+Evict = Callable[[int], int]
+
+
+class BackendError(Exception):
+    """A backend that cannot be made: unknown name or impossible parameter."""
+
+
+class Shrunk(NamedTuple):
+    """What zpool_shrink gave: ``ret`` as returned (negative = -errno), ``reclaimed`` as stored."""
+
+    ret: int
+    reclaimed: int
+
+
+@dataclass
+class Hazards:
+    """Faults of the modelled allocator that a history ran into, by name (``H12`` ...).
+
+    ``counts`` maps a name to how often it was met, ``first`` to what happened the first time.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def meet(self, name: str, what: str) -> None:
+        """Count one meeting with hazard ``name``; remember the first one's description."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+        self.first.setdefault(name, what)
+
+
+class HazardError(Exception):
+    """The kernel's behaviour past this point is undefined (memory corruption, crash).
+
+    ``name`` is the hazard (``H12``); the pool must not be used any more.
+    """
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"{name}: {what}")
+        self.name = name
+
+
+class Pool(Protocol):
+    """One pool of one backend. Sizes in bytes, handles as the kernel would return them."""
+
+    @property
+    def name(self) -> str:
+        """The specification the pool was created from, for instance ``ztree``."""
+        ...
+
+    @property
+    def page_bytes(self) -> int:
+        """PAGE_SIZE of the modelled machine."""
+        ...
+
+    @property
+    def hazards(self) -> Hazards:
+        """Faults met so far."""
+        ...
+
+    @property
+    def total_bytes(self) -> int:
+        """The driver's own figure (zpool_driver.total_size), wrong where the driver is wrong."""
+        ...
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory really held in whole pages, without the driver's separate metadata."""
+        ...
+
+    def malloc(self, size: int) -> int:
+        """Allocate ``size`` bytes; return the handle or raise OSError with the driver's errno."""
+        ...
+
+    def free(self, handle: int) -> None:
+        """Free an object. Like the kernel's, it reports nothing to the caller."""
+        ...
+
+    def map(self, handle: int) -> None:
+        """Begin to use an object's memory."""
+        ...
+
+    def unmap(self, handle: int) -> None:
+        """End the use begun by :meth:`map`."""
+        ...
+
+    def shrink(self, pages: int, evict: Evict) -> Shrunk:
+        """Ask the driver to give back ``pages`` pages; raise OSError(EINVAL) if it cannot."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of the backend's state and work; keys are the backend's, values plain."""
+        ...
+
+
+def error(code: int) -> OSError:
+    """Build the OSError for a (positive) errno with the system's text."""
+    return OSError(code, os.strerror(code))
+
+
+EINVAL, ENOSPC, ENOMEM, EAGAIN = errno.EINVAL, errno.ENOSPC, errno.ENOMEM, errno.EAGAIN

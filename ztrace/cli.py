@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Entry point: finds the subcommand's module, turns every expected error into one line.
+
+Subcommands are imported when they are called, so that ``ztrace info`` does not pay for
+the recorder and ``ztrace record`` does not pay for pandas.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from ztrace import __version__
+
+# name -> (module, one-line help shown by `ztrace --help` without importing the module)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "record": ("ztrace.commands.record", "Record zswap and its allocator on this kernel."),
+    "recover": ("ztrace.commands.recover", "Turn the spool of a killed recorder into a trace."),
+    "doctor": ("ztrace.commands.doctor", "Say what works on this machine and what mends the rest."),
+    "info": ("ztrace.commands.info", "Show a trace's metadata and losses."),
+    "stat": ("ztrace.commands.stat", "Count a trace's calls, sizes and durations."),
+    "import": ("ztrace.commands.import_", "Turn a CSV file into a trace."),
+    "export": ("ztrace.commands.export", "Write a trace as CSV."),
+    "replay": ("ztrace.commands.replay", "Drive an allocator model with a trace."),
+    "kmod": ("ztrace.commands.kmod", "Build the posted ztree as a kernel module."),
+    "lab": ("ztrace.commands.lab", "Boot a real kernel in QEMU and record it."),
+}
+
+
+class Lazy(click.Group):
+    """A click group whose commands are imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(
+    cls=Lazy,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: ztrace replay trace.parquet --backend ztree",
+)
+@click.version_option(__version__, prog_name="ztrace")
+def cli() -> None:
+    """Record what zswap asks of its allocator; replay it through exact allocator models."""
+
+
+def _expected_errors() -> tuple[type[BaseException], ...]:
+    """Errors whose text is meant for the user. A module that was never imported raised none."""
+    found: list[type[BaseException]] = []
+    for module, name in (
+        ("traces.errors", "TraceError"),
+        ("tracer.errors", "TracerError"),
+        ("replay.errors", "ReplayError"),
+        ("allocator.protocol", "BackendError"),
+    ):
+        if module in sys.modules:
+            found.append(getattr(sys.modules[module], name))
+    return tuple(found)
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 a check failed, 2 bad usage, input or machine."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("ztrace: interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        if isinstance(error, click.UsageError):
+            error.show()
+        else:
+            click.echo(f"ztrace: {error.format_message()}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of our output went away (`ztrace stat … | head`): not an error.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"ztrace: {where}{error.strerror or error}", err=True)
+        sys.exit(2)
+    except Exception as error:
+        if not isinstance(error, _expected_errors()):
+            raise
+        click.echo(f"ztrace: {error}", err=True)
+        sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -49,12 +49,13 @@ class Hazards:
 class HazardError(Exception):
     """The kernel's behaviour past this point is undefined (memory corruption, crash).
 
-    ``name`` is the hazard (``H12``); the pool must not be used any more.
+    ``name`` is the hazard (``H12``), ``what`` what happened; the pool must not be used any more.
     """
 
     def __init__(self, name: str, what: str) -> None:
         super().__init__(f"{name}: {what}")
         self.name = name
+        self.what = what
 
 
 class Pool(Protocol):

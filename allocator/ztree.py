@@ -91,7 +91,7 @@ class Released(NamedTuple):
     block: Block | None  # None: no block has that index
     dropped: bool = False  # the block was under reclaim: no bookkeeping at all
     deleted: bool = False  # the block became empty and was given back
-    forgot_current: Block | None = None  # H10: a partly free current block was thrown away
+    forgotten: int = 0  # H10: free slots of other blocks that the deletion hid from malloc
 
 
 class BlockTree:
@@ -166,7 +166,7 @@ class BlockTree:
         block.free_slots = (block.free_slots + 1) & U16
         self.free_total += 1
         if block.free_slots == self.kind.slots:
-            return Released(block, deleted=True, forgot_current=self._delete_empty(block))
+            return Released(block, deleted=True, forgotten=self._delete_empty(block))
         if self.current is None or self.prefers(block, self.current):
             self.current = block
         block.slots[slot] = FREE
@@ -181,17 +181,22 @@ class BlockTree:
         """Recompute coeff: 0 for a full or an empty block, largest half way between."""
         block.coeff = (block.free_slots * (self.kind.slots - block.free_slots)) & U16
 
-    def _delete_empty(self, block: Block) -> Block | None:
-        """Remove an emptied block; returns the partly free current block this forgets (H10)."""
+    def _delete_empty(self, block: Block) -> int:
+        """Remove an emptied block; returns the free slots that malloc loses sight of (H10).
+
+        These are a partly free current block's, or all there are when malloc now sees none.
+        """
         self._remove(block)
         before = self.current
         if block is self.last:
             self.current = self.last = None
         else:
             self.current = self.last
+        if self.look() is None:
+            return self.free_total
         if before is None or before is block or before is self.current:
-            return None
-        return before if before.free_slots > 0 else None
+            return 0
+        return before.free_slots
 
     def _remove(self, block: Block) -> None:
         del self.blocks[block.index]
@@ -311,7 +316,9 @@ class Ztree:
 
     def _tree_of(self, place: Place, call: str, handle: int) -> BlockTree:
         if not 0 <= handle < 1 << self._handle_bits or place.kind >= len(self.trees):
-            raise HazardError("H8", f"{call} of {handle:#x}, which names no block type")
+            what = f"{call} of {handle:#x}, which names no block type"
+            self.hazards.meet("H8", what)
+            raise HazardError("H8", what)
         return self.trees[place.kind]
 
     # -- the driver's calls -----------------------------------------------------------------
@@ -340,7 +347,11 @@ class Ztree:
             if not self._pages_available(tree.kind.order):
                 self.hazards.meet("H31", f"no block of order {tree.kind.order} to be had")
                 raise error(ENOMEM)
-            block = tree.insert()
+            try:
+                block = tree.insert()
+            except HazardError as fatal:
+                self.hazards.meet(fatal.name, fatal.what)
+                raise
             self._grew(tree)
             slot = tree.take(block, adopt=True)
         handle = self.encode(tree.kind.number, block.index, slot)
@@ -364,11 +375,11 @@ class Ztree:
                 self.hazards.meet("H15", f"free of {handle:#x} dropped, its block is reclaimed")
         elif done.deleted:
             self._shrank(tree, done.block)
-            if done.forgot_current is not None:
+            if done.forgotten:
                 self.hazards.meet(
                     "H10",
-                    f"block {done.block.index} of type {place.kind} became empty: current block "
-                    f"{done.forgot_current.index} with free slots forgotten",
+                    f"block {done.block.index} of type {place.kind} became empty and current was "
+                    f"reset: {done.forgotten} free slots of other blocks forgotten",
                 )
 
     def map(self, handle: int) -> None:

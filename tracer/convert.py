@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Spool to trace: records become columns, pool sizes join the call they follow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from tracer.ring import (
+    HAS_HANDLE,
+    HAS_KEY,
+    HAS_SIZE,
+    OP_TOTAL,
+    RECORD,
+    Records,
+)
+from tracer.spool import SpoolReader
+from traces import Metadata, TraceWriter
+from traces.schema import OP_CODE, OPS
+
+STORE, MALLOC, FREE = OP_CODE["store"], OP_CODE["malloc"], OP_CODE["free"]
+
+NO_TOTAL = np.uint64(2**64 - 1)
+
+# Records held back at a window's end so that a malloc there still meets its pool size.
+HELD = 4096
+
+
+def convert(
+    spool: Path,
+    output: Path,
+    *,
+    force: bool = False,
+    advance: Callable[[int], None] = lambda rows: None,
+) -> Metadata:
+    """Write the trace ``output`` from ``spool``; returns its metadata.
+
+    ``advance`` is called with the number of rows of each piece written. A spool cut short
+    makes a trace with a note saying so. TracerError or TraceError for files that are unusable.
+    """
+    reader = SpoolReader(spool)
+    start, state = reader.documents()
+    metadata = Metadata.from_json(json.dumps({**start, **state}), str(spool))
+    headers = np.array([pool.header_bytes for pool in metadata.pools] or [0], np.uint32)
+    with TraceWriter(output, metadata, force=force) as writer:
+        for records, totals in with_totals(reader.records()):
+            rows = records["op"] < len(OPS)
+            writer.write(columns(records[rows], totals[rows], headers))
+            advance(int(rows.sum()))
+        if reader.torn_bytes or not state:
+            writer.metadata.notes.append(
+                f"the recorder was cut off: {reader.torn_bytes} bytes of the spool's end are "
+                "unusable, and what it had not yet written (at most a second) is missing"
+            )
+    return metadata
+
+
+def with_totals(batches: Iterator[Records]) -> Iterator[tuple[Records, NDArray[np.uint64]]]:
+    """Yield all records again, each malloc and free with the pool's size after it.
+
+    zswap asks for a pool's size right after it stored or freed an entry, in the same task, so
+    a size belongs to the last malloc or free of its task and pool. NO_TOTAL: none was asked.
+    """
+    carried: Records = np.empty(0, RECORD)
+    for batch in batches:
+        window = np.concatenate([carried, batch])
+        totals, open_calls = _join_totals(window)
+        recent = open_calls[open_calls >= len(window) - HELD]
+        cut = int(recent[0]) if recent.size else len(window)
+        yield window[:cut], totals[:cut]
+        carried = window[cut:]
+    if len(carried):
+        yield carried, _join_totals(carried)[0]
+
+
+def _join_totals(window: Records) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
+    """Sizes by position, and the positions of calls that no size followed yet, ascending."""
+    op = window["op"]
+    is_call = ((op == MALLOC) & (window["ret"] == 0)) | (op == FREE)
+    at = np.flatnonzero(is_call | (op == OP_TOTAL))
+    group = window["tid"][at].astype(np.uint64) << np.uint64(16) | window["pool"][at]
+    at = at[np.lexsort((at, group))]
+    group = window["tid"][at].astype(np.uint64) << np.uint64(16) | window["pool"][at]
+    call = is_call[at]
+    followed = np.zeros(len(at), bool)
+    if len(at) > 1:
+        followed[:-1] = call[:-1] & ~call[1:] & (group[:-1] == group[1:])
+    totals = np.full(len(window), NO_TOTAL)
+    source = np.flatnonzero(followed)
+    totals[at[source]] = window["aux"][at[source + 1]]
+    last = np.ones(len(at), bool)
+    last[:-1] = group[:-1] != group[1:]
+    return totals, np.sort(at[call & last])
+
+
+def columns(
+    records: Records, totals: NDArray[np.uint64], headers: NDArray[np.uint32]
+) -> dict[str, Any]:
+    """The trace's columns of records; ``headers`` is what zswap adds to a size, by pool."""
+    has = records["has"]
+    op = records["op"]
+    size = records["size"].copy()
+    store = (op == STORE) & ((has & HAS_SIZE) != 0)
+    size[store] -= headers[np.minimum(records["pool"][store], len(headers) - 1)]
+    failed = (op == MALLOC) & (records["ret"] != 0)
+    return {
+        "ts_ns": records["ts"].astype(np.int64),
+        "dur_ns": records["dur"],
+        "op": op.astype(np.int8),
+        "pool": records["pool"].astype(np.uint8),
+        "key": _nullable(records["key"], has & HAS_KEY),
+        "size": _nullable(size, has & HAS_SIZE),
+        "handle": _nullable(records["handle"], np.where(failed, 0, has & HAS_HANDLE)),
+        "ret": records["ret"],
+        "place": pa.nulls(len(records), pa.uint64()),
+        "total": _nullable(totals, totals != NO_TOTAL),
+        "cpu": records["cpu"],
+        "tid": records["tid"],
+        "cgroup": records["cgroup"],
+    }
+
+
+def _nullable(values: NDArray[Any], present: NDArray[Any]) -> Any:
+    return pa.array(values, mask=present == 0)

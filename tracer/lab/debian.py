@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Debian kernels and tools, fetched by apt into the cache and unpacked there, never installed.
+
+apt runs with sources, lists and state of its own, so that the machine's are neither needed nor
+touched; signatures are checked against Debian's archive keyring.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracer.errors import TracerError
+from tracer.lab.cache import build_once, cache_dir
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+MIRROR = "http://deb.debian.org"
+
+
+@dataclass(frozen=True)
+class Release:
+    """Where a kernel is: the suites to read and the pattern of its image package's name."""
+
+    sources: tuple[str, ...]
+    image: str
+
+
+_BOOKWORM = (
+    "{mirror}/debian bookworm main",
+    "{mirror}/debian bookworm-updates main",
+    "{mirror}/debian-security bookworm-security main",
+)
+
+KERNELS = {"6.1": Release(_BOOKWORM, r"linux-image-6\.1\.0-\d+-amd64")}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An unpacked kernel: ``root`` holds boot/, usr/lib/modules/ and usr/src/ of its packages."""
+
+    release: str
+    root: Path
+
+    @property
+    def image(self) -> Path:
+        """The compressed boot image."""
+        return self.root / "boot" / f"vmlinuz-{self.release}"
+
+    @property
+    def modules(self) -> Path:
+        """The folder of modules."""
+        return self.root / "usr" / "lib" / "modules" / self.release
+
+    @property
+    def headers(self) -> Path:
+        """The folder that out-of-tree modules are built against."""
+        return self.root / "usr" / "src" / f"linux-headers-{self.release}"
+
+
+class Apt:
+    """apt with its own configuration below ``state``."""
+
+    def __init__(self, state: Path, sources: Sequence[str]) -> None:
+        for tool in ("apt-get", "apt-cache", "dpkg-deb"):
+            if shutil.which(tool) is None:
+                raise TracerError(f"{tool} not found: the lab needs a Debian-like machine")
+        if not KEYRING.exists():
+            raise TracerError(f"{KEYRING} not found; as root: apt install debian-archive-keyring")
+        lists = state / "lists"
+        (lists / "partial").mkdir(parents=True, exist_ok=True)
+        mirror = os.environ.get("ZTRACE_DEBIAN_MIRROR", MIRROR)
+        lines = [f"deb [signed-by={KEYRING}] {s.format(mirror=mirror)}\n" for s in sources]
+        (state / "sources.list").write_text("".join(lines))
+        self._options = [
+            f"-oDir::Etc::sourcelist={state / 'sources.list'}",
+            "-oDir::Etc::sourceparts=/dev/null",
+            f"-oDir::State::Lists={lists}",
+            "-oDir::Cache::pkgcache=",
+            "-oDir::Cache::srcpkgcache=",
+            "-oAPT::Sandbox::User=",
+            "-oAPT::Architecture=amd64",
+            "-oDebug::NoLocking=1",
+        ]
+        self._run("apt-get", "-q", "update")
+
+    def _run(self, tool: str, *arguments: str, cwd: Path | None = None) -> str:
+        done = subprocess.run(
+            [tool, *self._options, *arguments],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode:
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+            raise TracerError(f"{tool} {' '.join(arguments)}: {said[-1] if said else 'failed'}")
+        return done.stdout
+
+    def newest(self, pattern: str) -> str:
+        """The package whose name matches ``pattern`` whole and whose version is the newest."""
+        names = self._run("apt-cache", "pkgnames", "linux-image").split()
+        found = [name for name in names if re.fullmatch(pattern, name)]
+        if not found:
+            raise TracerError(f"no Debian package is named like {pattern}")
+        return max(found, key=lambda name: [int(part) for part in re.findall(r"\d+", name)])
+
+    def depends(self, package: str, pattern: str) -> list[str]:
+        """Direct dependencies of ``package`` whose names match ``pattern`` whole."""
+        text = self._run("apt-cache", "depends", package)
+        names = re.findall(r"Depends: (\S+)", text)
+        return [name for name in names if re.fullmatch(pattern, name)]
+
+    def unpack(self, packages: Sequence[str], target: Path) -> None:
+        """Fetch packages and unpack them into ``target``, running none of their scripts."""
+        debs = target / ".debs"
+        debs.mkdir()
+        self._run("apt-get", "-q", "download", *packages, cwd=debs)
+        for deb in sorted(debs.glob("*.deb")):
+            subprocess.run(["dpkg-deb", "-x", deb, target], check=True)
+        shutil.rmtree(debs)
+
+
+def fetch_kernel(version: str) -> Kernel:
+    """Kernel ``version`` (a key of KERNELS) with modules and headers, from the cache if there."""
+    if version not in KERNELS:
+        raise TracerError(f"no kernel {version!r} in the lab; there are: {', '.join(KERNELS)}")
+
+    def build(folder: Path) -> None:
+        release = KERNELS[version]
+        apt = Apt(cache_dir() / "apt" / version, release.sources)
+        image = apt.newest(release.image)
+        headers = image.replace("linux-image-", "linux-headers-")
+        parts = apt.depends(headers, r"linux-(headers|kbuild|compiler)-.*")
+        apt.unpack([image, headers, *parts], folder)
+        _merge_usr(folder)
+        _relocate_headers(folder / "usr" / "src")
+
+    root = build_once(cache_dir() / "kernels" / version, build)
+    releases = [path.name for path in (root / "usr" / "lib" / "modules").iterdir()]
+    return Kernel(releases[0], root)
+
+
+def _merge_usr(folder: Path) -> None:
+    """Move lib/ into usr/lib/, where it is on every machine that will be laid under it."""
+    if (folder / "lib").is_dir():
+        shutil.copytree(folder / "lib", folder / "usr" / "lib", symlinks=True, dirs_exist_ok=True)
+        shutil.rmtree(folder / "lib")
+
+
+def _relocate_headers(sources: Path) -> None:
+    """Make the headers' Makefile, which includes /usr/src/…, work wherever it lies."""
+    for makefile in sources.glob("linux-headers-*/Makefile"):
+        text = makefile.read_text()
+        if text.startswith("include /usr/src/"):
+            makefile.write_text(text.replace("include /usr/src/", "include ../"))
+
+
+def fetch_busybox() -> Path:
+    """A static busybox, which is all the userland an initramfs needs."""
+
+    def build(folder: Path) -> None:
+        Apt(cache_dir() / "apt" / "busybox", _BOOKWORM).unpack(["busybox-static"], folder)
+
+    return build_once(cache_dir() / "busybox", build) / "bin" / "busybox"

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Boot a guest on this machine's own root, read-only, run one script in it, wait for its end."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from tracer.errors import TracerError
+from tracer.lab.cache import build_once, cache_dir
+from tracer.lab.debian import Kernel, fetch_busybox
+from tracer.lab.initramfs import Modules, build_initramfs, unpack_kernel
+
+# What a guest needs before it has a root; names that a kernel has built in are left out.
+BOOT_MODULES = ("virtio_pci", "virtio_blk", "9p", "9pnet_virtio", "overlay")
+
+QEMU = "qemu-system-x86_64"
+
+
+@dataclass(frozen=True)
+class GuestSize:
+    """The guest's machine. Sizes in MiB."""
+
+    cpus: int = 1
+    memory_mib: int = 700
+    swap_mib: int = 1024
+
+
+def run_guest(
+    kernel: Kernel,
+    job: Path,
+    size: GuestSize,
+    modules: Iterable[str] = (),
+    *,
+    timeout_s: float = 1800,
+    watch: Callable[[str], None] = lambda line: None,
+) -> int:
+    """Run ``job``/run as root in a guest of ``kernel``; returns its exit status.
+
+    Folder ``job`` is /job in the guest, writable; the swap disk is /dev/vda. ``modules`` are
+    loaded at boot. ``watch`` is called with each new line of job/log. The console is kept in
+    job/console. TracerError if QEMU is missing or the guest ends without a status.
+    """
+    if shutil.which(QEMU) is None:
+        raise TracerError(f"{QEMU} not found; as root: apt install qemu-system-x86")
+    boot = _boot_files(kernel, tuple(modules))
+    swap = job / "swap.img"
+    with swap.open("wb") as disk:
+        disk.truncate(size.swap_mib << 20)
+    status, log = job / "status", job / "log"
+    status.unlink(missing_ok=True)
+    log.touch()
+    command = _command(kernel, boot, job, swap, size)
+    with (job / "console").open("wb") as console:
+        guest = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
+        )
+        try:
+            _wait(guest, log, watch, timeout_s)
+        finally:
+            if guest.poll() is None:
+                guest.kill()
+                guest.wait()
+            swap.unlink()
+    try:
+        return int(status.read_text())
+    except (OSError, ValueError) as error:
+        lines = (job / "console").read_text(errors="replace").strip().splitlines()
+        said = lines[-1] if lines else "no output"
+        raise TracerError(f"the guest ended without a result; its console ends: {said}") from error
+
+
+def _boot_files(kernel: Kernel, modules: tuple[str, ...]) -> Path:
+    init = files("tracer.lab").joinpath("guest/init.sh").read_text()
+    wanted = [*BOOT_MODULES, *modules]
+
+    def build(folder: Path) -> None:
+        (folder / "vmlinux").write_bytes(unpack_kernel(kernel.image))
+
+    boot = build_once(cache_dir() / "boot" / kernel.release, build)
+    archive = build_initramfs(fetch_busybox(), init, Modules(kernel.modules), wanted)
+    (boot / "initramfs").write_bytes(archive)
+    return boot
+
+
+def _command(kernel: Kernel, boot: Path, job: Path, swap: Path, size: GuestSize) -> list[str]:
+    # THP off: on 6.1 and 6.12 a large folio swapped out whole passes zswap by.
+    arguments = "console=ttyS0 panic=-1 quiet loglevel=3 transparent_hugepage=never"
+    shares = {"host": Path("/"), "kernel": kernel.root, "job": job}
+    return [
+        *(QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),
+        *("-smp", str(size.cpus), "-m", f"{size.memory_mib}M"),
+        *("-kernel", str(boot / "vmlinux"), "-initrd", str(boot / "initramfs")),
+        *("-append", arguments),
+        *("-serial", "stdio", "-monitor", "none"),
+        *(word for tag, path in shares.items() for word in _share(tag, path)),
+        *("-drive", f"if=none,id=swap,file={swap},format=raw,cache=unsafe,aio=threads"),
+        *("-device", "virtio-blk-pci,drive=swap"),
+    ]
+
+
+def _share(tag: str, path: Path) -> list[str]:
+    """Arguments for one 9p share; only the job's can be written by the guest."""
+    access = "" if tag == "job" else ",readonly=on"
+    options = f"security_model=none,multidevs=remap{access}"
+    return [
+        *("-fsdev", f"local,id={tag},path={path},{options}"),
+        *("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
+    ]
+
+
+def _wait(
+    guest: subprocess.Popen[bytes], log: Path, watch: Callable[[str], None], timeout_s: float
+) -> None:
+    """Follow job/log until the guest powers off; TracerError after ``timeout_s``."""
+    end = time.monotonic() + timeout_s
+    with log.open(errors="replace") as lines:
+        while True:
+            over = guest.poll() is not None
+            for line in lines:
+                watch(line.rstrip("\n"))
+            if over:
+                return
+            if time.monotonic() > end:
+                raise TracerError(f"the guest did not finish within {timeout_s:.0f} s")
+            time.sleep(0.2)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One recording in the lab: a guest whose swap goes through a chosen allocator.
+
+Inside, the ordinary ``ztrace record`` runs the workload's script as its command, and only that
+script makes zswap's pool: the recorder sees the allocator's very first call.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tracer.errors import TracerError
+from tracer.kmod import build_module
+from tracer.lab.debian import Kernel, fetch_kernel
+from tracer.lab.qemu import GuestSize, run_guest
+from tracer.lab.workloads import WORKLOADS, Workload, compile_workload
+
+BACKENDS = ("ztree",)
+
+TRACE = "trace.parquet"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What to boot and record. ``patch`` is needed for ztree, which no kernel ships."""
+
+    kernel: str
+    backend: str
+    workload: str
+    patch: Path | None = None
+    compressor: str = "lzo"
+    size: GuestSize = field(default_factory=GuestSize)
+    record_options: Sequence[str] = ()
+
+
+def record_in_guest(
+    setup: Setup, output: Path, *, watch: Callable[[str], None] = lambda line: None
+) -> None:
+    """Boot, record ``setup.workload``, bring the trace to ``output`` (replacing it).
+
+    ``watch`` is called with each line the guest's session says. TracerError if anything in the
+    guest failed, with the last thing it said.
+    """
+    if setup.workload not in WORKLOADS:
+        raise TracerError(f"no workload {setup.workload!r}; there are: {', '.join(WORKLOADS)}")
+    if setup.backend not in BACKENDS:
+        raise TracerError(f"no backend {setup.backend!r} in the lab; there are: {BACKENDS}")
+    kernel = fetch_kernel(setup.kernel)
+    with tempfile.TemporaryDirectory(prefix="ztrace-lab-") as name:
+        job = Path(name)
+        workload = WORKLOADS[setup.workload]
+        compile_workload(workload, job)
+        _write_script(job / "run", _run_script(setup, _build_backend(setup, kernel, job)))
+        _write_script(job / "workload", _workload_script(setup, workload))
+        said: list[str] = []
+
+        def listen(line: str) -> None:
+            said.append(line)
+            watch(line)
+
+        status = run_guest(kernel, job, setup.size, watch=listen)
+        trace = job / TRACE
+        if status or not trace.exists():
+            last = said[-1] if said else "it said nothing"
+            raise TracerError(f"recording in the guest failed (status {status}): {last}")
+        shutil.copyfile(trace, output)
+
+
+def _build_backend(setup: Setup, kernel: Kernel, job: Path) -> str:
+    """Put the allocator's module into the job; returns its file name."""
+    if setup.patch is None:
+        raise TracerError("ztree is in no kernel: give the posted mail with --patch FILE")
+    return build_module(setup.patch, kernel.headers, job).name
+
+
+def _write_script(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+def _run_script(setup: Setup, module: str) -> str:
+    record = shlex.join(
+        [
+            *(sys.executable, "-m", "ztrace", "record", "-o", f"/job/{TRACE}"),
+            *(*setup.record_options, "--", "/job/workload"),
+        ]
+    )
+    return f"""#!/bin/sh
+exec >/job/log 2>&1
+export PYTHONDONTWRITEBYTECODE=1
+insmod /job/{module} || exit 1
+mkswap /dev/vda >/dev/null || exit 1
+exec {record}
+"""
+
+
+def _workload_script(setup: Setup, workload: Workload) -> str:
+    group = "/sys/fs/cgroup/workload"
+    lines = [
+        "#!/bin/sh -e",
+        "cd /sys/module/zswap/parameters",
+        "echo N >same_filled_pages_enabled",  # every page is to reach the allocator
+        f"echo {setup.backend} >zpool",
+        f"echo {setup.compressor} >compressor",
+        "echo Y >enabled",
+        f'test "$(cat zpool)" = {setup.backend}',
+        f'test "$(cat compressor)" = {setup.compressor}',
+        "swapon /dev/vda",
+        f"mkdir {group}",
+    ]
+    if workload.limit_mib is not None:
+        lines += [
+            "echo +memory >/sys/fs/cgroup/cgroup.subtree_control",
+            f"echo {workload.limit_mib}M >{group}/memory.max",
+        ]
+    program = shlex.join([f"/job/{workload.program}", *workload.arguments])
+    lines += [
+        f"( echo 0 >{group}/cgroup.procs; exec {program} )",
+        "swapoff /dev/vda",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a trace says of the machine it was recorded on, read from /proc and /sys.
+
+Values are plain JSON in the form of the trace's metadata document (traces/metadata.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+ZSWAP_PARAMETERS = Path("/sys/module/zswap/parameters")
+ZSWAP_COUNTERS = Path("/sys/kernel/debug/zswap")
+VMSTAT = Path("/proc/vmstat")
+VMSTAT_NAMES = ("zswpin", "zswpout", "zswpwb", "pswpin", "pswpout", "nr_zspages")
+
+
+def kernel() -> dict[str, Any]:
+    """The running kernel; its configuration's digest where the configuration can be found."""
+    uname = platform.uname()
+    return {
+        "release": uname.release,
+        "version": uname.version,
+        "config_sha256": _config_digest(uname.release),
+    }
+
+
+def _config_digest(release: str) -> str | None:
+    for path in (
+        Path("/proc/config.gz"),
+        Path("/boot") / f"config-{release}",
+        Path("/lib/modules") / release / "build" / ".config",
+    ):
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError:
+            continue
+    return None
+
+
+def machine() -> dict[str, Any]:
+    """CPU model, CPUs, memory in bytes, page size, architecture."""
+    model = _field(Path("/proc/cpuinfo"), "model name") or platform.processor() or "unknown"
+    memory = _field(Path("/proc/meminfo"), "MemTotal") or "0 kB"
+    return {
+        "cpu_model": model,
+        "cpus": os.cpu_count() or 0,
+        "memory_bytes": int(memory.split()[0]) * 1024,
+        "page_bytes": mmap.PAGESIZE,
+        "arch": platform.machine(),
+    }
+
+
+def _field(path: Path, name: str) -> str | None:
+    """The value of the first line ``name: value`` of a /proc file."""
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return None
+
+
+def zswap_parameters() -> dict[str, str]:
+    """Every parameter of the zswap module; empty where this kernel has no zswap."""
+    if not ZSWAP_PARAMETERS.is_dir():
+        return {}
+    return {path.name: path.read_text().strip() for path in sorted(ZSWAP_PARAMETERS.iterdir())}
+
+
+def counters() -> dict[str, int]:
+    """zswap's debugfs counters (``zswap.NAME``) and vmstat's swap counters (``vmstat.NAME``)."""
+    found: dict[str, int] = {}
+    if ZSWAP_COUNTERS.is_dir():
+        for path in sorted(ZSWAP_COUNTERS.iterdir()):
+            try:
+                found[f"zswap.{path.name}"] = int(path.read_text())
+            except (OSError, ValueError):
+                continue
+    for line in VMSTAT.read_text().splitlines():
+        name, _, value = line.partition(" ")
+        if name in VMSTAT_NAMES:
+            found[f"vmstat.{name}"] = int(value)
+    return found

@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Probes on zswap and its allocator. Compiled by bcc when recording starts.
+ *
+ * Every traced call is a frame on a small stack of its task: the entry probe pushes it, the
+ * return probe pops it and emits one record. A frame that lies under another one is the caller,
+ * which is how a malloc learns the swap slot it is for.
+ *
+ * The only kernel header is the one with struct pt_regs: others cost a minute of compile time on
+ * a slow machine and break with new kernels. Layouts of kernel structures are given as byte
+ * offsets in the defines that the loader passes (tracer/abi.py says where they come from).
+ */
+#include <uapi/linux/ptrace.h>
+
+/* Ops 0 to 10 are those of the trace, in its order (traces/schema.py); TOTAL never gets there. */
+enum op {
+	STORE, LOAD, INVALIDATE, WRITEBACK, MALLOC, FREE, MAP, UNMAP, SHRINK, COMPACT, SAMPLE,
+	TOTAL = 16,
+};
+
+/* Bits of record.has: which of the nullable columns were filled in. */
+#define HAS_KEY    1
+#define HAS_SIZE   2
+#define HAS_HANDLE 4
+#define HAS_AUX    8
+#define HAS_POOL   16
+
+/* Causes of loss, indexes of `lost` (tracer/spool.py names them). */
+enum cause { RING_FULL, TOO_DEEP, MISSED_RETURN, NO_TASK_ROOM, NO_POOL_ROOM, CAUSES };
+
+#define MAX_DEPTH 8		/* a power of two: indexes are masked for the verifier */
+#define MAX_POOLS 64
+#define TYPE_CHARS 16
+
+struct frame {
+	u64 sp, ts, key, handle, aux;
+	u32 size, pool;
+	u32 op, has;
+};
+
+struct stack {
+	u32 depth;
+	u32 over;		/* calls entered beyond MAX_DEPTH and not yet returned */
+	struct frame at[MAX_DEPTH];
+};
+
+/* One finished call; mirrored by RECORD in tracer/ring.py. */
+struct record {
+	u64 ts, key, handle, aux, cgroup;
+	u32 dur, size;
+	s32 ret;
+	u32 tid;
+	u16 cpu, pool;
+	u8 op, has;
+	u16 unused;
+};
+
+struct pool {
+	char type[TYPE_CHARS];	/* zpool_driver.type */
+	u32 created;		/* the pool was made while recording */
+	u32 evictable;		/* zswap puts its header in front of each object */
+};
+
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+BPF_TABLE("lru_hash", u32, struct stack, stacks, 16384);
+BPF_ARRAY(blank, struct stack, 1);
+BPF_ARRAY(gate, u32, 1);
+BPF_TABLE("percpu_array", u32, u64, lost, CAUSES);
+BPF_HASH(pool_ids, u64, u32, MAX_POOLS * 4);
+BPF_HASH(numbers, u32, u64, MAX_POOLS);
+BPF_ARRAY(pools, struct pool, MAX_POOLS);
+BPF_ARRAY(pool_count, u32, 1);
+
+static void lose(u32 cause)
+{
+	u64 *count = lost.lookup(&cause);
+
+	if (count)
+		*count += 1;
+}
+
+/* ---- pools: a number for every zpool, in the order they are first met ------------------ */
+
+/* Several CPUs may meet new pools at once: inserting the number is what claims it. */
+static u32 claim_number(u64 zpool)
+{
+	u32 zero = 0, id = MAX_POOLS;
+	u32 *count = pool_count.lookup(&zero);
+	int i;
+
+	if (!count)
+		return MAX_POOLS;
+	id = *count;
+#pragma unroll
+	for (i = 0; i < 4; i++, id++) {
+		if (id < MAX_POOLS && !numbers.insert(&id, &zpool)) {
+			*count = id + 1;
+			return id;
+		}
+	}
+	lose(NO_POOL_ROOM);
+	return MAX_POOLS;
+}
+
+static u32 number_pool(u64 zpool, u32 created)
+{
+	u32 id = claim_number(zpool);
+	u64 driver = 0, type = 0;
+	struct pool *info = pools.lookup(&id);
+
+	if (!info)
+		return MAX_POOLS;
+	bpf_probe_read_kernel(&driver, sizeof(driver), (void *)(zpool + ZPOOL_DRIVER));
+	bpf_probe_read_kernel(&type, sizeof(type), (void *)(driver + ZPOOL_DRIVER_TYPE));
+	bpf_probe_read_kernel_str(info->type, TYPE_CHARS, (void *)type);
+	info->created = created;
+#ifdef ZPOOL_EVICTABLE
+	{
+		u8 evictable = 0;
+
+		bpf_probe_read_kernel(&evictable, 1, (void *)(zpool + ZPOOL_EVICTABLE));
+		info->evictable = evictable;
+	}
+#endif
+	pool_ids.update(&zpool, &id);
+	return id;
+}
+
+static u32 pool_of(u64 zpool)
+{
+	u32 *id = pool_ids.lookup(&zpool);
+
+	return id ? *id : number_pool(zpool, 0);
+}
+
+/* ---- frames ------------------------------------------------------------------------------ */
+
+/* The empty asm hides what the compiler knows of the index: it would drop the verifier's mask. */
+static struct frame *frame_at(struct stack *stack, u32 index)
+{
+	asm volatile("" : "+r"(index));
+	return &stack->at[index & (MAX_DEPTH - 1)];
+}
+
+static struct frame *top(struct stack *stack)
+{
+	return stack->depth ? frame_at(stack, stack->depth - 1) : 0;
+}
+
+/*
+ * Push a frame. One on top that is not above us on the task's kernel stack belongs to a call
+ * that has returned unseen (no free kretprobe instance): drop and count it.
+ */
+static struct frame *enter(struct pt_regs *ctx, u32 op)
+{
+	u32 zero = 0, tid = bpf_get_current_pid_tgid();
+	u32 *open = gate.lookup(&zero);
+	struct stack *stack, *clean;
+	struct frame *frame, *caller = 0;
+	u64 sp = PT_REGS_SP(ctx);
+	int i;
+
+	if (!open || !*open)
+		return 0;
+	stack = stacks.lookup(&tid);
+	if (!stack) {
+		clean = blank.lookup(&zero);
+		if (!clean)
+			return 0;
+		stacks.update(&tid, clean);
+		stack = stacks.lookup(&tid);
+		if (!stack) {
+			lose(NO_TASK_ROOM);
+			return 0;
+		}
+	}
+#pragma unroll
+	for (i = 0; i < 3; i++) {
+		caller = top(stack);
+		if (!caller || caller->sp > sp)
+			break;
+		lose(MISSED_RETURN);
+		stack->depth--;
+		stack->over = 0;
+		caller = 0;
+	}
+	if (stack->depth >= MAX_DEPTH) {
+		stack->over++;
+		lose(TOO_DEEP);
+		return 0;
+	}
+	frame = frame_at(stack, stack->depth);
+	stack->depth++;
+	frame->sp = sp;
+	frame->op = op;
+	frame->has = 0;
+	frame->pool = 0;
+	if (caller && (caller->has & HAS_KEY)) {
+		frame->key = caller->key;
+		frame->has = HAS_KEY;
+	}
+	frame->ts = bpf_ktime_get_ns();
+	return frame;
+}
+
+/*
+ * Pop the frame of the returning call, or nothing if it was entered before the gate opened.
+ * A frame of another op on top is again one whose return was not seen.
+ */
+static struct frame *leave(u32 op, struct frame **caller)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct stack *stack = stacks.lookup(&tid);
+	struct frame *frame;
+	int i;
+
+	if (!stack)
+		return 0;
+	if (stack->over) {
+		stack->over--;
+		return 0;
+	}
+#pragma unroll
+	for (i = 0; i < 3; i++) {
+		if (!stack->depth || stack->depth > MAX_DEPTH)
+			return 0;
+		stack->depth--;
+		frame = frame_at(stack, stack->depth);
+		if (frame->op == op) {
+			*caller = top(stack);
+			return frame;
+		}
+		lose(MISSED_RETURN);
+	}
+	return 0;
+}
+
+static int emit(struct frame *frame, s32 ret)
+{
+	u64 dur = bpf_ktime_get_ns() - frame->ts;
+	struct record *record = events.ringbuf_reserve(sizeof(struct record));
+
+	if (!record) {
+		lose(RING_FULL);
+		return 0;
+	}
+	record->ts = frame->ts;
+	record->key = frame->key;
+	record->handle = frame->handle;
+	record->aux = frame->aux;
+	record->cgroup = bpf_get_current_cgroup_id();
+	record->dur = dur > 0xffffffff ? 0xffffffff : dur;
+	record->size = frame->size;
+	record->ret = ret;
+	record->tid = bpf_get_current_pid_tgid();
+	record->cpu = bpf_get_smp_processor_id();
+	record->pool = frame->pool;
+	record->op = frame->op;
+	record->has = frame->has;
+	record->unused = 0;
+	events.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+static int leave_plain(u32 op, s32 ret)
+{
+	struct frame *caller, *frame = leave(op, &caller);
+
+	return frame ? emit(frame, ret) : 0;
+}
+
+static void set_pool(struct frame *frame, u64 zpool)
+{
+	frame->pool = pool_of(zpool);
+	frame->has |= HAS_POOL;
+}
+
+/* ---- zswap level, frontswap interface (6.1) -------------------------------------------- */
+
+static int enter_slot(struct pt_regs *ctx, u32 op)
+{
+	struct frame *frame = enter(ctx, op);
+
+	if (frame) {
+		frame->key = (u64)(u32)PT_REGS_PARM1(ctx) << SWP_TYPE_SHIFT | PT_REGS_PARM2(ctx);
+		frame->has |= HAS_KEY;
+	}
+	return 0;
+}
+
+int enter_store(struct pt_regs *ctx) { return enter_slot(ctx, STORE); }
+int exit_store(struct pt_regs *ctx) { return leave_plain(STORE, PT_REGS_RC(ctx)); }
+
+int enter_load(struct pt_regs *ctx) { return enter_slot(ctx, LOAD); }
+int exit_load(struct pt_regs *ctx) { return leave_plain(LOAD, PT_REGS_RC(ctx)); }
+
+int enter_invalidate(struct pt_regs *ctx) { return enter_slot(ctx, INVALIDATE); }
+int exit_invalidate(struct pt_regs *ctx) { return leave_plain(INVALIDATE, 0); }
+
+/* swapoff: every object of one swap device; the row has no key. */
+int enter_invalidate_area(struct pt_regs *ctx)
+{
+	enter(ctx, INVALIDATE);
+	return 0;
+}
+
+int enter_writeback(struct pt_regs *ctx)
+{
+	struct frame *frame = enter(ctx, WRITEBACK);
+
+	if (frame) {
+		set_pool(frame, PT_REGS_PARM1(ctx));
+		frame->handle = PT_REGS_PARM2(ctx);
+		frame->has |= HAS_HANDLE;
+	}
+	return 0;
+}
+
+int exit_writeback(struct pt_regs *ctx) { return leave_plain(WRITEBACK, PT_REGS_RC(ctx)); }
+
+/* ---- allocator level, zpool interface ---------------------------------------------------- */
+
+int enter_malloc(struct pt_regs *ctx)
+{
+	struct frame *frame = enter(ctx, MALLOC);
+
+	if (frame) {
+		set_pool(frame, PT_REGS_PARM1(ctx));
+		frame->size = PT_REGS_PARM2(ctx);
+		frame->aux = PT_REGS_PARM4(ctx);	/* where the handle will be written */
+		frame->has |= HAS_SIZE;
+	}
+	return 0;
+}
+
+int exit_malloc(struct pt_regs *ctx)
+{
+	struct frame *caller, *frame = leave(MALLOC, &caller);
+	s32 ret = PT_REGS_RC(ctx);
+
+	if (!frame)
+		return 0;
+	if (!ret && !bpf_probe_read_kernel(&frame->handle, 8, (void *)frame->aux))
+		frame->has |= HAS_HANDLE;
+	if (caller && caller->op == STORE) {
+		caller->pool = frame->pool;
+		caller->size = frame->size;
+		caller->has |= HAS_POOL | HAS_SIZE;
+	}
+	return emit(frame, ret);
+}
+
+static int enter_object(struct pt_regs *ctx, u32 op)
+{
+	struct frame *frame = enter(ctx, op);
+
+	if (frame) {
+		set_pool(frame, PT_REGS_PARM1(ctx));
+		frame->handle = PT_REGS_PARM2(ctx);
+		frame->has |= HAS_HANDLE;
+	}
+	return 0;
+}
+
+/* A zswap call whose allocator calls all go to one pool belongs to that pool. */
+static int leave_object(u32 op, u64 address)
+{
+	struct frame *caller, *frame = leave(op, &caller);
+
+	if (!frame)
+		return 0;
+	if (caller && !(caller->has & HAS_POOL)) {
+		caller->pool = frame->pool;
+		caller->has |= HAS_POOL;
+	}
+	if (address) {
+		frame->aux = address;
+		frame->has |= HAS_AUX;
+#ifdef HEADER_HOLDS_SLOT
+		/* Until 6.4 the object's first word, zswap_header.swpentry, names its slot. */
+		if (caller && caller->op == WRITEBACK && !(caller->has & HAS_KEY) &&
+		    !bpf_probe_read_kernel(&caller->key, 8, (void *)address)) {
+			caller->has |= HAS_KEY;
+			frame->key = caller->key;
+			frame->has |= HAS_KEY;
+		}
+#endif
+	}
+	return emit(frame, op == MAP && !address ? -14 : 0);
+}
+
+int enter_free(struct pt_regs *ctx) { return enter_object(ctx, FREE); }
+int exit_free(struct pt_regs *ctx) { return leave_object(FREE, 0); }
+
+int enter_map(struct pt_regs *ctx) { return enter_object(ctx, MAP); }
+int exit_map(struct pt_regs *ctx) { return leave_object(MAP, PT_REGS_RC(ctx)); }
+
+int enter_unmap(struct pt_regs *ctx) { return enter_object(ctx, UNMAP); }
+int exit_unmap(struct pt_regs *ctx) { return leave_object(UNMAP, 0); }
+
+int enter_shrink(struct pt_regs *ctx)
+{
+	struct frame *frame = enter(ctx, SHRINK);
+
+	if (frame)
+		set_pool(frame, PT_REGS_PARM1(ctx));
+	return 0;
+}
+
+int exit_shrink(struct pt_regs *ctx) { return leave_plain(SHRINK, PT_REGS_RC(ctx)); }
+
+/*
+ * The pool's own size. zswap asks for it after every store and every freed entry (6.1); the
+ * spool's reader attaches the answer to the malloc or free before it in the same task.
+ */
+int enter_total(struct pt_regs *ctx)
+{
+	struct frame *frame = enter(ctx, TOTAL);
+
+	if (frame)
+		set_pool(frame, PT_REGS_PARM1(ctx));
+	return 0;
+}
+
+int exit_total(struct pt_regs *ctx)
+{
+	struct frame *caller, *frame = leave(TOTAL, &caller);
+
+	if (!frame)
+		return 0;
+	frame->aux = PT_REGS_RC(ctx);
+	frame->has |= HAS_AUX;
+	return emit(frame, 0);
+}
+
+int exit_create(struct pt_regs *ctx)
+{
+	u32 zero = 0;
+	u64 zpool = PT_REGS_RC(ctx);
+	u32 *open = gate.lookup(&zero);
+
+	if (zpool && open && *open)
+		number_pool(zpool, 1);
+	return 0;
+}

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The trace file: its columns and metadata, writing, reading, CSV, statistics.
+
+>>> from traces import TraceReader
+>>> with TraceReader("trace.parquet") as trace:  # doctest: +SKIP
+...     for batch in trace.batches(["op", "size"]):
+...         print(batch.num_rows)
+"""
+
+from traces.csvfile import export_csv, import_csv, import_metadata
+from traces.errors import TraceError, printable
+from traces.metadata import Counters, Kernel, Machine, Metadata, PoolInfo, Probe
+from traces.reader import TraceReader
+from traces.schema import ALLOCATOR_OPS, COLUMNS, OP_CODE, OPS, SCHEMA, SCHEMA_VERSION, ZSWAP_OPS
+from traces.summary import Summary, summarize
+from traces.writer import AtomicFile, TraceWriter
+
+__all__ = [
+    "ALLOCATOR_OPS",
+    "COLUMNS",
+    "OPS",
+    "OP_CODE",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "ZSWAP_OPS",
+    "AtomicFile",
+    "Counters",
+    "Kernel",
+    "Machine",
+    "Metadata",
+    "PoolInfo",
+    "Probe",
+    "Summary",
+    "TraceError",
+    "TraceReader",
+    "TraceWriter",
+    "export_csv",
+    "import_csv",
+    "import_metadata",
+    "printable",
+    "summarize",
+]

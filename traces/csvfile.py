@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Traces from and to CSV, streaming, plain or compressed.
+
+Import cuts the text into blocks at line ends and lets Arrow parse a block at once. Only a block
+that Arrow refuses is parsed again line by line: that finds the line of the error, or reads what
+Arrow cannot.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import zstandard
+
+from traces.errors import TraceError, printable
+from traces.metadata import Metadata, PoolInfo
+from traces.reader import TraceReader
+from traces.schema import COLUMNS, OP_CODE, OPS, REQUIRED, SCHEMA, integer_range
+from traces.writer import AtomicFile, TraceWriter
+
+BLOCK_BYTES = 4 << 20
+"""Bytes of text converted at once."""
+
+LONGEST_LINE = 64 << 10
+"""Longest line in bytes; thirteen 64-bit numbers need less than 300."""
+
+Advance = Callable[[int], object]
+"""Called now and then with the amount of work done since the last call."""
+
+_GZIP = b"\x1f\x8b"
+_ZSTD = b"\x28\xb5\x2f\xfd"
+_BOM = b"\xef\xbb\xbf"
+_INTEGER = re.compile(r"(-?[0-9]{1,40})|(0[xX][0-9a-fA-F]{1,40})", re.ASCII)
+_SIGNED = ("ts_ns", "ret")
+
+
+def import_metadata(allocator: str = "unknown", *, starts_empty: bool = False) -> Metadata:
+    """Return the metadata of a trace that comes from CSV: kernel and machine are unknown."""
+    return Metadata(
+        pools=[PoolInfo(allocator=allocator, empty_at_start=starts_empty)],
+        clock="unknown",
+        notes=["imported from CSV", "CSV does not tell how many events were lost"],
+    )
+
+
+def import_csv(
+    source: str | os.PathLike[str] | BinaryIO,
+    writer: TraceWriter,
+    *,
+    name: str | None = None,
+    advance: Advance | None = None,
+) -> int:
+    """Append the rows of a CSV file to an open writer, in file order; return their number.
+
+    The first line names the columns: ``ts_ns``, ``op`` and any others of the schema. Values
+    are integers, decimal or hexadecimal (``0x…``), and op names; an empty field is null (0
+    where the schema has no null). ``source`` is a path or a binary file, plain, gzip or zstd
+    by its first bytes; ``name`` stands for it in messages. ``advance`` is called with bytes
+    of ``source`` read. The writer's list of pools grows to cover every index in column
+    ``pool``, and its ``duration_ns`` is set to the span of ``ts_ns``.
+    Raises TraceError with the line number for anything else in the file.
+    """
+    with ExitStack() as stack:
+        if isinstance(source, str | os.PathLike):
+            where = name or str(source)
+            raw: BinaryIO = stack.enter_context(_open(Path(source), where))
+        else:
+            where, raw = name or "standard input", source
+        importer = _Importer(where, writer)
+        for start, block in _blocks(_decompressed(_Counted(raw, advance), where), where):
+            importer.feed(start, block)
+        return importer.finish()
+
+
+def export_csv(
+    reader: TraceReader,
+    target: str | os.PathLike[str] | BinaryIO,
+    *,
+    force: bool = False,
+    advance: Advance | None = None,
+) -> int:
+    """Write all rows of a trace as CSV with a header line; return their number.
+
+    ``target`` is a path (gzip if it ends in ``.gz``, zstd if in ``.zst``), replaced only with
+    ``force``, or a binary file, which stays open and gets plain text. ``advance`` is called
+    with rows written. Null is an empty field. Raises TraceError as TraceReader and AtomicFile.
+    """
+    if not isinstance(target, str | os.PathLike):
+        for text in _text(reader, advance):
+            target.write(text)
+        return reader.num_rows
+    output = AtomicFile(target, force=force)
+    with output as file, output.guard(), _compressed(file, Path(target).suffix) as sink:
+        for text in _text(reader, advance):
+            sink.write(text)
+    return reader.num_rows
+
+
+def _text(reader: TraceReader, advance: Advance | None) -> Iterator[bytes]:
+    """Yield the CSV text of a trace, header first."""
+    options = pacsv.WriteOptions(include_header=False, quoting_style="none")
+    plain = pa.schema([SCHEMA.field(n).with_type(_csv_type(n)) for n in COLUMNS])
+    yield (",".join(COLUMNS) + "\n").encode()
+    for batch in reader.batches():
+        buffer = pa.BufferOutputStream()
+        pacsv.write_csv(pa.Table.from_batches([batch]).cast(plain), buffer, options)
+        yield buffer.getvalue().to_pybytes()
+        if advance is not None:
+            advance(batch.num_rows)
+
+
+def _csv_type(name: str) -> pa.DataType:
+    return pa.string() if name == "op" else SCHEMA.field(name).type
+
+
+def _compressed(file: BinaryIO, suffix: str) -> Any:
+    """Return a context manager around ``file`` that compresses as its name says."""
+    if suffix == ".gz":
+        # Neither a time nor a name inside, so that equal traces give equal files.
+        return gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
+    if suffix == ".zst":
+        return zstandard.ZstdCompressor().stream_writer(file, closefd=False)
+    return nullcontext(file)
+
+
+class _Counted:
+    """A binary file that reports how much of it was read."""
+
+    def __init__(self, file: BinaryIO, advance: Advance | None) -> None:
+        self._file = file
+        self._advance = advance
+        self._ahead = b""
+        self.closed = False
+
+    def peek(self, size: int) -> bytes:
+        """Return up to ``size`` bytes that the next reads give again."""
+        while len(self._ahead) < size:
+            more = self._file.read(size - len(self._ahead))
+            if not more:
+                break
+            self._ahead += more
+        return self._ahead
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._ahead
+        self._ahead = b""
+        if size < 0 or len(data) < size:
+            data += self._file.read(size - len(data) if size >= 0 else -1) or b""
+        else:
+            data, self._ahead = data[:size], data[size:]
+        if self._advance is not None:
+            self._advance(len(data))
+        return data
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _open(path: Path, where: str) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise TraceError(f"{where}: no such file; name a CSV file") from None
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise TraceError(f"{where}: cannot read: {reason}; name a CSV file") from error
+
+
+def _decompressed(raw: _Counted, where: str) -> Iterator[bytes]:
+    """Yield the plain bytes of a file in pieces of at most :data:`BLOCK_BYTES`."""
+    try:
+        start = raw.peek(len(_ZSTD))
+    except OSError as error:
+        raise TraceError(
+            f"{where}: cannot read: {error.strerror or error}; name a CSV file"
+        ) from error
+    if start.startswith(_GZIP):
+        kind, stream = "gzip", pa.CompressedInputStream(pa.PythonFile(raw, "r"), "gzip")
+    elif start == _ZSTD:
+        kind, stream = "zstd", pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
+    else:
+        kind, stream = "", raw
+    while True:
+        try:
+            piece = stream.read(BLOCK_BYTES)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            what = f"damaged or cut short {kind} data" if kind else "cannot read"
+            raise TraceError(f"{where}: {what} ({error}); copy the file again") from error
+        if not piece:
+            return
+        yield piece
+
+
+def _blocks(pieces: Iterator[bytes], where: str) -> Iterator[tuple[int, bytes]]:
+    """Cut text at line ends: yield (number of the first line, whole lines)."""
+    rest = b""
+    line = 1
+    first = True
+    for piece in pieces:
+        text = rest + piece
+        if first:
+            if len(text) < len(_BOM) and _BOM.startswith(text):
+                rest = text
+                continue
+            text = text.removeprefix(_BOM)
+            first = False
+        end = text.rfind(b"\n") + 1
+        rest = text[end:]
+        if len(rest) > LONGEST_LINE:
+            _fail(where, line + text.count(b"\n"), f"longer than {LONGEST_LINE} bytes")
+        if end:
+            yield line, text[:end]
+            line += text.count(b"\n", 0, end)
+    if rest:
+        yield line, rest
+
+
+def _fail(where: str, line: int, what: str) -> NoReturn:
+    raise TraceError(f"{where}: line {line}: {what}; correct it")
+
+
+class _Importer:
+    """Takes blocks of lines, the header first, and writes them as rows."""
+
+    def __init__(self, where: str, writer: TraceWriter) -> None:
+        self._where = where
+        self._writer = writer
+        self._names: list[str] = []
+        self._rows = 0
+        self._pools = 0
+        self._span: tuple[int, int] | None = None
+
+    def feed(self, line: int, block: bytes) -> None:
+        """Convert a block that starts with line number ``line`` and ends at a line end."""
+        if not self._names:
+            head, _, block = block.partition(b"\n")
+            self._names = self._header(head, line)
+            line += 1
+        if not block.strip(b"\r\n"):
+            return
+        batch = self._parse_fast(block)
+        if batch is None:
+            batch = self._parse_lines(block, line)
+        if not batch.num_rows:
+            return
+        self._writer.write(batch)
+        self._rows += batch.num_rows
+        limits = pc.min_max(batch.column("ts_ns"))
+        low, high = limits["min"].as_py(), limits["max"].as_py()
+        if self._span is not None:
+            low, high = min(low, self._span[0]), max(high, self._span[1])
+        self._span = low, high
+        if "pool" in self._names:
+            self._pools = max(self._pools, (pc.max(batch.column("pool")).as_py() or 0) + 1)
+
+    def finish(self) -> int:
+        """Complete the writer's metadata; return the number of rows."""
+        if not self._names:
+            raise TraceError(f"{self._where}: empty; the first line must name the columns")
+        metadata = self._writer.metadata
+        if self._span is not None:
+            metadata.duration_ns = self._span[1] - self._span[0]
+        while metadata.pools and len(metadata.pools) < self._pools:
+            like = metadata.pools[0]
+            metadata.pools.append(
+                PoolInfo(allocator=like.allocator, empty_at_start=like.empty_at_start)
+            )
+        return self._rows
+
+    def _header(self, head: bytes, line: int) -> list[str]:
+        names = [name.strip() for name in self._fields(head, line)]
+        for i, name in enumerate(names):
+            if name not in COLUMNS:
+                shown = printable(name[:40])
+                _fail(self._where, line, f"unknown column {shown!r}; use {','.join(COLUMNS)}")
+            if name in names[:i]:
+                _fail(self._where, line, f"column {name} occurs twice")
+        for name in REQUIRED:
+            if name not in names:
+                _fail(self._where, line, f"no column {name}; a trace needs ts_ns and op")
+        return names
+
+    def _parse_fast(self, block: bytes) -> pa.RecordBatch | None:
+        """Convert with Arrow; None means that :meth:`_parse_lines` has to look."""
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n")
+            if b"\r" in block:
+                return None
+        types = {n: pa.string() if n == "op" else SCHEMA.field(n).type for n in self._names}
+        try:
+            table = self._arrow(block, types).combine_chunks()
+            codes = pc.index_in(table.column("op"), pa.array(OPS))
+            if codes.null_count or table.column("ts_ns").null_count:
+                return None
+            if b"0x" in block or b"0X" in block:
+                # Arrow takes hexadecimal of full width as two's complement; we call it too
+                # large. A negative number is either that or honest decimal.
+                for name in _SIGNED:
+                    if name in self._names and (pc.min(table.column(name)).as_py() or 0) < 0:
+                        written = self._arrow(block, {name: pa.string()}).column(name)
+                        if pc.any(pc.match_substring(written, "x", ignore_case=True)).as_py():
+                            return None
+        except (pa.ArrowException, ValueError):
+            return None
+        columns = {name: table.column(name) for name in self._names}
+        columns["op"] = codes.cast(pa.int8())
+        return pa.table(columns)
+
+    def _arrow(self, block: bytes, types: dict[str, pa.DataType]) -> pa.Table:
+        """Let Arrow read the columns named in ``types`` from a block."""
+        return pacsv.read_csv(
+            pa.BufferReader(block),
+            read_options=pacsv.ReadOptions(column_names=self._names),
+            convert_options=pacsv.ConvertOptions(
+                column_types=types, include_columns=list(types), null_values=[""]
+            ),
+        )
+
+    def _parse_lines(self, block: bytes, first: int) -> pa.RecordBatch:
+        """Convert line by line; TraceError names the first line that is wrong."""
+        parse = [(name, *integer_range(_wide(name))) for name in self._names]
+        out: list[list[int | None]] = [[] for _ in parse]
+        for line, text in enumerate(block.split(b"\n"), first):
+            if not text.rstrip(b"\r"):
+                continue
+            fields = self._fields(text, line)
+            if len(fields) != len(parse):
+                _fail(self._where, line, f"{len(fields)} fields, the header names {len(parse)}")
+            for (name, low, high), field, column in zip(parse, fields, out, strict=True):
+                column.append(self._value(name, low, high, field.strip(" \t"), line))
+        return pa.table(
+            {name: pa.array(v, _wide(name)) for name, v in zip(self._names, out, strict=True)}
+        )
+
+    def _fields(self, text: bytes, line: int) -> list[str]:
+        if len(text) > LONGEST_LINE:
+            _fail(self._where, line, f"longer than {LONGEST_LINE} bytes")
+        if b"\0" in text:
+            _fail(self._where, line, "a NUL byte, so this is no CSV")
+        try:
+            rows = list(csv.reader([text.decode().removesuffix("\r")], strict=True))
+        except UnicodeDecodeError:
+            _fail(self._where, line, "not text, so this is no CSV")
+        except csv.Error as error:
+            _fail(self._where, line, str(error))
+        return rows[0] if rows else []
+
+    def _value(self, name: str, low: int, high: int, field: str, line: int) -> int | None:
+        shown = printable(field[:40])
+        if name == "op":
+            if field not in OP_CODE:
+                _fail(self._where, line, f"op {shown!r} is not one of {' '.join(OPS)}")
+            return OP_CODE[field]
+        if not field:
+            if name in REQUIRED:
+                _fail(self._where, line, f"no {name}")
+            return None
+        match = _INTEGER.fullmatch(field)
+        if match is None:
+            _fail(self._where, line, f"{name} {shown!r} is not an integer")
+        value = int(field, 10 if match[1] else 16)
+        if not low <= value <= high:
+            _fail(self._where, line, f"{name} {shown} is not from {low} to {high}")
+        return value
+
+
+def _wide(name: str) -> pa.DataType:
+    """Type of a column as the importer builds it: op as code, the others as in the schema."""
+    return pa.int8() if name == "op" else SCHEMA.field(name).type

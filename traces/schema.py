@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The columns of a trace, and the one function that makes any batch conform to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from traces.errors import TraceError
+
+SCHEMA_VERSION = 1
+"""Version of the file format; a reader reads its own version and all earlier ones."""
+
+OPS: tuple[str, ...] = (
+    "store",
+    "load",
+    "invalidate",
+    "writeback",
+    "malloc",
+    "free",
+    "map",
+    "unmap",
+    "shrink",
+    "compact",
+    "sample",
+)
+"""Every value of column ``op``. The position is the code, so new ones go to the end."""
+
+OP_CODE: dict[str, int] = {name: code for code, name in enumerate(OPS)}
+"""op name -> int8 code, as the recorder emits it."""
+
+ZSWAP_OPS = frozenset({"store", "load", "invalidate", "writeback"})
+"""Calls into zswap (or zram), one level above the allocator."""
+
+ALLOCATOR_OPS = frozenset({"malloc", "free", "map", "unmap", "shrink", "compact"})
+"""Calls into the allocator of compressed pages."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field("ts_ns", pa.int64(), nullable=False),
+        pa.field("dur_ns", pa.uint32(), nullable=False),
+        pa.field("op", pa.dictionary(pa.int8(), pa.string()), nullable=False),
+        pa.field("pool", pa.uint8(), nullable=False),
+        pa.field("key", pa.uint64()),
+        pa.field("size", pa.uint32()),
+        pa.field("handle", pa.uint64()),
+        pa.field("ret", pa.int32(), nullable=False),
+        pa.field("place", pa.uint64()),
+        pa.field("total", pa.uint64()),
+        pa.field("cpu", pa.uint16(), nullable=False),
+        pa.field("tid", pa.uint32(), nullable=False),
+        pa.field("cgroup", pa.uint64()),
+    ]
+)
+"""The Arrow schema of a trace, one row per finished kernel call."""
+
+COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
+REQUIRED: tuple[str, ...] = ("ts_ns", "op")
+"""Columns that no file may lack. A missing nullable column is null, a missing other one 0."""
+
+Batch: TypeAlias = "pa.RecordBatch | pa.Table | Mapping[str, Any]"
+"""A batch of rows: an Arrow table, or column name -> numpy or Arrow array of equal lengths."""
+
+_DICTIONARY = pa.array(OPS, pa.string())
+_EXACT_FLOAT = 2**53
+
+
+def integer_range(kind: pa.DataType) -> tuple[int, int]:
+    """Return the least and the greatest value of an Arrow integer type."""
+    width: int = kind.bit_width
+    if pa.types.is_signed_integer(kind):
+        return -(1 << (width - 1)), (1 << (width - 1)) - 1
+    return 0, (1 << width) - 1
+
+
+def is_castable(kind: pa.DataType, name: str) -> bool:
+    """Say whether a stored column of type ``kind`` may hold the values of column ``name``."""
+    if name == "op":
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        return bool(pa.types.is_string(value) or pa.types.is_large_string(value))
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind))
+
+
+def conform(
+    batch: Batch,
+    *,
+    where: str,
+    columns: Sequence[str] = COLUMNS,
+    first_row: int = 0,
+    rows: int | None = None,
+) -> pa.RecordBatch:
+    """Return ``batch`` as a record batch with exactly ``columns``, typed as in :data:`SCHEMA`.
+
+    ``op`` may hold names, a dictionary of names or integer codes (positions in :data:`OPS`).
+    Missing nullable columns become null, missing others 0; so do nulls in columns that have
+    no null. Integers of other widths are cast, floating point only while it is exact.
+    ``where`` (a path) and ``first_row`` (number of the batch's first row, from 0) serve the
+    message of the TraceError raised for a value that fits no column. ``rows`` is needed only
+    where none of the columns is given.
+    """
+    given = _arrays(batch, where)
+    if rows is None:
+        rows = len(next(iter(given.values()))) if given else 0
+    for name, array in given.items():
+        if len(array) != rows:
+            raise TraceError(
+                f"{where}: column {name} has {len(array)} rows, others have {rows}; "
+                "make all columns equally long"
+            )
+    out = []
+    for name in columns:
+        field = SCHEMA.field(name)
+        if name in given:
+            if name == "op":
+                out.append(_ops(given[name], where, first_row))
+            else:
+                out.append(_integers(given[name], field, where, first_row))
+        elif name in REQUIRED:
+            raise TraceError(f"{where}: no column {name}; a trace needs ts_ns and op")
+        elif field.nullable:
+            out.append(pa.nulls(rows, field.type))
+        else:
+            out.append(pa.repeat(pa.scalar(0, field.type), rows))
+    schema = pa.schema([SCHEMA.field(name) for name in columns])
+    return pa.RecordBatch.from_arrays(out, schema=schema)
+
+
+def _arrays(batch: Batch, where: str) -> dict[str, Any]:
+    """Split a batch into name -> one contiguous Arrow array."""
+    if isinstance(batch, Mapping):
+        named = [(name, column) for name, column in batch.items()]
+    else:
+        named = list(zip(batch.schema.names, batch.columns, strict=True))
+    found: dict[str, Any] = {}
+    for name, column in named:
+        if name in found:
+            raise TraceError(f"{where}: column {name} occurs twice; remove one")
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        elif not isinstance(column, pa.Array):
+            try:
+                column = pa.array(column)
+            except (pa.ArrowException, OverflowError) as error:
+                raise TraceError(f"{where}: column {name}: {error}; give integers") from error
+        found[name] = column
+    return found
+
+
+def _integers(array: Any, field: pa.Field, where: str, first_row: int) -> Any:
+    """Cast one column to the type of ``field``; TraceError names the first row that fails."""
+    if not is_castable(array.type, field.name):
+        raise TraceError(
+            f"{where}: column {field.name} is {array.type}, not {field.type}; convert it"
+        )
+    if pa.types.is_floating(array.type):
+        array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
+        exact = pc.and_(
+            pc.equal(pc.floor(array), array), pc.less_equal(pc.abs(array), _EXACT_FLOAT)
+        )
+        _refuse_first(pc.invert(exact), array, field, where, first_row)
+        array = array.cast(pa.int64())
+    if array.type != field.type:
+        try:
+            array = array.cast(field.type)
+        except pa.ArrowInvalid:
+            low, high = integer_range(field.type)
+            bad = [v is not None and not low <= v <= high for v in array.to_pylist()]
+            _refuse_first(pa.array(bad), array, field, where, first_row)
+            raise
+    if not field.nullable and array.null_count:
+        if field.name in REQUIRED:
+            row = first_row + pc.index(pc.is_null(array), True).as_py()
+            raise TraceError(f"{where}: row {row}: {field.name} is null; give every row one")
+        array = array.fill_null(0)
+    return array
+
+
+def _refuse_first(bad: Any, array: Any, field: pa.Field, where: str, first_row: int) -> None:
+    """Raise for the first true element of ``bad``, if there is one."""
+    at = pc.index(bad, True).as_py()
+    if at < 0:
+        return
+    low, high = integer_range(field.type)
+    raise TraceError(
+        f"{where}: row {first_row + at}: {field.name} = {array[at].as_py()} is not an exact "
+        f"integer from {low} to {high}; correct it"
+    )
+
+
+def _ops(array: Any, where: str, first_row: int) -> Any:
+    """Bring column ``op`` to dictionary<int8, string> over :data:`OPS`."""
+    if pa.types.is_integer(array.type):
+        codes = array
+    else:
+        if not is_castable(array.type, "op"):
+            raise TraceError(f"{where}: column op is {array.type}, not string; convert it")
+        if not pa.types.is_dictionary(array.type):
+            array = array.dictionary_encode()
+        if array.dictionary.equals(_DICTIONARY):
+            codes = array.indices
+        else:
+            known = pc.index_in(array.dictionary.cast(pa.string()), _DICTIONARY)
+            codes = known.take(array.indices)
+    limits = pc.min_max(codes)
+    low, high = limits["min"].as_py(), limits["max"].as_py()
+    if codes.null_count or (low is not None and (low < 0 or high >= len(OPS))):
+        inside = pc.and_(pc.greater_equal(codes, 0), pc.less(codes, len(OPS)))
+        at = pc.index(pc.fill_null(inside, False), False).as_py()
+        raise TraceError(
+            f"{where}: row {first_row + at}: op is {_shown(array[at])}, not one of "
+            f"{' '.join(OPS)}; correct it"
+        )
+    return pa.DictionaryArray.from_arrays(codes.cast(pa.int8()), _DICTIONARY)
+
+
+def _shown(value: Any) -> str:
+    """A scalar for an error message; bytes of a corrupt file need not be UTF-8."""
+    try:
+        plain = value.as_py()
+    except UnicodeDecodeError:
+        return "not text"
+    return "null" if plain is None else repr(plain)

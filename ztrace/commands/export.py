@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace export``: trace to CSV."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from traces.csvfile import export_csv
+from traces.reader import TraceReader
+from ztrace.console import lost_lines, progress
+
+
+@click.command("export", epilog="Example: ztrace export trace.parquet -o events.csv.zst")
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(allow_dash=True, path_type=Path),
+    help="The CSV to write; .gz or .zst compresses it. Default stdout.",
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+def command(trace: Path, output: Path | None, force: bool) -> None:
+    """Write all rows of TRACE as CSV, null as an empty field."""
+    with TraceReader(trace) as reader, progress(trace.name, reader.num_rows) as advance:
+        if output is None or str(output) == "-":
+            export_csv(reader, sys.stdout.buffer, advance=advance)
+            sys.stdout.buffer.flush()
+        else:
+            export_csv(reader, output, force=force, advance=advance)
+        metadata = reader.metadata
+    # CSV has no place for it, so it is said beside.
+    if metadata.lost_total():
+        for line in lost_lines(metadata):
+            click.echo(f"ztrace: {trace}: {line}", err=True)

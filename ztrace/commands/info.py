@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace info``: what a trace says about itself."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from traces.metadata import Metadata
+from traces.reader import TraceReader
+from ztrace.console import (
+    bytes_text,
+    console,
+    count_text,
+    lost_lines,
+    ns_text,
+    pairs,
+    print_json,
+    table,
+)
+
+
+@click.command("info", epilog="Example: ztrace info trace.parquet")
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, the metadata complete.")
+def command(trace: Path, as_json: bool) -> None:
+    """Show the metadata of TRACE, its size and how many events were lost."""
+    with TraceReader(trace) as reader:
+        rows, size, metadata = reader.num_rows, reader.bytes, reader.metadata
+    per_row = size / rows if rows else None
+    if as_json:
+        print_json(
+            {
+                "path": str(trace),
+                "bytes": size,
+                "rows": rows,
+                "bytes_per_row": per_row,
+                "lost_total": metadata.lost_total(),
+                "metadata": metadata.to_dict(),
+            }
+        )
+        return
+    density = "" if per_row is None else f", {per_row:.2f} bytes/row"
+    out = console()
+    out.print(
+        pairs(
+            [
+                ("file", str(trace)),
+                ("rows", f"{count_text(rows)} in {bytes_text(size)}{density}"),
+                *_facts(metadata),
+            ]
+        )
+    )
+    _tables(out, metadata)
+    for note in metadata.notes:
+        out.print(pairs([("note", note)]))
+    for line in lost_lines(metadata):
+        out.print(line)
+
+
+def _facts(metadata: Metadata) -> list[tuple[str, str]]:
+    """Name and value of what is one line; what was never recorded is left out."""
+    kernel, machine = metadata.kernel, metadata.machine
+    memory = bytes_text(machine.memory_bytes) if machine.memory_bytes else "unknown"
+    facts = [
+        ("written by", f"{metadata.tool}, schema {metadata.schema}"),
+        ("kernel", kernel.release),
+        ("build", kernel.version),
+        ("config", kernel.config_sha256 or "unknown"),
+        ("cpu", f"{machine.cpu_model}, {machine.cpus or 'unknown'} CPUs, {machine.arch}"),
+        ("memory", f"{memory}, pages of {bytes_text(machine.page_bytes)}"),
+        ("started", metadata.started_utc or "unknown"),
+        ("duration", ns_text(metadata.duration_ns)),
+        ("clock", metadata.clock),
+        ("row order", metadata.order),
+    ]
+    if metadata.command:
+        facts.append(("command", shlex.join(metadata.command)))
+    facts += [("filter", f"{name} {value}") for name, value in metadata.filters.items()]
+    facts += [("sampling", f"{name} {value}") for name, value in metadata.sampling.items()]
+    return facts
+
+
+def _tables(out: Console, metadata: Metadata) -> None:
+    """Print pools, probes, parameters and counters, those that there are."""
+    if metadata.pools:
+        rows = [
+            [
+                str(i),
+                p.allocator,
+                p.compressor,
+                _yes(p.empty_at_start),
+                _yes(p.created_in_recording),
+            ]
+            for i, p in enumerate(metadata.pools)
+        ]
+        headers = ["pool", "allocator", "compressor", "starts empty", "created while recording"]
+        out.print()
+        out.print(table(headers, rows, texts=5))
+    if metadata.probes:
+        cost = metadata.probe_cost_ns or {}
+        rows = [
+            [op, p.kind, p.symbol, ns_text(cost[op]) if op in cost else "-"]
+            for op, p in metadata.probes.items()
+        ]
+        out.print()
+        out.print(table(["op", "probe", "symbol", "cost"], rows, texts=3))
+    if metadata.parameters:
+        rows = [list(item) for item in metadata.parameters.items()]
+        out.print()
+        out.print(table(["parameter", "value"], rows, texts=2))
+    start, end = metadata.counters.start, metadata.counters.end
+    if start or end:
+        rows = [
+            [name, *(count_text(c[name]) if name in c else "-" for c in (start, end))]
+            for name in {**start, **end}
+        ]
+        out.print()
+        out.print(table(["counter", "at start", "at end"], rows))
+    out.print()
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else "no"

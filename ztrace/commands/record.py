@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace record``: probes on, spool, trace."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ztrace import __version__
+from ztrace.units import Duration, Size
+
+# What to do about a cause of loss (tracer/spool.py CAUSES).
+ADVICE = {
+    "ring_full": "a larger --ring-size holds more while the recorder waits for a CPU",
+    "missed_return": "too many calls slept at once for the kernel's return probes",
+    "too_deep": "calls were nested deeper than the probes follow; please report this",
+    "no_task_room": "more tasks swapped at once than the probes can follow",
+    "no_pool_room": "more pools were created than the probes can number",
+}
+
+
+def spool_path(output: Path) -> Path:
+    """The spool of a trace: beside it, its name with .spool."""
+    return output.with_name(output.name + ".spool")
+
+
+@click.command(epilog="Example: sudo ztrace record -o trace.parquet --duration 60s")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The trace.")
+@click.option("--duration", type=Duration(), help="Stop after this long, e.g. 60s.")
+@click.option(
+    "--ring-size",
+    type=Size(),
+    default=16 << 20,
+    show_default="16M",
+    help="Events the kernel holds for the recorder; a power of two.",
+)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def command(
+    output: Path, duration: int | None, ring_size: int, force: bool, command: tuple[str, ...]
+) -> None:
+    """Record zswap and its allocator until Ctrl-C, --duration, or the end of COMMAND.
+
+    Everything the kernel asks of zswap and of the allocator below it is recorded, from all
+    tasks. Give a COMMAND after -- to record while it runs.
+    """
+    # Late imports: until recording is over, nothing large may be loaded.
+    from tracer.recorder import Plan, Progress, record
+
+    if ring_size < 4096 or ring_size & (ring_size - 1):
+        raise click.UsageError("--ring-size must be a power of two, at least 4096")
+    if output.exists() and not force:
+        raise click.ClickException(f"{output}: exists; --force replaces it")
+    if not output.parent.is_dir():
+        raise click.ClickException(f"{output.parent}: no such folder")
+    spool = spool_path(output)
+    if spool.exists():
+        raise click.ClickException(
+            f"{spool}: left by a recorder that died; ztrace recover turns it into a trace"
+        )
+    live = sys.stderr.isatty()
+
+    def on_ready(probes: int, missing: list[str]) -> None:
+        for symbol in missing:
+            click.echo(f"not on this kernel: {symbol}", err=True)
+        click.echo(f"Recording with {probes} probes. Hit Ctrl-C to end.", err=True)
+
+    def on_progress(progress: Progress) -> None:
+        if live:
+            rate = progress.events / progress.seconds
+            line = f"\r{progress.seconds:7.0f} s  {progress.events:,} events  {rate:,.0f}/s"
+            click.echo(f"{line}  lost {progress.lost:,}  ", nl=False, err=True)
+
+    plan = Plan(
+        spool=spool,
+        command=command,
+        duration_s=None if duration is None else duration / 1e9,
+        ring_bytes=ring_size,
+        tool=f"ztrace {__version__}",
+        on_ready=on_ready,
+        on_progress=on_progress,
+    )
+    try:
+        recorded = record(plan)
+    finally:
+        from tracer.ownership import hand_over
+
+        if spool.exists():
+            hand_over(spool)
+    if live:
+        click.echo("", err=True)
+    if recorded.command_status:
+        click.echo(f"{command[0]} exited with status {recorded.command_status}", err=True)
+    finish(spool, output, force)
+
+
+def finish(spool: Path, output: Path, force: bool) -> None:
+    """Turn the spool into the trace, remove the spool, say what was recorded and lost."""
+    from tracer.convert import convert
+    from tracer.ownership import hand_over
+    from ztrace.console import bytes_text, progress
+
+    rows = 0
+    with progress("writing", None) as advance:
+
+        def count(written: int) -> None:
+            nonlocal rows
+            rows += written
+            advance(written)
+
+        metadata = convert(spool, output, force=force, advance=count)
+    spool.unlink()
+    hand_over(output)
+    size = output.stat().st_size
+    click.echo(f"{output}: {rows:,} events, {bytes_text(size)}, lost {metadata.lost_total():,}")
+    for cause, counts in metadata.lost.items():
+        click.echo(f"  lost, {cause}: {sum(counts.values()):,}; {ADVICE.get(cause, '')}")
+    for note in metadata.notes:
+        click.echo(f"  {note}")
+    click.echo(f"Next: ztrace replay {output} --backend ztree")

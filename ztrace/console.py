@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What the subcommands share on the console: tables, numbers with units, progress, JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from traces.errors import printable
+from traces.metadata import Metadata
+
+WIDTH = 80
+"""Columns of a terminal that nobody measured: a pipe, a file, a mail."""
+
+
+def console() -> Console:
+    """Return a console on stdout: 80 columns and neither colour nor escapes in a pipe."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper):
+        # A name in a trace may hold what the locale's encoding cannot say.
+        out.reconfigure(errors="backslashreplace")
+    if out.isatty():
+        return Console(file=out, highlight=False, markup=False, emoji=False)
+    return Console(
+        file=out,
+        width=WIDTH,
+        force_terminal=False,
+        color_system=None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    texts: int = 1,
+    title: str | None = None,
+) -> Table:
+    """Return a table without lines that fits 80 columns.
+
+    The first ``texts`` columns are text, flush left, folded when too long; the others are
+    numbers, flush right, never broken. Cells are shown as they are, control characters escaped.
+    """
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    for i, header in enumerate(headers):
+        if i < texts:
+            made.add_column(header, overflow="fold")
+        else:
+            made.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        made.add_row(*(Text(printable(cell)) for cell in row))
+    return made
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return a table of names and values without headers."""
+    made = table(["", ""], rows, texts=2)
+    made.show_header = False
+    made.columns[0].no_wrap = True
+    return made
+
+
+@contextmanager
+def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on stderr while the block runs; give a function to call with work done.
+
+    ``total`` None means that the amount is not known. Silent if stderr is no terminal.
+    """
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(printable(description), total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print a document as indented ASCII JSON on stdout."""
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def count_text(number: int) -> str:
+    """1234567 -> ``1,234,567``."""
+    return f"{number:,}"
+
+
+def bytes_text(size: int | float) -> str:
+    """Bytes with a binary unit: ``4.0 KiB``; whole bytes below 1 KiB."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    value, unit = size / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB", "PiB"):
+        if value < 1023.95:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}"
+
+
+def ns_text(duration_ns: int | float) -> str:
+    """Nanoseconds with the unit that fits: ``850 ns``, ``1.2 us``, ``3.5 s``."""
+    if duration_ns < 999.5:
+        return f"{duration_ns:.0f} ns"
+    value, unit = duration_ns / 1000, "us"
+    for larger in ("ms", "s"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:,.1f} {unit}"
+
+
+def lost_lines(metadata: Metadata) -> list[str]:
+    """Return the lines that every output shows about events missing from the file."""
+    lines = [f"lost events: {count_text(metadata.lost_total())}"]
+    for cause, by_cpu in metadata.lost.items():
+        total = sum(by_cpu.values())
+        if total:
+            cpus = ", ".join(f"cpu {cpu}: {count_text(n)}" for cpu, n in by_cpu.items() if n)
+            lines.append(f"  {printable(cause)}: {count_text(total)} ({printable(cpus)})")
+    return lines

@@ -54,7 +54,7 @@ from traces.schema import OPS
 FREE_WAITS_ROWS = 65536
 """Rows after which a handle given out twice is no longer taken for a free that is late."""
 
-ENOMEM_NAME = errno.errorcode[errno.ENOMEM]
+_USES = (MAP, UNMAP)
 
 
 def replay(
@@ -91,13 +91,10 @@ def replay(
             f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
             f"{page_bytes}; choose a backend of that page size"
         )
-    boundaries = (every or Every()).boundaries if every else None
-    timeline = Timeline(
-        found.first_ns,
-        found.last_ns,
-        page_bytes,
-        boundaries(found.first_ns, found.last_ns) if boundaries else np.zeros(0, np.int64),
-    )
+    moments = np.zeros(0, np.int64)
+    if every is not None:
+        moments = every.boundaries(found.first_ns, found.last_ns)
+    timeline = Timeline(found.first_ns, found.last_ns, page_bytes, moments)
     engine = _Engine(reader, backend, make, timeline)
     for rows in segments(reader, found.shrinks, page_bytes):
         engine.feed(rows)
@@ -198,10 +195,12 @@ class _Engine:
         for number in rows.pools:
             if not any(run.result.pool == number for run in self.met):
                 self._meet(number)
-        if rows.is_shrink:
-            self._shrink(rows)
-        else:
-            self._play(rows, 0, len(rows))
+        played = 0
+        for first, last in rows.shrinks:
+            self._play(rows, played, first)
+            self._shrink(rows, first, last)
+            played = last + 1
+        self._play(rows, played, len(rows))
         if len(rows):
             self._settle(rows.number[-1] - FREE_WAITS_ROWS)
         points = np.array(self.points, np.int64).reshape(-1, WIDTH)
@@ -248,7 +247,7 @@ class _Engine:
                     run = runs[pool]
                     if run is None:
                         continue
-                    if op == MAP or op == UNMAP:
+                    if op in _USES:
                         known = run.live.get(handle)
                         if known is None:
                             self._unknown(run, op, handle, number)
@@ -432,16 +431,15 @@ class _Engine:
 
     # -- shrink -----------------------------------------------------------------------------
 
-    def _shrink(self, rows: Rows) -> None:
-        """Play a shrink and all rows that returned while it ran."""
-        last = len(rows) - 1
+    def _shrink(self, rows: Rows, first: int, last: int) -> None:
+        """Play the shrink that row ``last`` records and the rows that returned while it ran."""
         number, ret = rows.number[last], rows.ret[last]
         run = self.runs[rows.pool[last]]
         if run is None or not run.result.compared:
-            self._play(rows, 0, len(rows))
+            self._play(rows, first, last + 1)
             return
-        evictions = _evictions(rows)
-        played = done = 0
+        evictions = _evictions(rows, first, last)
+        played, done = first, 0
         diverged = False
 
         def evict(handle: int) -> int:
@@ -468,10 +466,10 @@ class _Engine:
         except HazardError as hazard:
             if self.runs[run.result.pool] is run:
                 self._stop(run.result.pool, f"row {number}: shrink", hazard)
-            self._play(rows, played, len(rows))
+            self._play(rows, played, last + 1)
             return
-        end_ns = rows.end_ns[max(played - 1, 0)] if played else rows.ts_ns[last]
-        self._point(run, end_ns, NO_TOTAL, number)
+        begun = rows.end_ns[played - 1] if played > first else rows.ts_ns[last]
+        self._point(run, begun, NO_TOTAL, number)
         self._play(rows, played, last)
         run.result.shrinks_diverged += diverged or done < len(evictions)
         run.result.shrinks.note(
@@ -480,16 +478,16 @@ class _Engine:
         self._point(run, rows.end_ns[last], rows.total[last], number)
 
 
-def _evictions(rows: Rows) -> list[_Eviction]:
-    """The evictions of the shrink that ends ``rows``, in order.
+def _evictions(rows: Rows, first: int, last: int) -> list[_Eviction]:
+    """The evictions of the shrink that row ``last`` records, in order.
 
     These are the shrinking task's writebacks in the meantime. Where those were not recorded,
     they are its runs of calls on one object, and one succeeded if it freed the object.
     """
-    tid, pool, begun = rows.tid[-1], rows.pool[-1], rows.ts_ns[-1]
+    tid, pool, begun = rows.tid[last], rows.pool[last], rows.ts_ns[last]
     nested = [
         i
-        for i in range(len(rows) - 1)
+        for i in range(first, last)
         if rows.tid[i] == tid and rows.pool[i] == pool and rows.ts_ns[i] >= begun
     ]
     known = [

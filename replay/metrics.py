@@ -88,7 +88,7 @@ class Level:
 
 @dataclass
 class Agreement:
-    """How often the model gave the kernel's answer; ``first`` describes the first time it did not."""
+    """How often the model gave the kernel's answer; ``first`` describes the first difference."""
 
     equal: int = 0
     compared: int = 0

@@ -8,7 +8,7 @@ these places and :func:`segments` cuts the trace there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -130,8 +130,10 @@ class Rows:
     """Columns of a piece of the trace, equally long lists, rows that do not concern it left out.
 
     ``number`` is the row's number in the file, ``end_ns`` the call's return, ``op`` the code.
-    ``handle`` and ``total`` are :data:`NO_HANDLE` and :data:`NO_TOTAL` where null.
-    ``is_shrink``: the piece is one shrink's span, and its last row the shrink's own.
+    ``handle`` and ``total`` are :data:`NO_HANDLE` and :data:`NO_TOTAL` where null. ``tid`` is
+    empty in a piece without shrinks. ``shrinks``: first and last position of each one's span.
+    ``ends`` are end_ns again, ``driven`` whether a model is driven with the row, both arrays.
+    ``pools`` are the pools of driven rows; ``rows`` counts those left out too.
     """
 
     number: list[int]
@@ -144,11 +146,11 @@ class Rows:
     ret: list[int]
     total: list[int]
     tid: list[int]
+    shrinks: list[Span]
     ends: Ints
     driven: npt.NDArray[np.bool_]
     pools: list[int]
     rows: int
-    is_shrink: bool
 
     def __len__(self) -> int:
         return len(self.number)
@@ -157,44 +159,36 @@ class Rows:
 def segments(reader: TraceReader, shrinks: list[Span], page_bytes: int) -> Iterator[Rows]:
     """Yield the whole trace in pieces. ReplayError for a row that no allocator could give."""
     columns = _COLUMNS if shrinks else _COLUMNS[:-1]
-    for first, table, is_shrink in _cut(reader.batches(columns), shrinks):
-        yield _load(table, first, is_shrink, page_bytes, str(reader.path))
+    for first, table, spans in cut(reader.batches(columns), shrinks):
+        yield _load(table, first, spans, page_bytes, str(reader.path))
 
 
-def _cut(
-    batches: Iterator[pa.RecordBatch], shrinks: list[Span]
-) -> Iterator[tuple[int, pa.Table, bool]]:
-    """Yield (number of the first row, rows, whether they are one span), in order."""
-    spans = iter(shrinks)
-    span = next(spans, None)
-    first = 0
+def cut(
+    batches: Iterable[pa.RecordBatch], shrinks: list[Span]
+) -> Iterator[tuple[int, pa.Table, list[Span]]]:
+    """Yield (number of the first row, rows, spans in them), in order, no span cut in two."""
+    first = done = 0
     rest: list[pa.RecordBatch] = []
     for batch in batches:
-        rest.append(batch)
-        table = pa.Table.from_batches(rest)
-        while table.num_rows:
-            end = first + table.num_rows
-            is_shrink = span is not None and span.first == first
-            if span is None or span.first >= end:
-                cut = table.num_rows
-            elif not is_shrink:
-                cut = span.first - first
-            elif span.row < end:
-                cut = span.row + 1 - first
-                span = next(spans, None)
-            else:
-                break
-            yield first, table.slice(0, cut), is_shrink
-            table, first = table.slice(cut), first + cut
-        rest = table.to_batches()
+        table = pa.Table.from_batches([*rest, batch])
+        end = first + table.num_rows
+        whole = done
+        while whole < len(shrinks) and shrinks[whole].row < end:
+            whole += 1
+        if whole < len(shrinks):
+            end = min(end, shrinks[whole].first)
+        if end > first:
+            yield first, table.slice(0, end - first), shrinks[done:whole]
+        rest = table.slice(end - first).to_batches()
+        first, done = end, whole
 
 
-def _load(table: pa.Table, first: int, is_shrink: bool, page_bytes: int, where: str) -> Rows:
+def _load(table: pa.Table, first: int, spans: list[Span], page_bytes: int, where: str) -> Rows:
     op = _codes(table)
     driven = np.isin(op, DRIVEN)
     total_null = table.column("total").is_null().to_numpy()
     wanted = driven | ~total_null
-    if is_shrink:
+    if spans:
         wanted |= op == WRITEBACK
     size = table.column("size").fill_null(0).to_numpy()
     ret = table.column("ret").to_numpy()
@@ -206,9 +200,9 @@ def _load(table: pa.Table, first: int, is_shrink: bool, page_bytes: int, where: 
     total = np.where(total_null, NO_TOTAL, total.astype(np.int64))
     handle = table.column("handle").fill_null(pa.scalar(NO_HANDLE, pa.uint64())).to_numpy()
     pool = table.column("pool").to_numpy()
-    tid = table.column("tid").to_numpy()[wanted].tolist() if is_shrink else []
+    number = first + np.flatnonzero(wanted)
     return Rows(
-        number=(first + np.flatnonzero(wanted)).tolist(),
+        number=number.tolist(),
         ts_ns=ts[wanted].tolist(),
         end_ns=end[wanted].tolist(),
         op=op[wanted].tolist(),
@@ -217,12 +211,12 @@ def _load(table: pa.Table, first: int, is_shrink: bool, page_bytes: int, where: 
         handle=handle[wanted].tolist(),
         ret=ret[wanted].tolist(),
         total=total[wanted].tolist(),
-        tid=tid,
+        tid=table.column("tid").to_numpy()[wanted].tolist() if spans else [],
+        shrinks=[Span(*np.searchsorted(number, span).tolist()) for span in spans],
         ends=end[wanted],
         driven=driven[wanted],
         pools=np.unique(pool[driven]).tolist(),
         rows=table.num_rows,
-        is_shrink=is_shrink,
     )
 
 

@@ -221,9 +221,9 @@ def test_corrupt_pages_are_found(tmp_path: Path) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.data())
+@given(data=st.data())
 def test_damage_anywhere_raises_nothing_else(
-    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "damage"
     whole = folder / "whole"

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import stat
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from traces.schema import conform
 from traces.writer import ENCODINGS, ROW_GROUP_ROWS, open_parquet
 
 ONE = {"ts_ns": np.array([1]), "op": np.array([4], np.int8)}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def write(path: Path, *batches: Any, force: bool = False) -> None:
@@ -100,7 +105,7 @@ def test_row_groups_whatever_the_batches(tmp_path: Path) -> None:
     op = np.zeros(total, np.int8)
     cuts = [0, 1, 1, 5000, ROW_GROUP_ROWS + 3, total]
     with TraceWriter(path, Metadata()) as writer:
-        for a, b in zip(cuts, cuts[1:], strict=False):
+        for a, b in pairwise(cuts):
             writer.write({"ts_ns": ts[a:b], "op": op[a:b]})
             assert writer._pending_rows < ROW_GROUP_ROWS
         assert writer.rows == total
@@ -149,7 +154,7 @@ def test_existing_file_needs_force(tmp_path: Path) -> None:
     assert path.read_bytes() == b"mine"
     write(path, ONE, force=True)
     assert pq.read_table(path).num_rows == 1
-    assert os.listdir(tmp_path) == ["t.parquet"]
+    assert names(tmp_path) == ["t.parquet"]
 
 
 def test_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
@@ -161,7 +166,7 @@ def test_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
         writer.write(ONE)
         path.write_bytes(b"theirs")
     assert path.read_bytes() == b"theirs"
-    assert os.listdir(tmp_path) == ["t.parquet"]
+    assert names(tmp_path) == ["t.parquet"]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -184,7 +189,7 @@ def test_only_regular_files_are_replaced(tmp_path: Path, name: str) -> None:
     path.mkdir() if name == "directory" else os.mkfifo(path)
     with pytest.raises(TraceError, match="not a regular file"):
         write(path, ONE, force=True)
-    assert os.listdir(tmp_path) == [name]
+    assert names(tmp_path) == [name]
 
 
 def test_missing_directory(tmp_path: Path) -> None:
@@ -206,16 +211,16 @@ def test_nothing_is_left_after_a_bad_batch(
 ) -> None:
     with pytest.raises(TraceError, match=message):
         write(tmp_path / "t.parquet", ONE, batch)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError, BrokenPipeError])
 def test_nothing_is_left_after_an_exception(tmp_path: Path, kind: type[BaseException]) -> None:
     with pytest.raises(kind), TraceWriter(tmp_path / "t.parquet", Metadata()) as writer:
         writer.write(ONE)
-        assert len(os.listdir(tmp_path)) == 1, "the temporary file is beside the target"
+        assert len(names(tmp_path)) == 1, "the temporary file is beside the target"
         raise kind
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +230,7 @@ def test_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(TraceError, match="cannot write: No space left on device"):
         write(tmp_path / "t.parquet", ONE)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_write_error_inside_parquet_is_one_line(tmp_path: Path) -> None:
@@ -238,7 +243,7 @@ def test_write_error_inside_parquet_is_one_line(tmp_path: Path) -> None:
         full = os.open("/dev/full", os.O_WRONLY)
         os.dup2(full, writer._target._file.fileno())
         os.close(full)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_use_outside_of_the_block(tmp_path: Path) -> None:
@@ -250,4 +255,4 @@ def test_longest_file_name(tmp_path: Path) -> None:
     name = "x" * 255
     with AtomicFile(tmp_path / name) as file:
         file.write(b"1")
-    assert os.listdir(tmp_path) == [name]
+    assert names(tmp_path) == [name]

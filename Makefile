@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: GPL-2.0-only
+VENV := .venv
+BIN := $(VENV)/bin
+SAMPLE := traces/samples/ztree-6.1-1cpu.parquet
+
+# The posted mail of ztree, for the tests that load it into a kernel; without it they are skipped.
+PATCH ?=
+
+.PHONY: help demo test lint samples clean
+
+help: ## Show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+demo: $(VENV)/.installed ## Replay a bundled recording of a real kernel through the ztree model
+	$(BIN)/ztrace replay $(SAMPLE) --backend ztree
+
+test: lint ## Pass all tests (in-kernel ones as root on Debian; PATCH=mail for ztree's)
+	tools/kernel-packages
+	$(BIN)/pytest $(if $(PATCH),--patch $(PATCH))
+
+lint: $(VENV)/.developed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+samples: $(VENV)/.developed ## Record the bundled samples anew (needs PATCH)
+	tools/record-samples $(PATCH)
+
+$(VENV)/.installed: pyproject.toml
+	tools/venv $(VENV)
+	@touch $@
+
+$(VENV)/.developed: pyproject.toml
+	tools/venv $(VENV) dev
+	@touch $@ $(VENV)/.installed
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The recorder's parts that need no kernel: ring decoding, spool, joining of pool sizes."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import struct
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer import TracerError
+from tracer.abi import WANTED, choose_probes
+from tracer.convert import NO_TOTAL, convert, with_totals
+from tracer.kmod import read_source
+from tracer.lab.initramfs import Cpio
+from tracer.ring import OP_TOTAL, RECORD, SLOT, Records, Ring
+from tracer.spool import CAUSES, SpoolReader, SpoolWriter
+from traces import OP_CODE, OPS, TraceReader
+
+PROBES = files("tracer").joinpath("probes/zswap.c").read_text()
+
+MALLOC, FREE, STORE = OP_CODE["malloc"], OP_CODE["free"], OP_CODE["store"]
+
+
+def records(*rows: dict[str, Any]) -> Records:
+    made = np.zeros(len(rows), RECORD)
+    for i, row in enumerate(rows):
+        for name, value in row.items():
+            made[i][name] = value
+    return made
+
+
+# -- the C side and the Python side say the same ---------------------------------------------
+
+
+def test_ops_have_the_numbers_that_the_probes_use() -> None:
+    listed = re.search(r"enum op \{(.*?)\};", PROBES, re.S)
+    assert listed
+    names = re.findall(r"[A-Z]+\b(?=,| =)", listed[1])
+    assert tuple(name.lower() for name in names[: len(OPS)]) == OPS
+    assert f"TOTAL = {OP_TOTAL}" in listed[1]
+
+
+def test_causes_of_loss_have_the_numbers_that_the_probes_use() -> None:
+    listed = re.search(r"enum cause \{(.*?), CAUSES \};", PROBES)
+    assert listed
+    assert tuple(name.strip().lower() for name in listed[1].split(",")) == CAUSES
+
+
+def test_every_probe_is_in_the_c_file() -> None:
+    for probe in WANTED:
+        for function in (probe.enter, probe.exit):
+            assert function is None or f"int {function}(struct pt_regs *ctx)" in PROBES
+
+
+def test_missing_symbols_are_named() -> None:
+    present, missing = choose_probes(frozenset({"zpool_malloc", "zpool_free"}))
+    assert [probe.symbol for probe in present] == ["zpool_malloc", "zpool_free"]
+    assert len(present) + len(missing) == len(WANTED)
+
+
+# -- ring ------------------------------------------------------------------------------------
+
+
+class FakeRing:
+    """A file laid out as the kernel maps a ring buffer, written to as the kernel would."""
+
+    def __init__(self, path: Path, ring_bytes: int) -> None:
+        self.bytes = ring_bytes
+        page = mmap.PAGESIZE
+        with path.open("wb") as file:
+            file.truncate(2 * page + 2 * ring_bytes)
+        self.fd = os.open(path, os.O_RDWR)
+        self.memory = mmap.mmap(self.fd, 0)
+
+    def position(self, page: int) -> int:
+        return int(struct.unpack_from("<Q", self.memory, page * mmap.PAGESIZE)[0])
+
+    def put(self, record: Records, *, busy: bool = False, length: int = RECORD.itemsize) -> None:
+        at = self.position(1)
+        head = struct.pack("<II", length | (1 << 31 if busy else 0), 0)
+        data = head + record.tobytes()
+        for i, byte in enumerate(data):
+            where = (at + i) % self.bytes
+            for copy in (0, self.bytes):
+                self.memory[2 * mmap.PAGESIZE + copy + where] = byte
+        struct.pack_into("<Q", self.memory, mmap.PAGESIZE, at + SLOT.itemsize)
+
+
+@pytest.fixture
+def ring(tmp_path: Path) -> FakeRing:
+    return FakeRing(tmp_path / "ring", mmap.PAGESIZE)
+
+
+def test_ring_gives_records_once_and_in_order_across_the_wrap(ring: FakeRing) -> None:
+    consumer = Ring(ring.fd, ring.bytes)
+    expected = 0
+    for _ in range(10):  # 10 times 23 records of 80 bytes pass the 4096 bytes several times
+        for i in range(23):
+            ring.put(records({"ts": expected + i}))
+        taken = consumer.take()
+        assert taken["ts"].tolist() == list(range(expected, expected + 23))
+        expected += 23
+        assert ring.position(0) == ring.position(1)
+    assert not len(consumer.take())
+
+
+def test_ring_stops_before_a_record_that_is_not_finished(ring: FakeRing) -> None:
+    consumer = Ring(ring.fd, ring.bytes)
+    ring.put(records({"ts": 1}))
+    ring.put(records({"ts": 2}), busy=True)
+    ring.put(records({"ts": 3}))
+    assert consumer.take()["ts"].tolist() == [1]
+    assert not len(consumer.take())
+
+
+def test_ring_refuses_a_record_of_another_length(ring: FakeRing) -> None:
+    consumer = Ring(ring.fd, ring.bytes)
+    ring.put(records({"ts": 1}), length=40)
+    with pytest.raises(TracerError, match="unexpected length"):
+        consumer.take()
+
+
+# -- spool -----------------------------------------------------------------------------------
+
+
+def spool_of(path: Path, *batches: Records, state: bool = True) -> Path:
+    writer = SpoolWriter(path)
+    writer.start({"tool": "test", "pools": [{"allocator": "ztree", "header_bytes": 8}]})
+    for batch in batches:
+        writer.records(batch)
+    if state:
+        writer.state({"lost": {"ring_full": {"0": 3}}})
+    writer.close()
+    return path
+
+
+def test_spool_round_trip(tmp_path: Path) -> None:
+    batches = [records({"ts": 1}, {"ts": 2}), records({"ts": 3})]
+    reader = SpoolReader(spool_of(tmp_path / "s", *batches))
+    assert [batch["ts"].tolist() for batch in reader.records()] == [[1, 2], [3]]
+    assert reader.torn_bytes == 0
+    assert reader.documents()[1] == {"lost": {"ring_full": {"0": 3}}}
+
+
+def test_spool_cut_anywhere_gives_the_whole_frames_before_the_cut(tmp_path: Path) -> None:
+    path = spool_of(tmp_path / "s", *(records({"ts": i}) for i in range(5)))
+    whole = path.read_bytes()
+    seen = set()
+    for cut in range(8, len(whole)):
+        path.write_bytes(whole[:cut])
+        reader = SpoolReader(path)
+        found = [int(batch["ts"][0]) for batch in reader.records()]
+        assert found == list(range(len(found)))
+        seen.add(len(found))
+    assert seen == {0, 1, 2, 3, 4, 5}
+
+
+def test_spool_with_a_flipped_bit_stops_there(tmp_path: Path) -> None:
+    path = spool_of(tmp_path / "s", *(records({"ts": i}) for i in range(5)))
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    path.write_bytes(damaged)
+    reader = SpoolReader(path)
+    assert len(list(reader.records())) < 5
+    assert reader.torn_bytes > 0
+
+
+def test_what_is_no_spool_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s").write_bytes(b"PAR1 or something else")
+    with pytest.raises(TracerError, match="not a ztrace spool"):
+        SpoolReader(tmp_path / "s")
+    with pytest.raises(TracerError, match="No such file"):
+        SpoolReader(tmp_path / "absent")
+
+
+def test_a_dead_recorders_spool_becomes_a_trace_that_says_so(tmp_path: Path) -> None:
+    path = spool_of(tmp_path / "s", records({"ts": 1, "op": STORE}), state=False)
+    path.write_bytes(path.read_bytes()[:-3] + b"")
+    convert(spool_of(tmp_path / "t", records({"ts": 1, "op": STORE}), state=False), tmp_path / "o")
+    with TraceReader(tmp_path / "o") as trace:
+        assert trace.num_rows == 1
+        assert "cut off" in trace.metadata.notes[0]
+
+
+def test_store_sizes_are_without_zswaps_header(tmp_path: Path) -> None:
+    rows = records(
+        {"op": MALLOC, "has": 2 | 4, "size": 108, "handle": 5},
+        {"op": STORE, "has": 2, "size": 108},
+        {"op": MALLOC, "has": 2 | 4, "size": 5000, "ret": -28},
+    )
+    convert(spool_of(tmp_path / "s", rows), tmp_path / "o")
+    made = pq.read_table(tmp_path / "o").to_pylist()
+    assert [row["size"] for row in made] == [108, 100, 5000]
+    assert [row["handle"] for row in made] == [5, None, None]
+    with TraceReader(tmp_path / "o") as trace:
+        assert trace.metadata.lost_total() == 3
+
+
+# -- pool sizes ------------------------------------------------------------------------------
+
+
+def naive_totals(stream: Records) -> list[int]:
+    """The rule told directly: a size belongs to the last call of its task and pool, if open."""
+    totals = [int(NO_TOTAL)] * len(stream)
+    waiting: dict[tuple[int, int], int] = {}
+    for i, record in enumerate(stream):
+        who = (int(record["tid"]), int(record["pool"]))
+        if record["op"] == OP_TOTAL:
+            if who in waiting:
+                totals[waiting.pop(who)] = int(record["aux"])
+        elif record["op"] == FREE or (record["op"] == MALLOC and record["ret"] == 0):
+            waiting[who] = i
+    return totals
+
+
+step = st.tuples(
+    st.sampled_from([MALLOC, FREE, STORE, OP_TOTAL]),
+    st.integers(1, 3),  # task
+    st.integers(0, 1),  # pool
+    st.sampled_from([0, 0, 0, -12]),
+)
+
+
+@given(st.lists(step, max_size=60), st.lists(st.integers(1, 20), max_size=10))
+def test_totals_join_the_call_they_follow_whatever_the_batches(
+    steps: list[tuple[int, int, int, int]], cuts: list[int]
+) -> None:
+    rows = [
+        {"op": op, "tid": tid, "pool": pool, "ret": ret, "aux": 4096 * i}
+        for i, (op, tid, pool, ret) in enumerate(steps)
+    ]
+    stream = records(*rows)
+    batches, at = [], 0
+    for cut in cuts:
+        batches.append(stream[at : at + cut])
+        at += cut
+    batches.append(stream[at:])
+    pieces = list(with_totals(iter(batches)))
+    joined = np.concatenate([piece for piece, _ in pieces] or [stream])
+    assert joined.tobytes() == stream.tobytes()
+    totals = np.concatenate([total for _, total in pieces] or [np.empty(0, np.uint64)])
+    assert totals.tolist() == naive_totals(stream)
+
+
+# -- module sources and the guest's archive --------------------------------------------------
+
+MAIL = """Subject: mm: add x
+
+--- a/mm/Makefile
++++ b/mm/Makefile
+@@ -1,2 +1,3 @@
++obj-y += x.o
+diff --git a/mm/x.c b/mm/x.c
+--- /dev/null
++++ b/mm/x.c
+@@ -0,0 +1,3 @@
++int x;
++
++\tint y;
+--
+2.1
+"""
+
+
+def test_source_comes_out_of_a_mail(tmp_path: Path) -> None:
+    (tmp_path / "mail").write_text(MAIL)
+    assert read_source(tmp_path / "mail") == ("x", "int x;\n\n\tint y;\n")
+    (tmp_path / "y.c").write_text("int z;\n")
+    assert read_source(tmp_path / "y.c") == ("y", "int z;\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"just words", "adds no .c file"),
+        (MAIL.partition("+\tint y")[0].encode(), "cut short"),
+        (b"\xff\xfe\x00binary", "not a text file"),
+    ],
+)
+def test_a_mail_without_a_source_is_refused(tmp_path: Path, content: bytes, complaint: str) -> None:
+    (tmp_path / "mail").write_bytes(content)
+    with pytest.raises(TracerError, match=complaint):
+        read_source(tmp_path / "mail")
+
+
+def test_archive_has_names_and_contents_where_the_kernel_looks_for_them() -> None:
+    archive = Cpio()
+    archive.folder("bin")
+    archive.file("bin/x", b"12345", executable=True)
+    data = archive.finish()
+    at, found = 0, {}
+    while True:
+        assert data[at : at + 6] == b"070701"
+        fields = [int(data[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        name = data[at + 110 : at + 110 + fields[11] - 1].decode()
+        at += (110 + fields[11] + 3) & ~3
+        content = data[at : at + fields[6]]
+        at += (fields[6] + 3) & ~3
+        if name == "TRAILER!!!":
+            break
+        found[name] = (fields[1], content)
+    assert found == {"bin": (0o40755, b""), "bin/x": (0o100755, b"12345")}
+    assert at == len(data)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace doctor``: what works here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from tracer.doctor import Finding, examine
+
+
+@click.command(epilog="Example: sudo ztrace doctor")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def command(as_json: bool) -> int:
+    """Say what of ztrace works on this machine and, for what does not, what mends it.
+
+    Replay, info, stat, import and export work everywhere. Exit 0 if recording works, 1 if not.
+    """
+    findings = list(examine())
+    can_record = all(one.works for one in findings if one.serves == "record")
+    if as_json:
+        from ztrace.console import print_json
+
+        print_json({"record": can_record, "findings": [asdict(one) for one in findings]})
+        return 0 if can_record else 1
+    for need, title in (("record", "ztrace record"), ("lab", "ztrace lab")):
+        chosen = [one for one in findings if one.serves == need]
+        works = all(one.works for one in chosen)
+        click.echo(f"{title}: {'works' if works else 'does not work here'}")
+        for one in chosen:
+            _show(one)
+    return 0 if can_record else 1
+
+
+def _show(finding: Finding) -> None:
+    click.echo(f"  {'ok' if finding.works else 'NO':3}{finding.name:20}{finding.found}")
+    if not finding.works:
+        click.echo(f"     -> {finding.remedy}")

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace replay``: a trace through an allocator model."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from replay.engine import replay
+from replay.metrics import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
+from traces.metadata import Metadata
+from traces.reader import TraceReader
+from traces.writer import AtomicFile
+from ztrace.console import (
+    bytes_text,
+    console,
+    count_text,
+    lost_lines,
+    ns_text,
+    pairs,
+    print_json,
+    progress,
+    table,
+)
+from ztrace.units import Duration
+
+
+class EveryType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
+    """``100ms`` or ``5%``; gives :class:`replay.metrics.Every`."""
+
+    name = "every"
+
+    def convert(
+        self, value: str | Every, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Every:
+        if isinstance(value, Every):
+            return value
+        if not value.strip().endswith("%"):
+            return Every(ns=Duration().convert(value, param, ctx))
+        try:
+            percent = float(value.strip()[:-1])
+        except ValueError:
+            self.fail(f"{value!r} is no percentage; write for instance 5%", param, ctx)
+        if not 0 < percent <= 100:
+            self.fail(f"{value!r} is not above 0% and up to 100%", param, ctx)
+        return Every(percent=percent)
+
+
+@click.command("replay", epilog="Example: ztrace replay trace.parquet --backend ztree --every 5%")
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("--backend", required=True, metavar="NAME", help="The model, for instance ztree.")
+@click.option(
+    "--every",
+    type=EveryType(),
+    metavar="DURATION|N%",
+    help="Add a time series with a row each 100ms, or each N % of the trace's time.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write the time series to this CSV file (needs --every).",
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+def command(
+    trace: Path, backend: str, every: Every | None, as_json: bool, output: Path | None, force: bool
+) -> int:
+    """Drive an allocator model with the calls in TRACE and measure its memory.
+
+    Where TRACE was recorded on the same allocator, the model's handles and totals are compared
+    with the kernel's. Exit status 1 if a pool's replay had to end early.
+    """
+    if output is not None and every is None:
+        raise click.UsageError("-o writes the time series: say how fine it is with --every")
+    with ExitStack() as stack:
+        reader = stack.enter_context(TraceReader(trace))
+        metadata = reader.metadata
+        file = None
+        if output is not None:  # opened first: an existing file is refused before the work
+            file = stack.enter_context(AtomicFile(output, force=force))
+        with progress(trace.name, 2 * reader.num_rows) as advance:
+            result = replay(reader, backend, every=every, advance=advance)
+        if file is not None:
+            file.write(_series_csv(result.series).encode())
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        _show(console(), result, metadata)
+    stopped = [pool for pool in result.pools if pool.stopped]
+    for pool in stopped:
+        click.echo(
+            f"ztrace: {trace}: replay of pool {pool.pool} ended early at {pool.stopped}", err=True
+        )
+    return 1 if stopped else 0
+
+
+def _show(out: Console, result: Result, metadata: Metadata) -> None:
+    calls = ", ".join(f"{op} {count_text(n)}" for op, n in result.calls.items())
+    cpus = ", ".join(map(str, result.cpus))
+    out.print(
+        pairs(
+            [
+                ("trace", result.trace),
+                ("backend", result.backend),
+                ("pools", _pools(result)),
+                ("rows", count_text(result.rows)),
+                ("calls", calls),
+                ("span", f"{ns_text(result.last_ns - result.first_ns)} on CPU {cpus}"),
+            ]
+        )
+    )
+    for line in lost_lines(metadata):
+        out.print(line)
+    out.print()
+    _show_memory(out, result)
+    out.print()
+    for line in _answers(result):
+        out.print(line)
+    for line in _notes(result):
+        out.print(line)
+    out.print()
+    _show_hazards(out, result)
+    _show_classes(out, result)
+    if result.series:
+        out.print(
+            table(
+                *(_SERIES_HEADERS, [_series_row(m, result.first_ns) for m in result.series]),
+                texts=0,
+            )
+        )
+        out.print()
+    speed = result.rows / result.wall_s
+    out.print(f"measured here: {result.wall_s:.2f} s, {speed:,.0f} rows/s")
+
+
+def _pools(result: Result) -> str:
+    shown = ", ".join(f"{pool.pool} ({pool.allocator})" for pool in result.pools)
+    if len(result.pools) == 1:
+        return shown
+    return f"{shown}; one model each, all figures are their sums"
+
+
+def _show_memory(out: Console, result: Result) -> None:
+    peak, end = result.at_peak, result.at_end
+
+    def level(name: str, figure: Level, text: type[str] | None = None) -> list[str]:
+        mean = "-" if figure.mean is None else _size(figure.mean, text)
+        return [name, _size(figure.peak, text), _size(figure.end, text), mean]
+
+    rows = [
+        level("live objects", result.objects, str),
+        level("stored", result.stored_bytes),
+        level("held", result.held_bytes),
+        ["density", *map(_ratio, (peak.density, end.density))],
+        ["model total", bytes_text(peak.model_total), bytes_text(end.model_total)],
+        ["kernel total", _total(peak.kernel_total), _total(end.kernel_total)],
+    ]
+    rows[3].append(_ratio(result.mean_density))
+    out.print(table(["", "peak", "end", "mean"], [[*row, ""][:4] for row in rows]))
+    out.print(
+        "density: pages stored / pages held. It and the totals are peak values in the sense of "
+        "when most was held. Means are over time."
+    )
+
+
+def _size(value: float, kind: type[str] | None) -> str:
+    if kind is None:
+        return bytes_text(value)
+    return count_text(value) if isinstance(value, int) else f"{value:,.1f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _total(value: int | None) -> str:
+    return "-" if value is None else bytes_text(value)
+
+
+def _answers(result: Result) -> Iterable[str]:
+    """Lines that compare the model with the kernel."""
+    if not any(pool.compared for pool in result.pools):
+        yield f"handles equal: not compared, the trace is not of {result.backend}"
+    else:
+        yield from _agreement("handles", result.agreement("handles"))
+        yield from _agreement("totals", result.agreement("totals"))
+    for name in ("errors", "shrinks"):
+        agreement = result.agreement(name)
+        if agreement.compared:
+            yield from _agreement(name, agreement)
+    difference = result.total_difference()
+    if difference is not None:
+        sign = "-" if difference < 0 else "+" if difference else ""
+        yield f"largest difference of totals, model - kernel: {sign}{bytes_text(abs(difference))}"
+
+
+def _agreement(name: str, agreement: Agreement) -> Iterable[str]:
+    yield f"{name} equal: {count_text(agreement.equal)} of {count_text(agreement.compared)}"
+    if agreement.first is not None:
+        yield f"  first difference: {agreement.first}"
+
+
+def _notes(result: Result) -> Iterable[str]:
+    """Lines on what limits the figures; none for a whole trace of one CPU."""
+    if len(result.cpus) > 1 and result.order == "ring":
+        yield (
+            f"recorded on {len(result.cpus)} CPUs: the order of rows is not that of the "
+            "allocator's lock, so handles may differ"
+        )
+    if not result.starts_empty:
+        yield "pools not known to be empty at the start: older objects are missing here"
+    for name, counts in (
+        ("unknown handles", result.merged("unknown")),
+        ("failed mallocs", result.merged("failed")),
+    ):
+        if counts:
+            yield f"{name}: " + ", ".join(f"{k} {count_text(n)}" for k, n in counts.items())
+    for name, text in (
+        ("reissued", "handles given out again without a free: old objects dropped"),
+        ("refused", "objects the model refused"),
+        ("shrinks_not_replayed", "shrinks not replayed, their frees played as plain ones"),
+        ("shrinks_diverged", "shrinks diverged: the model chose other objects than the kernel"),
+    ):
+        if result.count(name):
+            yield f"{text}: {count_text(result.count(name))}"
+    for pool in result.pools:
+        if pool.stopped:
+            yield f"pool {pool.pool}: figures end at {pool.stopped}"
+
+
+def _show_hazards(out: Console, result: Result) -> None:
+    hazards = result.hazards()
+    if not hazards:
+        out.print("hazards met: none")
+    else:
+        rows = [[name, f"{count:,} x; first: {first}"] for name, (count, first) in hazards.items()]
+        out.print(table(["hazard", "met (docs/hazards.md)"], rows, texts=2))
+    out.print()
+
+
+def _show_classes(out: Console, result: Result) -> None:
+    rows = result.classes("stats_near_peak")
+    used = [row for row in rows if any(row.get(key) for key in CLASS_COUNTS)]
+    if used:
+        headers = [_header(key) for key in rows[0]]
+        out.print(f"classes when {bytes_text(result.held_near_peak)} were held, near the peak:")
+        out.print(table(headers, [[str(v) for v in row.values()] for row in used], texts=0))
+    for when, name in (("near the peak", "stats_near_peak"), ("at the end", "stats")):
+        slots = result.stat("stranded_slots", name)
+        lost = result.stat("stranded_bytes", name)
+        if slots is not None and lost is not None:
+            out.print(f"stranded {when}: {count_text(slots)} free slots, {bytes_text(lost)}")
+    out.print()
+
+
+def _header(key: str) -> str:
+    return key.removesuffix("_slots").removesuffix("_bytes").replace("_", " ")
+
+
+_SERIES_HEADERS = ("time (s)", "calls", "objects", "stored", "held", "model", "kernel", "density")
+
+
+def _series_row(moment: Moment, first_ns: int) -> list[str]:
+    return [
+        f"{(moment.t_ns - first_ns) / 1e9:.6f}",
+        count_text(moment.calls or 0),
+        count_text(moment.objects),
+        bytes_text(moment.stored_bytes),
+        bytes_text(moment.held_bytes),
+        bytes_text(moment.model_total),
+        _total(moment.kernel_total),
+        _ratio(moment.density),
+    ]
+
+
+def _series_csv(series: list[Moment]) -> str:
+    """The series with the field names of Moment; None is empty."""
+    text = io.StringIO()
+    names = [field.name for field in fields(Moment)]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(moment) for moment in series)
+    return text.getvalue()

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A trace through an allocator model.
 
->>> from traces import TraceReader
->>> from replay import replay
->>> with TraceReader("trace.parquet") as trace:  # doctest: +SKIP
-...     print(replay(trace, "ztree").held_bytes.peak)
+>>> from replay import replay_trace
+>>> result = replay_trace("trace.parquet", "ztree")  # doctest: +SKIP
+>>> result.held_bytes.peak, result.handles_equal  # doctest: +SKIP
 """
 
-from replay.engine import replay
+from replay.engine import replay, replay_trace
 from replay.errors import ReplayError
 from replay.metrics import Agreement, Every, Level, Moment, PoolResult, Result
 
@@ -20,4 +19,5 @@ __all__ = [
     "ReplayError",
     "Result",
     "replay",
+    "replay_trace",
 ]

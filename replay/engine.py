@@ -23,13 +23,15 @@ Two things are not done row by row:
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Callable
 from itertools import groupby
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from allocator import HazardError, Pool, create
 from replay.errors import ReplayError
@@ -99,8 +101,14 @@ def replay(
     for rows in segments(reader, found.shrinks, page_bytes):
         engine.feed(rows)
         advance(rows.rows)
-    engine.finish()
+    engine.finish(found.last_ns)
     return _result(reader, backend, found, engine, perf_counter() - start)
+
+
+def replay_trace(path: str | os.PathLike[str], backend: str, **options: Any) -> Result:
+    """Open the trace at ``path`` and :func:`replay` it; same options, same errors."""
+    with TraceReader(path) as reader:
+        return replay(reader, backend, **options)
 
 
 class _Leaving(NamedTuple):
@@ -202,20 +210,25 @@ class _Engine:
             played = last + 1
         self._play(rows, played, len(rows))
         if len(rows):
-            self._settle(rows.number[-1] - FREE_WAITS_ROWS)
-        points = np.array(self.points, np.int64).reshape(-1, WIDTH)
-        self.points = []
-        self.timeline.add(points, rows.ends, rows.driven)
+            self._settle(rows.number[-1] - FREE_WAITS_ROWS, rows.end_ns[-1])
+        self.timeline.add(self._taken_points(), rows.ends, rows.driven)
 
-    def finish(self) -> None:
-        """End the replay: nothing more will come."""
-        self._settle(None)
+    def finish(self, last_ns: int) -> None:
+        """End the replay: nothing more will come, the last call returned at ``last_ns``."""
+        self._settle(None, last_ns)
+        self.timeline.add(self._taken_points(), np.zeros(0, np.int64), np.zeros(0, np.bool_))
         self.timeline.finish()
         for run in self.met:
             run.result.stats = run.model.stats()
             hazards = run.model.hazards
             for name, count in hazards.counts.items():
                 run.result.hazards[name] = (count, hazards.first.get(name, ""))
+
+    def _taken_points(self) -> npt.NDArray[np.int64]:
+        """The points since the last time, shape (n, 6)."""
+        points = np.array(self.points, np.int64).reshape(-1, WIDTH)
+        self.points.clear()
+        return points
 
     def _meet(self, number: int) -> None:
         allocator = self.names[number] if number < len(self.names) else "unknown"
@@ -411,14 +424,20 @@ class _Engine:
         self.objects -= 1
         self.stored -= old.size
 
-    def _settle(self, before: int | None) -> None:
+    def _settle(self, before: int | None, now_ns: int) -> None:
         """Give up waiting for frees of handles given out again in rows under ``before``."""
         for run in self.met:
             for handle, old in list(run.leaving.items()):
-                if before is None or old.row < before:
-                    del run.leaving[handle]
-                    if self.runs[run.result.pool] is run:
+                if before is not None and old.row >= before:
+                    continue
+                del run.leaving[handle]
+                number = run.result.pool
+                if self.runs[number] is run:
+                    try:
                         self._drop(run, handle, old)
+                    except HazardError as hazard:
+                        self._stop(number, f"row {old.row}: reissue", hazard)
+                    self._point(run, now_ns, NO_TOTAL, old.row)
 
     def _stop(self, pool: int, where: str, hazard: HazardError) -> None:
         """End a pool's replay; its last state stays in the figures."""

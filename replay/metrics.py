@@ -284,6 +284,26 @@ class Result:
     series: list[Moment]
     wall_s: float
 
+    @property
+    def handles_equal(self) -> int:
+        """Successful mallocs for which the model gave the recorded handle."""
+        return self.agreement("handles").equal
+
+    @property
+    def handles_compared(self) -> int:
+        """Successful mallocs of pools recorded on the backend's own allocator."""
+        return self.agreement("handles").compared
+
+    @property
+    def totals_equal(self) -> int:
+        """Rows whose recorded total the model's equals."""
+        return self.agreement("totals").equal
+
+    @property
+    def totals_compared(self) -> int:
+        """Rows with a total, of pools recorded on the backend's own allocator."""
+        return self.agreement("totals").compared
+
     def agreement(self, name: str) -> Agreement:
         """Sum over the pools of ``handles``, ``totals``, ``errors`` or ``shrinks``."""
         total = Agreement()

@@ -22,8 +22,9 @@ from traces.schema import COLUMNS, SCHEMA, Batch, conform
 ROW_GROUP_ROWS = 128 * 1024
 """Rows of a row group; also the most that a writer holds in memory (about 9 MiB)."""
 
-COMPRESSION_LEVEL = 3
-"""zstd level. Level 9 saves 3 % and takes four times as long."""
+COMPRESSION_LEVEL = 13
+"""zstd level. On the bundled recordings 6.3 and 7.0 bytes a row; 6.6 and 7.3 at level 3, which
+takes a quarter of the time, 6.2 and 6.8 at level 19, which takes five times as long."""
 
 DICTIONARY = "dictionary"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Numbers with units as people type them on a command line."""
+"""Numbers with units as people type them on a command line; for click's ``type=``."""
 
 from __future__ import annotations
 
@@ -7,40 +7,24 @@ import re
 
 import click
 
-_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z%]*)")
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 _TIMES_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9}
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
-class Duration(click.ParamType):
-    """``90``, ``1.5s``, ``250ms``, ``2m``; gives int ns. A bare number is seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        if isinstance(value, int):
-            return value
-        match = _NUMBER.fullmatch(value.strip())
-        unit = _TIMES_NS.get(match[2] or "s") if match else None
-        if match is None or unit is None:
-            self.fail(f"{value!r} is no duration; write for instance 30s, 250ms, 2m", param, ctx)
-        return round(float(match[1]) * unit)
+def duration(text: str) -> int:
+    """``90``, ``1.5s``, ``250ms``, ``2m`` in ns; a bare number is seconds."""
+    match = _NUMBER.fullmatch(text.strip())
+    unit = _TIMES_NS.get(match[2] or "s") if match else None
+    if match is None or unit is None:
+        raise click.BadParameter(f"{text!r} is no duration; write for instance 30s, 250ms, 2m")
+    return round(float(match[1]) * unit)
 
 
-class Size(click.ParamType):
-    """``16M``, ``64k``, ``4096``; gives int bytes, binary units."""
-
-    name = "size"
-
-    def convert(
-        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        if isinstance(value, int):
-            return value
-        match = _NUMBER.fullmatch(value.strip())
-        unit = _SIZES.get(match[2].lower().removesuffix("ib")) if match else None
-        if match is None or unit is None:
-            self.fail(f"{value!r} is no size; write for instance 16M, 64k, 4096", param, ctx)
-        return round(float(match[1]) * unit)
+def size(text: str) -> int:
+    """``16M``, ``64k``, ``4096`` in bytes; units are binary."""
+    match = _NUMBER.fullmatch(text.strip())
+    unit = _SIZES.get(match[2].lower().removesuffix("ib")) if match else None
+    if match is None or unit is None:
+        raise click.BadParameter(f"{text!r} is no size; write for instance 16M, 64k, 4096")
+    return round(float(match[1]) * unit)

@@ -106,6 +106,7 @@ def _workload_script(setup: Setup, workload: Workload) -> str:
         "#!/bin/sh -e",
         "cd /sys/module/zswap/parameters",
         "echo N >same_filled_pages_enabled",  # every page is to reach the allocator
+        "echo 50 >max_pool_percent",  # the cgroup is to be the limit, not the pool
         f"echo {setup.backend} >zpool",
         f"echo {setup.compressor} >compressor",
         "echo Y >enabled",

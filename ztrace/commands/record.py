@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 
 from ztrace import __version__
-from ztrace.units import Duration, Size
+from ztrace.units import duration as duration_ns
+from ztrace.units import size as size_bytes
 
 # What to do about a cause of loss (tracer/spool.py CAUSES).
 ADVICE = {
@@ -28,12 +29,12 @@ def spool_path(output: Path) -> Path:
 
 @click.command(epilog="Example: sudo ztrace record -o trace.parquet --duration 60s")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The trace.")
-@click.option("--duration", type=Duration(), help="Stop after this long, e.g. 60s.")
+@click.option("--duration", type=duration_ns, help="Stop after this long, e.g. 60s.")
 @click.option(
     "--ring-size",
-    type=Size(),
-    default=16 << 20,
-    show_default="16M",
+    type=size_bytes,
+    default="16M",
+    show_default=True,
     help="Events the kernel holds for the recorder; a power of two.",
 )
 @click.option("--force", is_flag=True, help="Replace an existing file.")

@@ -29,28 +29,20 @@ from ztrace.console import (
     progress,
     table,
 )
-from ztrace.units import Duration
+from ztrace.units import duration
 
 
-class EveryType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer clicks
-    """``100ms`` or ``5%``; gives :class:`replay.metrics.Every`."""
-
-    name = "every"
-
-    def convert(
-        self, value: str | Every, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Every:
-        if isinstance(value, Every):
-            return value
-        if not value.strip().endswith("%"):
-            return Every(ns=Duration().convert(value, param, ctx))
-        try:
-            percent = float(value.strip()[:-1])
-        except ValueError:
-            self.fail(f"{value!r} is no percentage; write for instance 5%", param, ctx)
-        if not 0 < percent <= 100:
-            self.fail(f"{value!r} is not above 0% and up to 100%", param, ctx)
-        return Every(percent=percent)
+def _every(text: str) -> Every:
+    """``100ms`` or ``5%``."""
+    if not text.strip().endswith("%"):
+        return Every(ns=duration(text))
+    try:
+        percent = float(text.strip()[:-1])
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no percentage; write for instance 5%") from error
+    if not 0 < percent <= 100:
+        raise click.BadParameter(f"{text!r} is not above 0% and up to 100%")
+    return Every(percent=percent)
 
 
 @click.command("replay", epilog="Example: ztrace replay trace.parquet --backend ztree --every 5%")
@@ -58,7 +50,7 @@ class EveryType(click.ParamType):  # type: ignore[type-arg]  # generic only in n
 @click.option("--backend", required=True, metavar="NAME", help="The model, for instance ztree.")
 @click.option(
     "--every",
-    type=EveryType(),
+    type=_every,
     metavar="DURATION|N%",
     help="Add a time series with a row each 100ms, or each N % of the trace's time.",
 )
@@ -166,8 +158,8 @@ def _show_memory(out: Console, result: Result) -> None:
     rows[3].append(_ratio(result.mean_density))
     out.print(table(["", "peak", "end", "mean"], [[*row, ""][:4] for row in rows]))
     out.print(
-        "density: pages stored / pages held. It and the totals are peak values in the sense of "
-        "when most was held. Means are over time."
+        "density = pages stored / pages held; under peak, it and the totals are those when\n"
+        "most was held; means are over time"
     )
 
 

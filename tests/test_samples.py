@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The bundled recordings are what their README says, and the model answers as their kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from replay import replay_trace
+from traces import TraceReader
+
+SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
+NAMES = sorted(path.name for path in SAMPLES.glob("*.parquet"))
+
+
+def test_all_together_are_small() -> None:
+    assert len(NAMES) >= 2
+    assert sum((SAMPLES / name).stat().st_size for name in NAMES) < 8_000_000
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recording_is_whole_and_large_enough(name: str) -> None:
+    path = SAMPLES / name
+    with TraceReader(path) as trace:
+        rows, metadata = trace.num_rows, trace.metadata
+    assert metadata.lost_total() == 0
+    assert metadata.starts_empty()
+    assert [pool.allocator for pool in metadata.pools] == ["ztree"]
+    ops = pq.read_table(path, columns=["op"])["op"]
+    calls = {row["values"]: row["counts"] for row in pc.value_counts(ops).to_pylist()}
+    assert calls["malloc"] + calls["free"] >= 100_000
+    assert path.stat().st_size / rows <= 7
+    # The README's table has these figures.
+    [line] = [one for one in (SAMPLES / "README.md").read_text().splitlines() if f"| {name}" in one]
+    assert f"| {rows:,} | {calls['malloc']:,} | {calls['free']:,} |" in line
+
+
+def test_one_cpu_recording_is_the_model_call_for_call() -> None:
+    result = replay_trace(SAMPLES / "ztree-6.1-1cpu.parquet", "ztree")
+    assert result.handles_equal == result.handles_compared == 60_909
+    assert result.totals_equal == result.totals_compared == 121_818

@@ -11,6 +11,8 @@ posted code does, including where that is wrong; faults that a history runs into
 The kernel takes a tree's lock several times within one call. Each such critical section is one
 method of :class:`BlockTree` (``look``, ``insert``, ``take``, ``release``, ``choose``, ``recover``,
 ``settle``), so that concurrent histories can be composed from the very steps the model is made of.
+Where the kernel goes on under the block's lock alone, the section is made of two smaller methods:
+``take`` of ``adopt``, ``claim`` and ``mark``, ``release`` of ``count_free`` and ``clear``.
 """
 
 from __future__ import annotations
@@ -142,10 +144,22 @@ class BlockTree:
         ``free_slots`` said so (H2): the kernel does not check, and marks one byte too far.
         """
         if adopt:
-            self.current = block
-        slots = self.kind.slots
+            self.adopt(block)
+        self.claim(block)
+        return self.mark(block)
+
+    def adopt(self, block: Block) -> None:
+        """Make the block that malloc has added current, whatever became of it since."""
+        self.current = block
+
+    def claim(self, block: Block) -> None:
+        """Count one slot of ``block`` as used; not checked for 0 (H1). Under both locks."""
         block.free_slots = (block.free_slots - 1) & U16
         self.free_total -= 1
+
+    def mark(self, block: Block) -> int:
+        """Find and mark the slot that was claimed, as for ``take``. Under the block's lock."""
+        slots = self.kind.slots
         slot = block.slots.find(FREE, 0, slots)
         if slot < 0:
             slot = slots
@@ -158,20 +172,34 @@ class BlockTree:
 
     def release(self, index: int, slot: int) -> Released:
         """Free slot ``slot`` of the block with index ``index``, used or not."""
+        done = self.count_free(index)
+        if done.block is not None and not done.dropped and not done.deleted:
+            self.clear(done.block, slot)
+        return done
+
+    def count_free(self, index: int) -> Released:
+        """Count one slot of a block as free; delete the block or choose current anew."""
         block = self.blocks.get(index)
         if block is None:
             return Released(None)
         if block.under_reclaim:
             return Released(block, dropped=True)
-        block.free_slots = (block.free_slots + 1) & U16
-        self.free_total += 1
+        self.credit(block, block.free_slots)
         if block.free_slots == self.kind.slots:
             return Released(block, deleted=True, forgotten=self._delete_empty(block))
         if self.current is None or self.prefers(block, self.current):
             self.current = block
+        return Released(block)
+
+    def clear(self, block: Block, slot: int) -> None:
+        """Mark the slot that was counted. Under the block's lock."""
         block.slots[slot] = FREE
         self.weigh(block)
-        return Released(block)
+
+    def credit(self, block: Block, free_slots: int) -> None:
+        """Count one more free slot than ``free_slots``, the number that was read."""
+        block.free_slots = (free_slots + 1) & U16
+        self.free_total += 1
 
     def prefers(self, block: Block, current: Block) -> bool:
         """Whether a free in ``block`` makes it current; its coeff is the one before the free."""
@@ -215,8 +243,7 @@ class BlockTree:
     def recover(self, block: Block, slot: int) -> None:
         """Count a slot as free because evict() returned 0 for it."""
         block.slots[slot] = FREE
-        block.free_slots = (block.free_slots + 1) & U16
-        self.free_total += 1
+        self.credit(block, block.free_slots)
 
     def settle(self, block: Block) -> bool:
         """End a reclaim: give the block back if it is empty (True), else leave it in the tree."""

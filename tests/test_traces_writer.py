@@ -157,6 +157,13 @@ def test_existing_file_needs_force(tmp_path: Path) -> None:
     assert names(tmp_path) == ["t.parquet"]
 
 
+def test_existing_file_is_refused_before_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    path.touch()
+    with pytest.raises(TraceError, match="exists"), AtomicFile(path):
+        raise AssertionError("the block must not run")
+
+
 def test_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     with (

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("ztrace.commands.import_", "Turn a CSV file into a trace."),
     "export": ("ztrace.commands.export", "Write a trace as CSV."),
     "replay": ("ztrace.commands.replay", "Drive an allocator model with a trace."),
+    "validate": ("ztrace.commands.validate", "Prove that the model is what the kernel ran."),
     "kmod": ("ztrace.commands.kmod", "Build the posted ztree as a kernel module."),
     "lab": ("ztrace.commands.lab", "Boot a real kernel in QEMU and record it."),
 }
@@ -74,8 +75,12 @@ def _expected_errors() -> tuple[type[BaseException], ...]:
 def main() -> None:
     """Run the command line; exit 0 done, 1 a check failed, 2 bad usage, input or machine."""
     try:
-        code = cli.main(standalone_mode=False)
-    except click.exceptions.Abort:
+        # Not cli.main(): it turns a closed pipe into exit status 1 before we see it.
+        with cli.make_context("ztrace", sys.argv[1:]) as context:
+            code = cli.invoke(context)
+    except click.exceptions.Exit as end:
+        sys.exit(end.exit_code)
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("ztrace: interrupted", err=True)
         sys.exit(130)
     except click.ClickException as error:

@@ -35,7 +35,7 @@ def _churn(touches: int, seed: int = 1) -> Workload:
 WORKLOADS = {
     "known23": Workload("exactly 23 pages swapped out and read back", "known23"),
     "churn-small": _churn(50_000),
-    "churn": _churn(160_000),
+    "churn": _churn(200_000),
     "churn-long": _churn(480_000),
 }
 

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The calls of a trace as intervals, in order of their beginning, a window at a time.
+
+Rows come in the order in which calls returned. A call that began early may return late, so a
+window is handed out only up to the time before which no later row began; memory is bounded by
+how long calls overlap, not by the trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from traces.reader import TraceReader
+from traces.schema import OP_CODE
+
+COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "cpu", "tid")
+BATCH_ROWS = 131072
+
+MALLOC, FREE = OP_CODE["malloc"], OP_CODE["free"]
+WRITEBACK, SHRINK = OP_CODE["writeback"], OP_CODE["shrink"]
+WANTED = (MALLOC, FREE, WRITEBACK, SHRINK)
+
+FOREVER = np.iinfo(np.int64).max
+
+CALL = np.dtype(
+    [
+        ("ts", np.int64),
+        ("end", np.int64),
+        ("row", np.int64),
+        ("handle", np.uint64),
+        ("size", np.int64),
+        ("ret", np.int32),
+        ("tid", np.uint32),
+        ("cpu", np.uint16),
+        ("op", np.uint8),
+        ("pool", np.uint8),
+    ]
+)
+
+Calls = NDArray[np.void]
+
+
+@dataclass
+class Window:
+    """Calls sorted by (ts, row), dtype CALL; no call in a later window began before ``until``."""
+
+    calls: Calls
+    until: int
+
+
+def windows(
+    reader: TraceReader, advance: Callable[[int], object] = lambda rows: None
+) -> Iterator[Window]:
+    """The mallocs, frees, writebacks and shrinks of a trace; TraceError for a damaged one.
+
+    ``advance`` is called with numbers of rows read, in all twice the trace's: a first pass
+    finds out how far back calls reach.
+    """
+    horizons = _horizons(reader, advance)
+    held = np.empty(0, CALL)
+    first_row = 0
+    for number, batch in enumerate(reader.batches(columns=COLUMNS, rows=BATCH_ROWS)):
+        calls = np.concatenate([held, _calls(batch, first_row)])
+        first_row += batch.num_rows
+        advance(batch.num_rows)
+        calls = calls[np.lexsort((calls["row"], calls["ts"]))]
+        until = horizons[number]
+        ready = int(np.searchsorted(calls["ts"], until, side="left"))
+        held = calls[ready:]
+        yield Window(calls[:ready], until)
+
+
+def _horizons(reader: TraceReader, advance: Callable[[int], object]) -> list[int]:
+    """For each batch, the earliest ts_ns of all later ones."""
+    earliest: list[int] = []
+    for batch in reader.batches(columns=["ts_ns", "op"], rows=BATCH_ROWS):
+        least = pc.min(batch.column("ts_ns")).as_py()
+        earliest.append(FOREVER if least is None else int(least))
+        advance(batch.num_rows)
+    horizons, least = [], FOREVER
+    for value in reversed(earliest):
+        horizons.append(least)
+        least = min(least, value)
+    return horizons[::-1]
+
+
+def _calls(batch: pa.RecordBatch, first_row: int) -> Calls:
+    op = batch.column("op").indices.to_numpy(zero_copy_only=False)
+    chosen = np.flatnonzero(np.isin(op, WANTED))
+    calls = np.zeros(len(chosen), CALL)
+
+    def values(name: str, absent: int = 0) -> NDArray[Any]:
+        column = batch.column(name)
+        if column.null_count:
+            column = pc.fill_null(column, absent)
+        filled: NDArray[Any] = column.to_numpy(zero_copy_only=False)[chosen]
+        return filled
+
+    calls["ts"] = values("ts_ns")
+    calls["end"] = calls["ts"] + values("dur_ns").astype(np.int64)
+    calls["row"] = first_row + chosen
+    for name in ("handle", "size", "ret", "tid", "cpu", "pool"):
+        calls[name] = values(name)
+    calls["op"] = op[chosen]
+    return calls

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Which races of the posted ztree a found order went through (docs/hazards.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from replay.validate.steps import Call, Kind, Step
+
+
+@dataclass(frozen=True)
+class Race:
+    """One race: the calls in it, the first of them the one it happened to."""
+
+    hazard: str
+    what: str
+    pool: int
+    tree: int
+    calls: tuple[Call, ...]
+
+
+def races_in(pool: int, tree: int, steps: Sequence[tuple[Call, Step]]) -> Iterator[Race]:
+    """The races in one stretch of found order."""
+    yield from _split_mallocs(pool, tree, steps)
+    yield from _overlapping_frees(pool, tree, steps)
+    yield from _dropped_frees(pool, tree, steps)
+
+
+def _split_mallocs(pool: int, tree: int, steps: Sequence[tuple[Call, Step]]) -> Iterator[Race]:
+    """Mallocs between whose steps another call acted."""
+    where = {(call.row, step): at for at, (call, step) in enumerate(steps)}
+    for call, step in steps:
+        if step != Step.INSERT:
+            continue
+        looked, inserted = where.get((call.row, Step.LOOK)), where[call.row, Step.INSERT]
+        took = where.get((call.row, Step.TAKE))
+        if looked is None or took is None:
+            continue
+        rivals = tuple(other for other, what in steps[looked + 1 : inserted] if what == Step.INSERT)
+        if rivals:
+            what = "two CPUs saw no free slot and both inserted a block"
+            yield Race("H5", what, pool, tree, (call, *rivals))
+        gap = steps[inserted + 1 : took]
+        users = tuple(
+            other for other, _ in gap if other.kind == Kind.MALLOC and other.block == call.block
+        )
+        if users:
+            what = (
+                f"{len(users)} slots of a new block were taken before the call that inserted it "
+                "took its own (the window of H1)"
+            )
+            yield Race("H1", what, pool, tree, (call, *users))
+        if any(other.kind == Kind.FREE and other.block == call.block for other, _ in gap):
+            what = "a slot of a new block was freed before its inserter took one (window of H3)"
+            yield Race("H3", what, pool, tree, (call, *users))
+
+
+def _overlapping_frees(pool: int, tree: int, steps: Sequence[tuple[Call, Step]]) -> Iterator[Race]:
+    """Frees of one block that overlapped, the later of which may have released the block."""
+    frees = [call for call, _ in steps if call.kind == Kind.FREE]
+    for position, second in enumerate(frees):
+        # Nothing of this block follows: it may be gone. Whether it is, the caller knows not.
+        if any(later.block == second.block for later in frees[position + 1 :]):
+            continue
+        rivals = tuple(
+            first
+            for first in frees[:position]
+            if first.block == second.block and first.end >= second.ts and second.end >= first.ts
+        )
+        if rivals:
+            what = "frees of one block overlapped on two CPUs (the window of H7)"
+            yield Race("H7", what, pool, tree, (second, *rivals))
+
+
+def _dropped_frees(pool: int, tree: int, steps: Sequence[tuple[Call, Step]]) -> Iterator[Race]:
+    """Frees by others in a block that was being reclaimed."""
+    marked: dict[int, Call] = {}
+    for call, _ in steps:
+        if call.kind == Kind.CHOOSE:
+            marked[call.block] = call
+        elif call.kind == Kind.SETTLE:
+            marked.pop(call.block, None)
+        elif call.kind == Kind.FREE and call.block in marked:
+            shrink = marked[call.block]
+            if call.tid != shrink.tid:
+                what = "a free was dropped, its block was under reclaim"
+                yield Race("H15", what, pool, tree, (call, shrink))

@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Splits a trace into its pools' block trees and has each checked."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allocator.ztree import BlockTree, Ztree
+from replay.errors import ReplayError
+from replay.validate.calls import CALL, FREE, MALLOC, SHRINK, WRITEBACK, Calls, windows
+from replay.validate.checker import Checker, Failure, Steps
+from replay.validate.races import races_in
+from replay.validate.steps import Call, Kind, Step
+from replay.validate.verdict import KEPT, TreeVerdict, Unexplained, Verdict
+from traces.reader import TraceReader
+
+FORMS = ("ztree", "unknown")  # allocators of pools that this check can be tried on
+
+
+class Order(NamedTuple):
+    """A stretch of found order: arrays of equal length, in order of effect.
+
+    ``at_ns`` is a moment of each step inside its call's interval, ``row`` the call's row in the
+    trace, ``step`` a :class:`replay.validate.steps.Step`.
+    """
+
+    at_ns: NDArray[np.int64]
+    row: NDArray[np.int64]
+    step: NDArray[np.int8]
+
+
+# What one tree sees of calls: columns of struct Call, sorted by (ts, row).
+SEEN = np.dtype(
+    [
+        *(("ts", np.int64), ("end", np.int64), ("kind", np.int8), ("block", np.int64)),
+        *(("slot", np.int8), ("row", np.int64), ("cpu", np.uint16), ("tid", np.uint32)),
+        ("size", np.int64),
+    ]
+)
+
+Seen = NDArray[np.void]
+
+
+def validate(
+    reader: TraceReader,
+    *,
+    starts_empty: bool | None = None,
+    tree_class: type[BlockTree] = BlockTree,
+    on_order: Callable[[Order], None] | None = None,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> Verdict:
+    """Search for an order of all recorded ztree calls that gives the recorded handles.
+
+    ``starts_empty`` overrides what the trace says about its pools; where neither says so, a tree
+    whose first malloc gave block 0, slot 0 is taken to begin with the trace. ``tree_class`` is
+    the model's tree (tests put broken ones here). ``on_order`` gets the order found, stretch by
+    stretch, sorted by ``at_ns`` over all trees. ``advance`` gets numbers of rows, in all twice
+    the trace's. Raises ReplayError for a trace that is not of ztree, TraceError for a damaged one.
+    """
+    began = time.perf_counter()
+    metadata = reader.metadata
+    for number, pool in enumerate(metadata.pools):
+        if pool.allocator not in FORMS:
+            raise ReplayError(
+                f"{reader.path}: pool {number} is {pool.allocator}; only ztree can be validated"
+            )
+    run = _Run(reader, starts_empty, tree_class, on_order)
+    for window in windows(reader, advance):
+        run.feed(window.calls, window.until)
+    verdict = run.finish()
+    verdict.wall_s = time.perf_counter() - began
+    return verdict
+
+
+@dataclass
+class _Tree:
+    """A tree's checker, made when its beginning is understood, and calls not yet checked."""
+
+    verdict: TreeVerdict
+    held: Seen = field(default_factory=lambda: np.empty(0, SEEN))
+    checker: Checker | None = None
+    latest_ns: int = -(1 << 62)  # moment of the last step placed
+
+
+class _Run:
+    """The state of one validation."""
+
+    def __init__(
+        self,
+        reader: TraceReader,
+        starts_empty: bool | None,
+        tree_class: type[BlockTree],
+        on_order: Callable[[Order], None] | None,
+    ) -> None:
+        metadata = reader.metadata
+        self.verdict = Verdict(str(reader.path), lost=metadata.lost_total())
+        self.starts_empty = starts_empty
+        self.declared = [pool.empty_at_start for pool in metadata.pools]
+        self.tree_class = tree_class
+        self.model = Ztree(page_bytes=metadata.machine.page_bytes or 4096)
+        self.slot_sizes = np.array([kind.slot_bytes for kind in self.model.types])
+        self.trees: dict[tuple[int, int], _Tree] = {}
+        self.carried: Calls = np.empty(0, CALL)
+        self.cpus: set[int] = set()
+        self.on_order = on_order
+        self.order: list[Order] = []
+
+    # -- from windows to trees ---------------------------------------------------------------
+
+    def feed(self, calls: Calls, until: int) -> None:
+        """Take over calls sorted by ts, before which no later call began."""
+        calls = np.concatenate([self.carried, calls])
+        # A shrink is understood once the evictions inside it are all there.
+        open_shrinks = calls["ts"][(calls["op"] == SHRINK) & (calls["end"] >= until)]
+        limit = int(open_shrinks.min()) if open_shrinks.size else until
+        ready = int(np.searchsorted(calls["ts"], limit, side="left"))
+        self.carried = calls[ready:]
+        self.cpus.update(np.unique(calls["cpu"][:ready]).tolist())
+        for key, seen in self._split(calls[:ready], calls):
+            tree = self._tree(*key)
+            merged = np.concatenate([tree.held, seen]) if len(tree.held) else seen
+            tree.held = merged[np.lexsort((merged["row"], merged["ts"]))]
+        for tree in self.trees.values():
+            self._check(tree, limit)
+        self._emit(limit)
+
+    def _split(self, calls: Calls, nearby: Calls) -> Iterator[tuple[tuple[int, int], Seen]]:
+        """The calls as each (pool, tree) sees them."""
+        parts = [self._objects(calls), self._shrinks(calls, nearby)]
+        keys = np.concatenate([keys for keys, _ in parts])
+        seen = np.concatenate([seen for _, seen in parts])
+        for key in np.unique(keys).tolist():
+            yield divmod(key, 16), seen[keys == key]
+
+    def _objects(self, calls: Calls) -> tuple[NDArray[np.int64], Seen]:
+        """Mallocs and frees, with their keys: pool * 16 + tree."""
+        calls = calls[(calls["op"] == MALLOC) | (calls["op"] == FREE)]
+        failed = (calls["op"] == MALLOC) & (calls["ret"] < 0)
+        self._compare_errors(calls[failed])
+        calls, failed = calls[~failed | (calls["ret"] == -errno.ENOMEM)], None
+        handle = calls["handle"]
+        is_malloc = calls["op"] == MALLOC
+        nothing = is_malloc & (calls["ret"] < 0)
+        fitting = np.searchsorted(self.slot_sizes, calls["size"]).astype(np.int64)
+        tree = np.where(nothing, fitting, (handle >> np.uint64(60)).astype(np.int64))
+        seen = _seen(calls)
+        seen["kind"] = np.where(is_malloc, Kind.MALLOC, Kind.FREE)
+        seen["kind"][nothing] = Kind.FAILED_MALLOC
+        seen["kind"][is_malloc & ~nothing & (fitting != tree)] = Kind.MISFIT
+        seen["block"] = (handle & np.uint64((1 << 60) - 1)) >> np.uint64(4)
+        seen["slot"] = handle & np.uint64(15)
+        return calls["pool"].astype(np.int64) * 16 + np.minimum(tree, 15), seen
+
+    def _compare_errors(self, failed: Calls) -> None:
+        """Refusals that depend on the size alone. -ENOMEM is the page allocator's."""
+        page = self.model.page_bytes
+        for size, ret in zip(failed["size"].tolist(), failed["ret"].tolist(), strict=True):
+            if ret == -errno.ENOMEM and 0 < size <= page:
+                continue
+            right = -errno.EINVAL if size == 0 else -errno.ENOSPC if size > page else None
+            if ret == right:
+                self.verdict.errors_agree += 1
+            else:
+                self.verdict.errors_differ += 1
+
+    def _shrinks(self, calls: Calls, nearby: Calls) -> tuple[NDArray[np.int64], Seen]:
+        """The critical sections of shrinks, placed between the evictions inside them."""
+        keys: list[int] = []
+        rows: list[tuple[Any, ...]] = []
+        shrinks = calls[calls["op"] == SHRINK]
+        evictions = nearby[nearby["op"] == WRITEBACK] if len(shrinks) else nearby[:0]
+        for shrink in shrinks:
+            self.verdict.shrinks += 1
+            inside = evictions[
+                (evictions["tid"] == shrink["tid"])
+                & (evictions["ts"] >= shrink["ts"])
+                & (evictions["ts"] <= shrink["end"])
+            ]
+            if not len(inside):
+                # It chose a block with nothing to evict, or none: which, no record tells.
+                self.verdict.shrinks_undetermined += 1
+                continue
+            for key, row in _sections(shrink, inside):
+                keys.append(key)
+                rows.append(row)
+        return np.array(keys, np.int64), np.array(rows, SEEN)
+
+    # -- one tree ----------------------------------------------------------------------------
+
+    def _tree(self, pool: int, number: int) -> _Tree:
+        key = pool, number
+        if key not in self.trees:
+            kind = self.model.types[number]
+            began = TreeVerdict(pool, number, kind.slot_bytes, None, False, False)  # type: ignore[arg-type]
+            self.trees[key] = _Tree(began)
+        return self.trees[key]
+
+    def _check(self, tree: _Tree, limit: int) -> None:
+        """Check the calls of ``tree`` that no later call can overlap."""
+        held = tree.held
+        if not len(held):
+            return
+        latest = np.maximum.accumulate(held["end"])
+        # A group ends where everything so far returned before the next call began.
+        ends = np.flatnonzero(np.append(held["ts"][1:] > latest[:-1], latest[-1] < limit))
+        if not ends.size:
+            return
+        count = int(ends[-1]) + 1
+        calls, tree.held = held[:count], held[count:]
+        checker = tree.checker or self._begin(tree, calls[: int(ends[0]) + 1])
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        alone = ends == starts
+        self._order_alone(tree, calls[ends[alone]])
+        kinds, blocks = calls["kind"].tolist(), calls["block"].tolist()
+        slots = calls["slot"].tolist()
+
+        def call_at(position: int) -> Call:
+            return _call(calls[position])
+
+        # Runs of calls that overlap nothing, between groups that do.
+        played = 0
+        for group in np.flatnonzero(~alone).tolist():
+            first, last = int(starts[group]), int(ends[group]) + 1
+            _play(checker, kinds, blocks, slots, played, first, call_at)
+            checker.group([call_at(position) for position in range(first, last)])
+            played = last
+        _play(checker, kinds, blocks, slots, played, count, call_at)
+
+    def _begin(self, tree: _Tree, first: Seen) -> Checker:
+        """Make the checker, deciding whether the tree was empty; ``first``: its first calls."""
+        verdict = tree.verdict
+        pool, number = verdict.pool, verdict.tree
+        declared = pool < len(self.declared) and self.declared[pool]
+        empty = self.starts_empty if self.starts_empty is not None else declared
+        if not empty and self.starts_empty is None:
+            is_first = (first["kind"] == Kind.MALLOC) & (first["block"] == 0) & (first["slot"] == 0)
+            empty = bool(is_first.any())
+            verdict.assumed_empty = empty
+        verdict.began_before = not empty
+        model = self.tree_class(self.model.types[number], self.model.trees[number].max_index)
+
+        def on_steps(steps: Steps) -> None:
+            self._order_steps(tree, steps)
+            for race in races_in(pool, number, steps):
+                self.verdict.race_counts[race.hazard] += 1
+                if self.verdict.race_counts[race.hazard] <= KEPT:
+                    self.verdict.races.append(race)
+
+        def on_failure(failure: Failure) -> None:
+            self.verdict.unexplained_count += 1
+            if len(self.verdict.unexplained) < KEPT:
+                self.verdict.unexplained.append(
+                    Unexplained(pool, number, failure, self._cause(failure, tree))
+                )
+
+        tree.checker = Checker(model, empty, on_steps, on_failure)
+        verdict.tally = tree.checker.tally
+        return tree.checker
+
+    def _cause(self, failure: Failure, tree: _Tree) -> str:
+        if self.verdict.lost:
+            return f"one of the {self.verdict.lost} lost events"
+        if tree.verdict.began_before or tree.verdict.assumed_empty:
+            return f"the trace begins late; otherwise {failure.cause}"
+        return failure.cause
+
+    def finish(self) -> Verdict:
+        """End of the trace."""
+        forever = int(np.iinfo(np.int64).max)
+        self.feed(np.empty(0, CALL), forever)
+        for tree in self.trees.values():
+            if tree.checker is not None:
+                tree.checker.finish()
+        self._emit(forever)
+        verdict = self.verdict
+        verdict.cpus = len(self.cpus)
+        checked = [tree.verdict for tree in self.trees.values() if tree.checker is not None]
+        verdict.trees = sorted(checked, key=lambda tree: (tree.pool, tree.tree))
+        assumed = [f"{tree.pool}/{tree.tree}" for tree in verdict.trees if tree.assumed_empty]
+        if assumed:
+            verdict.notes.append(
+                "the trace does not say whether its pools were empty when it began; taken as "
+                f"empty, because the first malloc gave block 0 slot 0: trees {', '.join(assumed)}"
+            )
+        if not verdict.trees:
+            raise ReplayError(f"{verdict.trace}: no malloc or free in it; nothing to validate")
+        return verdict
+
+    # -- the order found ---------------------------------------------------------------------
+
+    def _order_alone(self, tree: _Tree, calls: Seen) -> None:
+        if self.on_order is not None and len(calls):
+            objects = calls[calls["kind"] <= Kind.FAILED_MALLOC]
+            whole = np.zeros(len(objects), np.int8)
+            self.order.append(Order(objects["ts"], objects["row"], whole))
+
+    def _order_steps(self, tree: _Tree, steps: Steps) -> None:
+        """Place steps at moments that keep their order and lie inside their calls."""
+        if self.on_order is None:
+            return
+        placed: list[tuple[int, int, int]] = []
+        moment = -(1 << 62)
+        for call, step in _shown(steps):
+            moment = max(moment, call.ts)
+            placed.append((moment, call.row, step))
+        if placed:
+            at_ns, row, step_ = zip(*placed, strict=True)
+            self.order.append(Order(np.array(at_ns), np.array(row), np.array(step_, np.int8)))
+
+    def _emit(self, limit: int) -> None:
+        """Hand out the part of the order before which nothing can come any more."""
+        if self.on_order is None or not self.order:
+            return
+        for tree in self.trees.values():
+            if len(tree.held):
+                limit = min(limit, int(tree.held["ts"][0]))
+            if tree.checker is not None and tree.checker.undecided_since is not None:
+                limit = min(limit, tree.checker.undecided_since)
+        merged = Order(
+            np.concatenate([part.at_ns for part in self.order]),
+            np.concatenate([part.row for part in self.order]),
+            np.concatenate([part.step for part in self.order]),
+        )
+        sorting = np.argsort(merged.at_ns, kind="stable")
+        ready = int(np.searchsorted(merged.at_ns[sorting], limit, side="left"))
+        self.on_order(_pick(merged, sorting[:ready]))
+        self.order = [_pick(merged, sorting[ready:])]
+
+
+def _pick(order: Order, at: NDArray[np.intp]) -> Order:
+    return Order(order.at_ns[at], order.row[at], order.step[at])
+
+
+def _shown(steps: Steps) -> Iterator[tuple[Call, Step]]:
+    """Steps as an order is written: a malloc whose steps follow each other is one whole step."""
+    at = 0
+    while at < len(steps):
+        call, step = steps[at]
+        if step == Step.LOOK:
+            if steps[at + 1 : at + 3] == [(call, Step.INSERT), (call, Step.TAKE)]:
+                yield call, Step.WHOLE
+                at += 3
+                continue
+        elif call.kind <= Kind.FAILED_MALLOC:
+            yield call, step
+        at += 1
+
+
+def _play(
+    checker: Checker,
+    kinds: list[int],
+    blocks: list[int],
+    slots: list[int],
+    first: int,
+    last: int,
+    call_at: Callable[[int], Call],
+) -> None:
+    if first < last:
+        checker.play(
+            kinds[first:last],
+            blocks[first:last],
+            slots[first:last],
+            lambda position: call_at(first + position),
+        )
+
+
+def _seen(calls: Calls) -> Seen:
+    seen = np.zeros(len(calls), SEEN)
+    for name in ("ts", "end", "row", "cpu", "tid", "size"):
+        seen[name] = calls[name]
+    return seen
+
+
+def _call(seen: Any) -> Call:
+    values = seen.item()
+    return Call(values[0], values[1], Kind(values[2]), *values[3:])
+
+
+def _sections(shrink: Any, evictions: Calls) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """(key, SEEN row) of each critical section of one shrink that evicted something."""
+    start, end = int(shrink["ts"]), int(shrink["end"])
+    who = (int(shrink["row"]), int(shrink["cpu"]), int(shrink["tid"]), 0)
+    handle = int(evictions["handle"][0])
+    number, block = handle >> 60, (handle & (1 << 60) - 1) >> 4
+    pool = int(shrink["pool"])
+
+    def section(tree: int, first: int, last: int, kind: Kind, slot: int = 0) -> Any:
+        return pool * 16 + tree, (first, last, kind, block, slot, *who)
+
+    begun = int(evictions["ts"][0])
+    for passed in range(number + 1, 16):
+        yield section(passed, start, begun, Kind.PASS)
+    yield section(number, start, begun, Kind.CHOOSE)
+    following = [*evictions["ts"].tolist()[1:], end]
+    for eviction, until in zip(evictions, following, strict=True):
+        if not eviction["ret"]:
+            slot = int(eviction["handle"]) & 15
+            yield section(number, int(eviction["end"]), until, Kind.RECOVER, slot)
+    yield section(number, int(evictions["end"][-1]), end, Kind.SETTLE)

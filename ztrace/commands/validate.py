@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace validate``: is the model the allocator that ran?"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from replay.order import OrderWriter
+from replay.validate import Verdict, validate
+from replay.validate.races import Race
+from replay.validate.steps import Call, Kind
+from replay.validate.verdict import TreeVerdict, Unexplained
+from traces import TraceReader
+from ztrace.console import console, count_text, lost_lines, ns_text, print_json, progress, table
+
+SHOWN = 5  # failures and races printed; --json has more
+
+BEGINNINGS = {"trace": None, "empty": True, "late": False}
+
+
+@click.command("validate", epilog="Example: ztrace validate trace.parquet --order order.parquet")
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option(
+    "--begins",
+    type=click.Choice(list(BEGINNINGS)),
+    default="trace",
+    show_default=True,
+    help="Whether the pools were empty when recording began: as the trace says, or as you do.",
+)
+@click.option(
+    "--order",
+    "order_path",
+    type=click.Path(path_type=Path),
+    help="Write the order found, for ztrace replay --order.",
+)
+@click.option("--force", is_flag=True, help="Replace the order file if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(trace: Path, begins: str, order_path: Path | None, force: bool, as_json: bool) -> int:
+    """Search for an order of TRACE's calls in which the model gives the kernel's handles.
+
+    Calls that overlap on several CPUs may have taken effect in either order, and a malloc that
+    finds no free slot takes effect in three steps. TRACE is explained if there is an order of
+    all steps, each inside the interval recorded for its call, that gives every handle the
+    kernel gave. Exit status 0 if so, 1 if a call cannot be explained, 2 for bad input.
+    """
+    with ExitStack() as stack:
+        reader = stack.enter_context(TraceReader(trace))
+        metadata = reader.metadata
+        writer = None
+        if order_path is not None:
+            writer = stack.enter_context(OrderWriter(order_path, trace, force=force))
+        with progress(trace.name, 2 * reader.num_rows) as advance:
+            verdict = validate(
+                reader,
+                starts_empty=BEGINNINGS[begins],
+                on_order=writer.write if writer else None,
+                advance=advance,
+            )
+    if as_json:
+        print_json(verdict.to_dict())
+        return 0 if verdict.explained else 1
+    out = console()
+    _show_trees(out, verdict)
+    for line in lost_lines(metadata):
+        out.print(line)
+    for note in _notes(verdict):
+        out.print(note)
+    for one in verdict.unexplained[:SHOWN]:
+        out.print()
+        _show_unexplained(out, one)
+    _show_races(out, verdict)
+    out.print()
+    out.print(_conclusion(verdict))
+    return 0 if verdict.explained else 1
+
+
+def _show_trees(out: Console, verdict: Verdict) -> None:
+    def row(name: str, slot: str, *counts: int) -> list[str]:
+        return [name, slot, *map(count_text, counts)]
+
+    names = ("calls", "explained", "in_part", "overlapping", "dead_ends", "out_of_order", "split")
+    rows = [
+        row(
+            f"{tree.pool}/{tree.tree}{_mark(tree)}",
+            f"{tree.slot_bytes}",
+            *(getattr(tree.tally, name) for name in names),
+        )
+        for tree in verdict.trees
+    ]
+    rows.append(row("all", "", *(verdict.total(name) for name in names)))
+    headers = (
+        "tree",
+        "slot",
+        "calls",
+        "explained",
+        "in part",
+        "overlap",
+        "backtr",
+        "moved",
+        "split",
+    )
+    out.print(table(headers, rows))
+    out.print("tree: pool/type; overlap: calls that overlapped others; backtr: dead ends of the")
+    out.print("search; moved: took effect after a call that returned later; split: mallocs with")
+    out.print("another call between their steps; in part: explained, with something unknown")
+
+
+def _mark(tree: TreeVerdict) -> str:
+    return "<" if tree.began_before else ""
+
+
+def _notes(verdict: Verdict) -> list[str]:
+    notes = list(verdict.notes)
+    if any(tree.began_before for tree in verdict.trees):
+        notes.append("<: the tree had blocks before the trace; of those only what calls tell")
+    if verdict.shrinks:
+        notes.append(
+            f"shrinks: {verdict.shrinks:,}, of which {verdict.shrinks_undetermined:,} evicted "
+            "nothing, so that no record tells which block they looked at"
+        )
+    if verdict.errors_agree or verdict.errors_differ:
+        notes.append(
+            f"refusals by size: {verdict.errors_agree:,} as the model's, "
+            f"{verdict.errors_differ:,} not"
+        )
+    return notes
+
+
+def _describe(call: Call) -> str:
+    what = {
+        Kind.MALLOC: f"malloc({call.size}) = block {call.block} slot {call.slot}",
+        Kind.MISFIT: f"malloc({call.size}) = block {call.block} slot {call.slot}",
+        Kind.FREE: f"free(block {call.block} slot {call.slot})",
+        Kind.FAILED_MALLOC: f"malloc({call.size}) = -ENOMEM",
+    }.get(call.kind, f"shrink, {call.kind.name.lower()} block {call.block}")
+    length = ns_text(call.end - call.ts)
+    return f"row {call.row} cpu {call.cpu} task {call.tid} at {call.ts} +{length}: {what}"
+
+
+def _show_unexplained(out: Console, one: Unexplained) -> None:
+    failure = one.failure
+    out.print(f"not explained, tree {one.pool}/{one.tree}:")
+    out.print(f"  {_describe(failure.call)}", soft_wrap=True)
+    out.print(f"  the model: {failure.answer}", soft_wrap=True)
+    out.print(f"  likely: {one.cause}", soft_wrap=True)
+    for call in failure.around:
+        if call is not failure.call:
+            out.print(f"  beside it: {_describe(call)}", soft_wrap=True)
+
+
+def _show_races(out: Console, verdict: Verdict) -> None:
+    for hazard, count in sorted(verdict.race_counts.items()):
+        races = [race for race in verdict.races if race.hazard == hazard]
+        out.print()
+        out.print(f"{hazard}: {count:,} x; {races[0].what}; first:", soft_wrap=True)
+        for line in _race_lines(races[0]):
+            out.print(f"  {line}", soft_wrap=True)
+
+
+def _race_lines(race: Race) -> list[str]:
+    return [f"tree {race.pool}/{race.tree}", *(_describe(call) for call in race.calls)]
+
+
+def _conclusion(verdict: Verdict) -> str:
+    calls, explained = verdict.total("calls"), verdict.total("explained")
+    word = "explained" if verdict.explained else "NOT explained"
+    return (
+        f"{word}: {count_text(explained)} of {count_text(calls)} calls on {verdict.cpus} CPUs; "
+        f"{verdict.wall_s:.1f} s"
+    )

@@ -284,6 +284,13 @@ class Place(NamedTuple):
     slot: int
 
 
+class Begun(NamedTuple):
+    """A malloc that has added its block and taken no slot yet."""
+
+    tree: BlockTree
+    block: Block
+
+
 class Ztree:
     """The posted driver with one flow of control. See :class:`allocator.protocol.Pool`.
 
@@ -362,28 +369,43 @@ class Ztree:
             raise error(ENOSPC)
         tree = self.trees[bisect_left(self._slot_sizes, size)]
         block = tree.look()
-        if block is not None:
-            slot = tree.take(block)
-        else:
-            if tree.free_total > 0:
-                self.hazards.meet(
-                    "H11",
-                    f"a new block of type {tree.kind.number} while {tree.free_total} slots "
-                    "in other blocks of it were free",
-                )
-            if not self._pages_available(tree.kind.order):
-                self.hazards.meet("H31", f"no block of order {tree.kind.order} to be had")
-                raise error(ENOMEM)
-            try:
-                block = tree.insert()
-            except HazardError as fatal:
-                self.hazards.meet(fatal.name, fatal.what)
-                raise
-            self._grew(tree)
-            slot = tree.take(block, adopt=True)
+        if block is None:
+            return self.end_malloc(self.begin_malloc(size))
+        return self._give(tree, block, tree.take(block))
+
+    def begin_malloc(self, size: int) -> Begun:
+        """First part of a malloc that found no free slot: a block is added, no slot taken yet.
+
+        The kernel holds no lock between the two parts, so on several CPUs other calls may come
+        between them. ``size`` must be 1 to page_bytes. OSError ENOMEM if no pages.
+        """
+        tree = self.trees[bisect_left(self._slot_sizes, size)]
+        if tree.free_total > 0:
+            self.hazards.meet(
+                "H11",
+                f"a new block of type {tree.kind.number} while {tree.free_total} slots "
+                "in other blocks of it were free",
+            )
+        if not self._pages_available(tree.kind.order):
+            self.hazards.meet("H31", f"no block of order {tree.kind.order} to be had")
+            raise error(ENOMEM)
+        try:
+            block = tree.insert()
+        except HazardError as fatal:
+            self.hazards.meet(fatal.name, fatal.what)
+            raise
+        self._grew(tree)
+        return Begun(tree, block)
+
+    def end_malloc(self, begun: Begun) -> int:
+        """Second part: the new block becomes current and gives a slot; returns the handle."""
+        tree, block = begun
+        return self._give(tree, block, tree.take(block, adopt=True))
+
+    def _give(self, tree: BlockTree, block: Block, slot: int) -> int:
         handle = self.encode(tree.kind.number, block.index, slot)
         if slot == tree.kind.slots or handle in self._owned:
-            self.hazards.meet("H2", f"malloc({size}) gave {handle:#x}: no slot was really free")
+            self.hazards.meet("H2", f"malloc gave {handle:#x}: no slot was really free")
         if handle == 0:
             self.hazards.meet("H27", "handle 0 was given out")
         self._owned.add(handle)

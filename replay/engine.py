@@ -34,8 +34,10 @@ import numpy as np
 import numpy.typing as npt
 
 from allocator import HazardError, Pool, create
+from allocator.ztree import Begun, Ztree
 from replay.errors import ReplayError
 from replay.metrics import HELD, OBJECTS, STORED, WIDTH, Every, PoolResult, Result, Timeline
+from replay.reorder import INSERT, InOrder
 from replay.rows import (
     FREE,
     MALLOC,
@@ -60,7 +62,7 @@ _USES = (MAP, UNMAP)
 
 
 def replay(
-    reader: TraceReader,
+    reader: TraceReader | InOrder,
     backend: str,
     *,
     every: Every | None = None,
@@ -135,6 +137,7 @@ class _PoolRun:
     """
 
     __slots__ = (
+        "begun",
         "free",
         "held",
         "leaving",
@@ -156,12 +159,23 @@ class _PoolRun:
             *(model.map, model.unmap),
         )
         self.live: dict[int, tuple[int, int]] = {}
+        self.begun: dict[int, Begun] = {}
         self.leaving: dict[int, _Leaving] = {}
         self.refused: set[int] = set()
         self.held = 0
         self.model_total = 0
         self.recorded_total = NO_TOTAL
         self.result = PoolResult(number, allocator, allocator in (_family(backend), "unknown"))
+
+    def begin(self, handle: int, size: int) -> None:
+        """First part of the malloc that is going to give ``handle``, of ztree only."""
+        if isinstance(self.model, Ztree):
+            self.begun[handle] = self.model.begin_malloc(size)
+
+    def end(self, handle: int) -> int:
+        """Second part; returns the model's handle."""
+        assert isinstance(self.model, Ztree)
+        return self.model.end_malloc(self.begun.pop(handle))
 
 
 def _family(backend: str) -> str:
@@ -174,7 +188,11 @@ class _Engine:
     """The state of a replay; see the module."""
 
     def __init__(
-        self, reader: TraceReader, backend: str, make: Callable[[], Pool], timeline: Timeline
+        self,
+        reader: TraceReader | InOrder,
+        backend: str,
+        make: Callable[[], Pool],
+        timeline: Timeline,
     ) -> None:
         metadata = reader.metadata
         self.path = str(reader.path)
@@ -287,6 +305,9 @@ class _Engine:
                             self.stored -= known[1]
                     elif op == SHRINK:
                         run.result.shrinks_not_replayed += 1
+                    elif op == INSERT:
+                        run.begin(handle, size)
+                        continue
                     self._point(run, end_ns, total, number)
                 return
             except HazardError as hazard:
@@ -296,7 +317,7 @@ class _Engine:
         """Play a malloc that gave ``handle``."""
         result = run.result
         try:
-            given = run.malloc(size)
+            given = run.end(handle) if handle in run.begun else run.malloc(size)
         except OSError as refusal:
             result.refused += 1
             run.refused.add(handle)
@@ -530,7 +551,7 @@ def _name(error: OSError) -> str:
 
 
 def _result(
-    reader: TraceReader, backend: str, found: Survey, engine: _Engine, wall_s: float
+    reader: TraceReader | InOrder, backend: str, found: Survey, engine: _Engine, wall_s: float
 ) -> Result:
     metadata, timeline = reader.metadata, engine.timeline
     return Result(
@@ -540,7 +561,7 @@ def _result(
         calls=found.calls,
         driven=found.driven,
         cpus=found.cpus,
-        order=metadata.order,
+        order="found" if isinstance(reader, InOrder) else metadata.order,
         starts_empty=metadata.starts_empty(),
         lost=metadata.lost,
         lost_total=metadata.lost_total(),

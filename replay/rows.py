@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from replay.errors import ReplayError
+from replay.reorder import AT, INSERT, InOrder
 from traces.reader import TraceReader
 from traces.schema import OP_CODE, OPS
 
@@ -25,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 MALLOC, FREE, MAP, UNMAP, SHRINK, WRITEBACK = (
     OP_CODE[name] for name in ("malloc", "free", "map", "unmap", "shrink", "writeback")
 )
-DRIVEN = (MALLOC, FREE, MAP, UNMAP, SHRINK)
+DRIVEN = (MALLOC, FREE, MAP, UNMAP, SHRINK, INSERT)
 """Codes of the ops that a model is driven with."""
 
 NO_HANDLE = 2**64 - 1
@@ -66,19 +67,19 @@ class Survey:
     @property
     def driven(self) -> int:
         """Rows that a model is driven with."""
-        return sum(self.calls.get(OPS[code], 0) for code in DRIVEN)
+        return sum(self.calls.get(OPS[code], 0) for code in DRIVEN if code != INSERT)
 
 
-def survey(reader: TraceReader, advance: Callable[[int], object]) -> Survey:
+def survey(reader: TraceReader | InOrder, advance: Callable[[int], object]) -> Survey:
     """Count a trace's calls and find its shrinks; ``advance`` gets the rows of each batch."""
-    counts = np.zeros(len(OPS), np.int64)
+    counts = np.zeros(len(OPS) + 1, np.int64)
     cpus: set[int] = set()
     first, last = [], []
     shrinks: list[tuple[int, int]] = []  # (entry in ns, row)
     rows = 0
     for batch in reader.batches(["ts_ns", "dur_ns", "op", "cpu"]):
         op = _codes(batch)
-        counts += np.bincount(op, minlength=len(OPS))
+        counts += np.bincount(op, minlength=len(counts))
         cpus.update(np.unique(batch.column("cpu").to_numpy()).tolist())
         ts, end = _times(batch)
         driven = np.isin(op, DRIVEN)
@@ -89,8 +90,8 @@ def survey(reader: TraceReader, advance: Callable[[int], object]) -> Survey:
         rows += batch.num_rows
         advance(batch.num_rows)
     found = Survey(
-        rows=rows,
-        calls={OPS[code]: int(n) for code, n in enumerate(counts) if n},
+        rows=rows - int(counts[INSERT]),
+        calls={name: int(n) for name, n in zip(OPS, counts.tolist(), strict=False) if n},
         cpus=sorted(cpus),
         first_ns=min(first, default=0),
         last_ns=max(last, default=0),
@@ -100,14 +101,18 @@ def survey(reader: TraceReader, advance: Callable[[int], object]) -> Survey:
     return found
 
 
-def _find_spans(reader: TraceReader, shrinks: list[tuple[int, int]], found: Survey) -> None:
+def _find_spans(
+    reader: TraceReader | InOrder, shrinks: list[tuple[int, int]], found: Survey
+) -> None:
     """Find the first row that returned after each shrink's entry."""
     entries = np.array(sorted({ts for ts, _ in shrinks}), np.int64)
     starts: dict[int, int] = {}
     known = rows = 0
     latest = -_LARGEST_NS
     for batch in reader.batches(["ts_ns", "dur_ns"]):
-        ends = np.maximum(np.maximum.accumulate(_times(batch)[1]), latest)
+        # In a found order a row stands where it took effect.
+        placed = batch.column(AT).to_numpy() if AT in batch.schema.names else _times(batch)[1]
+        ends = np.maximum(np.maximum.accumulate(placed), latest)
         at = np.searchsorted(ends, entries[known:], side="right")
         within = int((at < len(ends)).sum())
         for ts, row in zip(entries[known : known + within].tolist(), at.tolist(), strict=False):
@@ -156,7 +161,7 @@ class Rows:
         return len(self.number)
 
 
-def segments(reader: TraceReader, shrinks: list[Span], page_bytes: int) -> Iterator[Rows]:
+def segments(reader: TraceReader | InOrder, shrinks: list[Span], page_bytes: int) -> Iterator[Rows]:
     """Yield the whole trace in pieces. ReplayError for a row that no allocator could give."""
     columns = _COLUMNS if shrinks else _COLUMNS[:-1]
     for first, table, spans in cut(reader.batches(columns), shrinks):

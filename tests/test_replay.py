@@ -789,7 +789,28 @@ def test_order_that_was_found_needs_no_warning(tmp_path: Path, ztrace: Command) 
     metadata = whole()
     metadata.order = "found"
     trace = recording.write(tmp_path / "t.parquet", metadata)
-    assert "recorded on" not in ztrace("replay", trace, "--backend", "ztree")[1]
+    assert "in recorded order" not in ztrace("replay", trace, "--backend", "ztree")[1]
+
+
+def test_several_cpus_are_played_in_the_order_found(tmp_path: Path, ztrace: Command) -> None:
+    """Two CPUs see no free slot at once (H5): only the found order gives both handles."""
+    recording = Recording()
+    recording.row("malloc", ts_ns=10, dur_ns=50, size=4000, handle=(15 << 60) + 16, cpu=1)
+    recording.row("malloc", ts_ns=10, dur_ns=60, size=4000, handle=15 << 60)
+    recording.row("free", ts_ns=100, handle=15 << 60)
+    recording.row("free", ts_ns=110, handle=(15 << 60) + 16)
+    trace = recording.write(tmp_path / "t.parquet", whole())
+    found = ztrace("replay", trace, "--backend", "ztree")[1]
+    assert "handles equal: 2 of 2" in found
+    assert "in the order that ztrace validate finds" in " ".join(found.split())
+    recorded = ztrace("replay", trace, "--backend", "ztree", "--recorded-order")[1]
+    assert "handles equal: 0 of 2" in recorded
+    assert "in recorded order" in " ".join(recorded.split())
+    order = tmp_path / "order.parquet"
+    assert ztrace("validate", trace, "--order", order)[0] == 0
+    again = ztrace("replay", trace, "--backend", "ztree", "--order", order)[1]
+    assert "handles equal: 2 of 2" in again
+    assert ztrace("replay", trace, "--backend", "ztree", "--order", trace)[0] == 2
 
 
 def test_another_page_size(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def windows(
     ``advance`` is called with numbers of rows read, in all twice the trace's: a first pass
     finds out how far back calls reach.
     """
-    horizons = _horizons(reader, advance)
+    later = horizons(reader, advance)
     held = np.empty(0, CALL)
     first_row = 0
     for number, batch in enumerate(reader.batches(columns=COLUMNS, rows=BATCH_ROWS)):
@@ -71,14 +71,14 @@ def windows(
         first_row += batch.num_rows
         advance(batch.num_rows)
         calls = calls[np.lexsort((calls["row"], calls["ts"]))]
-        until = horizons[number]
+        until = later[number]
         ready = int(np.searchsorted(calls["ts"], until, side="left"))
         held = calls[ready:]
         yield Window(calls[:ready], until)
 
 
-def _horizons(reader: TraceReader, advance: Callable[[int], object]) -> list[int]:
-    """For each batch, the earliest ts_ns of all later ones."""
+def horizons(reader: TraceReader, advance: Callable[[int], object]) -> list[int]:
+    """For each batch of BATCH_ROWS rows, the earliest ts_ns of all later ones, or FOREVER."""
     earliest: list[int] = []
     for batch in reader.batches(columns=["ts_ns", "op"], rows=BATCH_ROWS):
         least = pc.min(batch.column("ts_ns")).as_py()

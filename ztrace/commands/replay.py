@@ -15,6 +15,8 @@ from rich.console import Console
 
 from replay.engine import replay
 from replay.metrics import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
+from replay.order import read_order
+from replay.reorder import InOrder, find_order
 from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.writer import AtomicFile
@@ -62,14 +64,32 @@ def _every(text: str) -> Every:
     help="Write the time series to this CSV file (needs --every).",
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--order",
+    type=click.Path(path_type=Path),
+    help="Take the calls in the order of this file of ztrace validate --order.",
+)
+@click.option(
+    "--recorded-order", is_flag=True, help="Take the calls as they returned, also on several CPUs."
+)
 def command(
-    trace: Path, backend: str, every: Every | None, as_json: bool, output: Path | None, force: bool
+    trace: Path,
+    backend: str,
+    every: Every | None,
+    as_json: bool,
+    output: Path | None,
+    force: bool,
+    order: Path | None,
+    recorded_order: bool,
 ) -> int:
     """Drive an allocator model with the calls in TRACE and measure its memory.
 
     Where TRACE was recorded on the same allocator, the model's handles and totals are compared
-    with the kernel's. Exit status 1 if a pool's replay had to end early.
+    with the kernel's. A trace of ztree from several CPUs is taken in the order that ztrace
+    validate finds. Exit status 1 if a pool's replay had to end early.
     """
+    if order is not None and recorded_order:
+        raise click.UsageError("--order and --recorded-order exclude each other")
     if output is not None and every is None:
         raise click.UsageError("-o writes the time series: say how fine it is with --every")
     with ExitStack() as stack:
@@ -79,7 +99,8 @@ def command(
         if output is not None:  # opened first: an existing file is refused before the work
             file = stack.enter_context(AtomicFile(output, force=force))
         with progress(trace.name, 2 * reader.num_rows) as advance:
-            result = replay(reader, backend, every=every, advance=advance)
+            source = reader if recorded_order else _in_order(reader, backend, order)
+            result = replay(source, backend, every=every, advance=advance)
         if file is not None:
             file.write(_series_csv(result.series).encode())
     if as_json:
@@ -92,6 +113,16 @@ def command(
             f"ztrace: {trace}: replay of pool {pool.pool} ended early at {pool.stopped}", err=True
         )
     return 1 if stopped else 0
+
+
+def _in_order(reader: TraceReader, backend: str, order: Path | None) -> TraceReader | InOrder:
+    """The trace in the order of the file given or, if it is one of ztree, in the one found."""
+    if order is not None:
+        return InOrder(reader, list(read_order(order, reader.num_rows)))
+    forms = {pool.allocator for pool in reader.metadata.pools}
+    if forms == {"ztree"} or (backend.startswith("ztree") and forms <= {"ztree", "unknown"}):
+        return find_order(reader) or reader
+    return reader
 
 
 def _show(out: Console, result: Result, metadata: Metadata) -> None:
@@ -157,10 +188,7 @@ def _show_memory(out: Console, result: Result) -> None:
     ]
     rows[3].append(_ratio(result.mean_density))
     out.print(table(["", "peak", "end", "mean"], [[*row, ""][:4] for row in rows]))
-    out.print(
-        "density = pages stored / pages held; under peak, it and the totals are those when\n"
-        "most was held; means are over time"
-    )
+    out.print("density = pages stored / pages held, at the peak that of held; means are over time")
 
 
 def _size(value: float, kind: type[str] | None) -> str:
@@ -204,8 +232,13 @@ def _notes(result: Result) -> Iterable[str]:
     """Lines on what limits the figures; none for a whole trace of one CPU."""
     if len(result.cpus) > 1 and result.order == "ring":
         yield (
-            f"recorded on {len(result.cpus)} CPUs: the order of rows is not that of the "
-            "allocator's lock, so handles may differ"
+            f"recorded on {len(result.cpus)} CPUs and played in recorded order, which is not that "
+            "of the allocator's lock: handles may differ (ztrace validate says more)"
+        )
+    elif len(result.cpus) > 1:
+        yield (
+            f"recorded on {len(result.cpus)} CPUs and played in the order that ztrace validate "
+            "finds; totals were read by the kernel a moment later, after calls of other CPUs"
         )
     if not result.starts_empty:
         yield "pools not known to be empty at the start: older objects are missing here"

@@ -16,10 +16,6 @@ from tracer.ring import Ring
 from tracer.spool import CAUSES
 from tracer.system_bcc import load_bcc
 
-# kretprobe instances per function: a call that sleeps holds one, so the default, twice the
-# number of CPUs, runs out when many tasks swap at once.
-MAX_ACTIVE = 512
-
 
 @dataclass(frozen=True)
 class SeenPool:
@@ -67,8 +63,13 @@ class Probing:
         self.ring = Ring(self._bpf["events"].map_fd, ring_bytes)
 
     def _attach(self, probe: Probe) -> None:
+        """Put both probes on a function, the return first: a frame opened can be closed.
+
+        Without a number of instances (maxactive): bcc would then go through tracefs, where
+        probes outlive a recorder that is killed. Returns missed for want of one are counted.
+        """
         if probe.exit:
-            self._bpf.attach_kretprobe(event=probe.symbol, fn_name=probe.exit, maxactive=MAX_ACTIVE)
+            self._bpf.attach_kretprobe(event=probe.symbol, fn_name=probe.exit)
         if probe.enter:
             self._bpf.attach_kprobe(event=probe.symbol, fn_name=probe.enter)
         self.probes.append(probe)

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("ztrace.commands.export", "Write a trace as CSV."),
     "replay": ("ztrace.commands.replay", "Drive an allocator model with a trace."),
     "validate": ("ztrace.commands.validate", "Prove that the model is what the kernel ran."),
+    "explore": ("ztrace.commands.explore", "Enumerate the races of a few calls of the model."),
     "kmod": ("ztrace.commands.kmod", "Build the posted ztree as a kernel module."),
     "lab": ("ztrace.commands.lab", "Boot a real kernel in QEMU and record it."),
 }

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer import TracerError
-from tracer.abi import WANTED, choose_probes
+from tracer import TracerError, btf
+from tracer.abi import FRONTSWAP, INNER, ZPOOL, ZSMALLOC, ZSWAP, Probe, choose_probes, wanted_probes
 from tracer.convert import NO_TOTAL, convert, with_totals
 from tracer.kmod import read_source
 from tracer.lab.initramfs import Cpio
@@ -57,15 +57,61 @@ def test_causes_of_loss_have_the_numbers_that_the_probes_use() -> None:
 
 
 def test_every_probe_is_in_the_c_file() -> None:
-    for probe in WANTED:
+    for probe in (*FRONTSWAP, *ZSWAP, *ZPOOL, *ZSMALLOC, *INNER):
         for function in (probe.enter, probe.exit):
             assert function is None or f"int {function}(struct pt_regs *ctx)" in PROBES
 
 
-def test_missing_symbols_are_named() -> None:
-    present, missing = choose_probes(frozenset({"zpool_malloc", "zpool_free"}))
-    assert [probe.symbol for probe in present] == ["zpool_malloc", "zpool_free"]
-    assert len(present) + len(missing) == len(WANTED)
+@pytest.mark.parametrize(
+    ("functions", "groups"),
+    [
+        ({"zswap_frontswap_store", "zpool_malloc"}, (FRONTSWAP, ZPOOL)),  # as 6.1
+        ({"zswap_store", "zpool_malloc"}, (ZSWAP, ZPOOL)),  # as 6.12
+        ({"zswap_store", "zs_malloc"}, (ZSWAP, ZSMALLOC)),  # as 7.2
+    ],
+)
+def test_probes_are_chosen_by_what_the_kernel_has(
+    functions: set[str], groups: tuple[tuple[Probe, ...], ...]
+) -> None:
+    zswap, allocator = groups
+    assert wanted_probes(frozenset(functions)) == (*zswap, *allocator, *INNER)
+    present, missing = choose_probes(frozenset(functions))
+    assert {probe.symbol for probe in present} == functions
+    assert len(present) + len(missing) == len(zswap) + len(allocator) + len(INNER)
+
+
+def test_offsets_come_out_of_type_information(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hand-made BTF: struct outer { int a; union { struct inner { long b; }; }; } and int f()."""
+    strings = b"\0int\0outer\0a\0b\0f\0"
+    at = {
+        name: strings.index(b"\0" + name.encode() + b"\0") + 1
+        for name in ("int", "outer", "a", "b", "f")
+    }
+
+    def kind(number: int, entries: int = 0) -> int:
+        return number << 24 | entries
+
+    words = [
+        *(at["int"], kind(1), 4, 32),  # 1: int
+        *(0, kind(4, 1), 8, at["b"], 1, 0),  # 2: struct { int b; }
+        *(0, kind(5, 1), 8, 0, 2, 0),  # 3: union { 2; }
+        *(at["outer"], kind(4, 2), 16, at["a"], 1, 0, 0, 3, 64),  # 4: struct outer
+        *(0, kind(13), 1),  # 5: int (void)
+        *(at["f"], kind(12), 5),  # 6: f
+    ]
+    types = struct.pack(f"<{len(words)}I", *words)
+    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    (tmp_path / "vmlinux").write_bytes(header + types + strings)
+    monkeypatch.setattr(btf, "FOLDER", tmp_path)
+    kernel = btf.Btf(["absent"])
+    found = kernel.members({"outer": ["a", "b", "c"], "missing": ["a"]})
+    assert found == {("outer", "a"): 0, ("outer", "b"): 8}
+    assert kernel.returns("f") == "int"
+    assert kernel.returns("g") is None
+    (tmp_path / "vmlinux").write_bytes(b"no type information" * 10)
+    assert btf.Btf().members({"outer": ["a"]}) == {}
 
 
 # -- ring ------------------------------------------------------------------------------------

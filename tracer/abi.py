@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Which kernel functions are probed for which call, chosen by what this kernel has.
 
-Never by its version: symbols are tried in order, and a comment says which release changed them.
+Never by its version: symbols are tried, and a comment says which release changed them. Where
+members lie comes from the kernel's type information.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from tracer.btf import Btf
 from tracer.errors import TracerError
 
 TRACEABLE = Path("/sys/kernel/tracing/available_filter_functions")
@@ -20,13 +23,14 @@ class Probe:
     """One kernel function, the call it stands for in a trace, and the probes put on it.
 
     ``enter`` and ``exit`` are functions of probes/zswap.c; ``op`` is None for helpers that
-    make no row of their own.
+    make no row of their own. A function that is not ``essential`` may be missing.
     """
 
     symbol: str
     op: str | None
     enter: str | None
     exit: str | None
+    essential: bool = True
 
 
 # zswap behind frontswap, until 6.5 (mm/zswap.c; frontswap was removed in 6.6).
@@ -38,32 +42,83 @@ FRONTSWAP = (
     Probe("zswap_writeback_entry", "writeback", "enter_writeback", "exit_writeback"),
 )
 
+# zswap called by the swap code itself, from 6.6; it takes folios.
+ZSWAP = (
+    Probe("zswap_store", "store", "enter_store_folio", "exit_store_bool"),
+    Probe("zswap_load", "load", "enter_load_folio", "exit_load_bool"),
+    Probe("zswap_invalidate", "invalidate", "enter_invalidate_entry", "exit_invalidate"),
+    # From 6.8 on it takes the zswap entry; inlined in 7.2.
+    Probe("zswap_writeback_entry", "writeback", "enter_writeback_entry", "exit_writeback", False),
+)
+
 # mm/zpool.c, until 6.17 (zpool was removed in 6.18).
 ZPOOL = (
     Probe("zpool_malloc", "malloc", "enter_malloc", "exit_malloc"),
     Probe("zpool_free", "free", "enter_free", "exit_free"),
     Probe("zpool_map_handle", "map", "enter_map", "exit_map"),
     Probe("zpool_unmap_handle", "unmap", "enter_unmap", "exit_unmap"),
-    Probe("zpool_shrink", "shrink", "enter_shrink", "exit_shrink"),
-    Probe("zpool_get_total_size", None, "enter_total", "exit_total"),
     Probe("zpool_create_pool", None, None, "exit_create"),
+    # Reclaim by the driver, and the pool's size in bytes, until 6.4 and 6.9.
+    Probe("zpool_shrink", "shrink", "enter_shrink", "exit_shrink", False),
+    Probe("zpool_get_total_size", None, "enter_total", "exit_total", False),
 )
 
-WANTED = FRONTSWAP + ZPOOL
+# zsmalloc called directly (zswap from 6.18 on). Since 6.15 objects are read and written by
+# zs_obj_… calls instead of being mapped.
+ZSMALLOC = (
+    Probe("zs_malloc", "malloc", "enter_malloc_direct", "exit_malloc_direct"),
+    Probe("zs_free", "free", "enter_free", "exit_free"),
+    Probe("zs_obj_read_sg_begin", "map", "enter_map", "exit_begin"),
+    Probe("zs_obj_read_sg_end", "unmap", "enter_unmap", "exit_unmap"),
+    Probe("zs_create_pool", None, None, "exit_create"),
+)
 
-# Byte offsets in kernel structures, 64 bit. struct zpool { driver, pool, ops, evictable, … } and
-# struct zpool_driver { type, … } are so in mm/zpool.c and include/linux/zpool.h from 5.12 to 6.4;
-# swp_entry_t keeps the swap type above bit 58 (include/linux/swapops.h).
-DEFINES = {
-    "ZPOOL_DRIVER": 0,
-    "ZPOOL_DRIVER_TYPE": 0,
-    "ZPOOL_EVICTABLE": 24,
-    "HEADER_HOLDS_SLOT": 1,
-    "SWP_TYPE_SHIFT": 58,
+# What decides placement inside an allocator beside its calls.
+INNER = (
+    Probe("obj_malloc", None, "enter_obj_malloc", None, False),  # zsmalloc
+    Probe("zs_compact", "compact", "enter_compact_pool", "exit_compact", False),
+    Probe("do_compact_page", "compact", "enter_compact_page", "exit_compact", False),  # z3fold
+)
+
+MODULES = ("zsmalloc", "z3fold")  # built in or not, depending on the kernel
+
+# Define of probes/zswap.c -> the member whose offset it is.
+MEMBERS = {
+    "ZPOOL_DRIVER": ("zpool", "driver"),
+    "ZPOOL_PRIVATE": ("zpool", "pool"),
+    "ZPOOL_DRIVER_TYPE": ("zpool_driver", "type"),
+    "ZPOOL_EVICTABLE": ("zpool", "evictable"),  # until 6.4: zswap puts a header before objects
+    "ZBUD_PAGES": ("zbud_pool", "pages_nr"),
+    "Z3FOLD_PAGES": ("z3fold_pool", "pages_nr"),
+    "Z3FOLD_HEADER_POOL": ("z3fold_header", "pool"),
+    "ZSMALLOC_PAGES": ("zs_pool", "pages_allocated"),
+    "ZSPAGE_FREEOBJ": ("zspage", "freeobj"),
+    "FOLIO_SWAP": ("folio", "swap"),
+    "ENTRY_HANDLE": ("zswap_entry", "handle"),
+}
+
+# swp_entry_t keeps the swap type above bit 58 on 64-bit machines (include/linux/swapops.h).
+SWP_TYPE_SHIFT = 58
+
+# Without type information: struct zpool and struct zpool_driver as they were from 5.12 to 6.4,
+# the place of folio.swap from 6.6 to 7.2.
+WITHOUT_BTF = {
+    "frontswap": {"ZPOOL_EVICTABLE": 24},
+    "zpool": {"ZPOOL_DRIVER": 0, "ZPOOL_PRIVATE": 8, "ZPOOL_DRIVER_TYPE": 0},
+    "folio": {"FOLIO_SWAP": 40},
 }
 
 # sizeof(struct zswap_header), which zswap put before each object of an evictable pool until 6.4.
 ZSWAP_HEADER_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Abi:
+    """How this kernel is probed; ``defines`` are for the C file."""
+
+    probes: tuple[Probe, ...]
+    missing: tuple[Probe, ...]
+    defines: dict[str, int] = field(default_factory=dict)
 
 
 def traceable_functions() -> frozenset[str]:
@@ -79,9 +134,43 @@ def traceable_functions() -> frozenset[str]:
     )
 
 
+def wanted_probes(functions: frozenset[str]) -> tuple[Probe, ...]:
+    """The probes that fit a kernel's interfaces, whether it has every symbol or not."""
+    zswap = FRONTSWAP if "zswap_frontswap_store" in functions else ZSWAP
+    allocator = ZPOOL if "zpool_malloc" in functions else ZSMALLOC
+    return (*zswap, *allocator, *INNER)
+
+
 def choose_probes(functions: frozenset[str]) -> tuple[list[Probe], list[Probe]]:
-    """Split WANTED into (attachable, missing) for a kernel with these traceable functions."""
+    """Split the wanted probes into (attachable, missing) by the kernel's traceable functions."""
+    wanted = wanted_probes(functions)
     return (
-        [probe for probe in WANTED if probe.symbol in functions],
-        [probe for probe in WANTED if probe.symbol not in functions],
+        [probe for probe in wanted if probe.symbol in functions],
+        [probe for probe in wanted if probe.symbol not in functions],
     )
+
+
+def examine_kernel(functions: frozenset[str]) -> Abi:
+    """Probes and defines for the running kernel."""
+    probes, missing = choose_probes(functions)
+    btf = Btf(MODULES)
+    structs: dict[str, list[str]] = {}
+    for struct, member in MEMBERS.values():
+        structs.setdefault(struct, []).append(member)
+    offsets = btf.members(structs)
+    defines = {name: offsets[at] for name, at in MEMBERS.items() if at in offsets}
+    symbols = {probe.symbol for probe in probes}
+    if not offsets:
+        if "zswap_frontswap_store" in symbols:
+            defines |= WITHOUT_BTF["frontswap"]
+        defines |= WITHOUT_BTF["zpool" if "zpool_malloc" in symbols else "folio"]
+    if "zswap_load" in symbols and btf.returns("zswap_load") == "int":  # bool until 6.14
+        probes = list(_with_exit(probes, "zswap_load", "exit_load"))
+    defines["SWP_TYPE_SHIFT"] = SWP_TYPE_SHIFT
+    return Abi(tuple(probes), tuple(missing), defines)
+
+
+def _with_exit(probes: Iterable[Probe], symbol: str, exit_: str) -> Iterable[Probe]:
+    for probe in probes:
+        same = Probe(probe.symbol, probe.op, probe.enter, exit_, probe.essential)
+        yield same if probe.symbol == symbol else probe

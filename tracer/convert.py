@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tracer.ring import (
+    HAS_AUX,
     HAS_HANDLE,
     HAS_KEY,
+    HAS_PLACE,
     HAS_SIZE,
     OP_TOTAL,
     RECORD,
@@ -25,6 +28,8 @@ from traces import Metadata, TraceWriter
 from traces.schema import OP_CODE, OPS
 
 STORE, MALLOC, FREE = OP_CODE["store"], OP_CODE["malloc"], OP_CODE["free"]
+MAP, COMPACT = OP_CODE["map"], OP_CODE["compact"]
+COUNTED = (MALLOC, FREE, COMPACT)
 
 NO_TOTAL = np.uint64(2**64 - 1)
 
@@ -47,11 +52,15 @@ def convert(
     reader = SpoolReader(spool)
     start, state = reader.documents()
     metadata = Metadata.from_json(json.dumps({**start, **state}), str(spool))
-    headers = np.array([pool.header_bytes for pool in metadata.pools] or [0], np.uint32)
+    layout = _Layout(
+        page_bytes=metadata.machine.page_bytes,
+        headers=np.array([pool.header_bytes for pool in metadata.pools] or [0], np.uint32),
+        mapped_places=[n for n, pool in enumerate(metadata.pools) if pool.allocator == "z3fold"],
+    )
     with TraceWriter(output, metadata, force=force) as writer:
         for records, totals in with_totals(reader.records()):
             rows = records["op"] < len(OPS)
-            writer.write(columns(records[rows], totals[rows], headers))
+            writer.write(columns(records[rows], totals[rows], layout))
             advance(int(rows.sum()))
         if reader.torn_bytes or not state:
             writer.metadata.notes.append(
@@ -99,26 +108,41 @@ def _join_totals(window: Records) -> tuple[NDArray[np.uint64], NDArray[np.intp]]
     return totals, np.sort(at[call & last])
 
 
-def columns(
-    records: Records, totals: NDArray[np.uint64], headers: NDArray[np.uint32]
-) -> dict[str, Any]:
-    """The trace's columns of records; ``headers`` is what zswap adds to a size, by pool."""
-    has = records["has"]
-    op = records["op"]
+@dataclass(frozen=True)
+class _Layout:
+    """What the columns of a recording need to know beside its records.
+
+    ``headers``: what zswap adds to an object's size, by pool. ``mapped_places``: pools whose
+    objects' places are the addresses that they are mapped at.
+    """
+
+    page_bytes: int
+    headers: NDArray[np.uint32]
+    mapped_places: Sequence[int]
+
+
+def columns(records: Records, totals: NDArray[np.uint64], layout: _Layout) -> dict[str, Any]:
+    """The trace's columns of records; ``totals`` by position, NO_TOTAL where there is none."""
+    has, op, aux, pool = records["has"], records["op"], records["aux"], records["pool"]
     size = records["size"].copy()
     store = (op == STORE) & ((has & HAS_SIZE) != 0)
-    size[store] -= headers[np.minimum(records["pool"][store], len(headers) - 1)]
+    size[store] -= layout.headers[np.minimum(pool[store], len(layout.headers) - 1)]
     failed = (op == MALLOC) & (records["ret"] != 0)
+    # A driver that counts its pages was read as the call returned.
+    counted = np.isin(op, COUNTED) & ((has & HAS_AUX) != 0)
+    totals = np.where(counted, aux * np.uint64(layout.page_bytes), totals)
+    mapped = (op == MAP) & ((has & HAS_AUX) != 0) & np.isin(pool, layout.mapped_places)
+    place = np.where(mapped, aux, records["place"])
     return {
         "ts_ns": records["ts"].astype(np.int64),
         "dur_ns": records["dur"],
         "op": op.astype(np.int8),
-        "pool": records["pool"].astype(np.uint8),
+        "pool": pool.astype(np.uint8),
         "key": _nullable(records["key"], has & HAS_KEY),
         "size": _nullable(size, has & HAS_SIZE),
         "handle": _nullable(records["handle"], np.where(failed, 0, has & HAS_HANDLE)),
         "ret": records["ret"],
-        "place": pa.nulls(len(records), pa.uint64()),
+        "place": _nullable(place, mapped | ((has & HAS_PLACE) != 0)),
         "total": _nullable(totals, totals != NO_TOTAL),
         "cpu": records["cpu"],
         "tid": records["tid"],

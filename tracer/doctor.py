@@ -97,7 +97,8 @@ def _zswap() -> Finding:
 
 def _symbols() -> Finding:
     try:
-        present, missing = choose_probes(traceable_functions())
+        present, lacking_all = choose_probes(traceable_functions())
+        missing = [probe for probe in lacking_all if probe.essential]
     except TracerError:
         return Finding(
             *("record", "symbols", False, "unknown without tracefs"),

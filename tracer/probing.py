@@ -10,7 +10,7 @@ from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
-from tracer.abi import DEFINES, ZSWAP_HEADER_BYTES, Probe, choose_probes, traceable_functions
+from tracer.abi import ZSWAP_HEADER_BYTES, Probe, examine_kernel, traceable_functions
 from tracer.errors import TracerError
 from tracer.ring import Ring
 from tracer.spool import CAUSES
@@ -35,19 +35,23 @@ class Probing:
         ``ring_bytes`` is a power of two and a multiple of the page size. TracerError if the
         kernel has not what it takes.
         """
-        present, self.missing = choose_probes(traceable_functions())
-        needed = {probe.op for probe in present}
-        if not {"malloc", "free"} <= needed:
+        abi = examine_kernel(traceable_functions())
+        self.missing = [probe for probe in abi.missing if probe.essential]
+        if not {"malloc", "free"} <= {probe.op for probe in abi.probes}:
             raise TracerError(
-                "this kernel has no zpool_malloc and zpool_free to probe (removed in 6.18); "
+                "this kernel has neither zpool nor zsmalloc functions to probe; "
                 "ztrace doctor says more"
             )
         bcc = load_bcc()
         text = files("tracer").joinpath("probes/zswap.c").read_text()
-        defines = {**DEFINES, "RING_PAGES": ring_bytes // mmap.PAGESIZE}
+        defines = {**abi.defines, "RING_PAGES": ring_bytes // mmap.PAGESIZE}
+        if any(probe.symbol == "zpool_malloc" for probe in abi.probes):
+            defines["HAVE_ZPOOL"] = 1
         try:
             self._bpf: Any = bcc.BPF(
-                text=text, cflags=[f"-D{name}={value}" for name, value in defines.items()]
+                text=text,
+                # -w: the kernel's own headers warn under a clang that is not theirs.
+                cflags=["-w", *(f"-D{name}={value}" for name, value in defines.items())],
             )
         except Exception as error:
             raise TracerError(
@@ -55,7 +59,7 @@ class Probing:
             ) from error
         self.probes: list[Probe] = []
         try:
-            for probe in present:
+            for probe in abi.probes:
                 self._attach(probe)
         except Exception as error:
             self.close()

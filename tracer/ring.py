@@ -10,7 +10,6 @@ so the data between two positions are a plain array.
 from __future__ import annotations
 
 import mmap
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ RECORD = np.dtype(
         ("key", "<u8"),
         ("handle", "<u8"),
         ("aux", "<u8"),
+        ("place", "<u8"),
         ("cgroup", "<u8"),
         ("dur", "<u4"),
         ("size", "<u4"),
@@ -42,7 +42,7 @@ SLOT = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", RECORD)])
 
 BUSY = 1 << 31
 
-HAS_KEY, HAS_SIZE, HAS_HANDLE, HAS_AUX, HAS_POOL = 1, 2, 4, 8, 16
+HAS_KEY, HAS_SIZE, HAS_HANDLE, HAS_AUX, HAS_POOL, HAS_PLACE = 1, 2, 4, 8, 16, 32
 OP_TOTAL = 16
 
 Records = NDArray[np.void]
@@ -91,16 +91,6 @@ class Ring:
         self._producer_pages.close()
 
 
-def empty() -> Records:
-    """No records."""
-    return np.empty(0, RECORD)
-
-
 def from_bytes(raw: bytes) -> Records:
     """Records from their bytes; ValueError if these are not a whole number of records."""
     return np.frombuffer(raw, RECORD)
-
-
-def as_any(records: Records) -> Any:
-    """The same array without its element type, for field access by name."""
-    return records

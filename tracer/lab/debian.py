@@ -36,7 +36,13 @@ _BOOKWORM = (
     "{mirror}/debian-security bookworm-security main",
 )
 
-KERNELS = {"6.1": Release(_BOOKWORM, r"linux-image-6\.1\.0-\d+-amd64")}
+_SID = ("{mirror}/debian sid main",)
+
+KERNELS = {
+    "6.1": Release(_BOOKWORM, r"linux-image-6\.1\.0-\d+-amd64"),
+    "6.12": Release(_BOOKWORM, r"linux-image-6\.12\.\d+\+deb12-amd64"),
+    "7.2": Release(_SID, r"linux-image-7\.2\.\d+\+deb14-amd64"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,9 @@ class Kernel:
 
     @property
     def image(self) -> Path:
-        """The compressed boot image."""
-        return self.root / "boot" / f"vmlinuz-{self.release}"
+        """The compressed boot image; Debian moved it beside the modules in 2026."""
+        old = self.root / "boot" / f"vmlinuz-{self.release}"
+        return old if old.exists() else self.modules / "vmlinuz"
 
     @property
     def modules(self) -> Path:
@@ -135,7 +142,10 @@ def fetch_kernel(version: str) -> Kernel:
         apt = Apt(cache_dir() / "apt" / version, release.sources)
         image = apt.newest(release.image)
         headers = image.replace("linux-image-", "linux-headers-")
-        parts = apt.depends(headers, r"linux-(headers|kbuild|compiler)-.*")
+        parts = [
+            *apt.depends(image, r"linux-(binary|modules|base)-\d.*"),
+            *apt.depends(headers, r"linux-(headers|kbuild|compiler)-.*"),
+        ]
         apt.unpack([image, headers, *parts], folder)
         _merge_usr(folder)
         _relocate_headers(folder / "usr" / "src")

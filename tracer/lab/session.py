@@ -21,9 +21,18 @@ from tracer.lab.debian import Kernel, fetch_kernel
 from tracer.lab.qemu import GuestSize, run_guest
 from tracer.lab.workloads import WORKLOADS, Workload, compile_workload
 
-BACKENDS = ("ztree",)
+# Allocator -> the module to load before recording, None where the kernel has it built in; by
+# kernel, and only where Debian's kernel has it at all.
+BACKENDS: dict[str, dict[str, str | None]] = {
+    "6.1": {"ztree": None, "zbud": None, "z3fold": "z3fold", "zsmalloc": "zsmalloc"},
+    "6.12": {"zbud": None, "zsmalloc": None},
+    "7.2": {"zsmalloc": None},
+}
 
 TRACE = "trace.parquet"
+
+# Something built in that is not the compressor asked for.
+_OTHER_COMPRESSOR = {"lzo": "lzo-rle", "lzo-rle": "lzo"}
 
 
 @dataclass(frozen=True)
@@ -49,14 +58,18 @@ def record_in_guest(
     """
     if setup.workload not in WORKLOADS:
         raise TracerError(f"no workload {setup.workload!r}; there are: {', '.join(WORKLOADS)}")
-    if setup.backend not in BACKENDS:
-        raise TracerError(f"no backend {setup.backend!r} in the lab; there are: {BACKENDS}")
+    there = BACKENDS.get(setup.kernel, {})
+    if setup.backend not in there:
+        raise TracerError(
+            f"no {setup.backend} in kernel {setup.kernel}; there: {', '.join(there) or 'none'}"
+        )
     kernel = fetch_kernel(setup.kernel)
     with tempfile.TemporaryDirectory(prefix="ztrace-lab-") as name:
         job = Path(name)
         workload = WORKLOADS[setup.workload]
         compile_workload(workload, job)
-        _write_script(job / "run", _run_script(setup, _build_backend(setup, kernel, job)))
+        own = _build_ztree(setup, kernel, job) if setup.backend == "ztree" else None
+        _write_script(job / "run", _run_script(setup, own))
         _write_script(job / "workload", _workload_script(setup, workload))
         said: list[str] = []
 
@@ -64,7 +77,9 @@ def record_in_guest(
             said.append(line)
             watch(line)
 
-        status = run_guest(kernel, job, setup.size, watch=listen)
+        module = there[setup.backend]
+        modules = [module] if module else []
+        status = run_guest(kernel, job, setup.size, modules, watch=listen)
         trace = job / TRACE
         if status or not trace.exists():
             last = said[-1] if said else "it said nothing"
@@ -72,8 +87,8 @@ def record_in_guest(
         shutil.copyfile(trace, output)
 
 
-def _build_backend(setup: Setup, kernel: Kernel, job: Path) -> str:
-    """Put the allocator's module into the job; returns its file name."""
+def _build_ztree(setup: Setup, kernel: Kernel, job: Path) -> str:
+    """Put ztree's module into the job; returns its file name."""
     if setup.patch is None:
         raise TracerError("ztree is in no kernel: give the posted mail with --patch FILE")
     return build_module(setup.patch, kernel.headers, job).name
@@ -84,7 +99,7 @@ def _write_script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def _run_script(setup: Setup, module: str) -> str:
+def _run_script(setup: Setup, module: str | None) -> str:
     record = shlex.join(
         [
             *(sys.executable, "-m", "ztrace", "record", "-o", f"/job/{TRACE}"),
@@ -94,7 +109,7 @@ def _run_script(setup: Setup, module: str) -> str:
     return f"""#!/bin/sh
 exec >/job/log 2>&1
 export PYTHONDONTWRITEBYTECODE=1
-insmod /job/{module} || exit 1
+{f"insmod /job/{module} || exit 1" if module else ""}
 mkswap /dev/vda >/dev/null || exit 1
 exec {record}
 """
@@ -105,12 +120,16 @@ def _workload_script(setup: Setup, workload: Workload) -> str:
     lines = [
         "#!/bin/sh -e",
         "cd /sys/module/zswap/parameters",
-        "echo N >same_filled_pages_enabled",  # every page is to reach the allocator
+        # Every page is to reach the allocator. The parameter went in 6.10.
+        "if [ -e same_filled_pages_enabled ]; then echo N >same_filled_pages_enabled; fi",
         "echo 50 >max_pool_percent",  # the cgroup is to be the limit, not the pool
-        f"echo {setup.backend} >zpool",
+        # Writing a parameter makes a new pool only if its value changes; from 6.18 on there is
+        # no choice of allocator left.
+        f"echo {_OTHER_COMPRESSOR[setup.compressor]} >compressor",
+        f"if [ -e zpool ]; then echo {setup.backend} >zpool; fi",
         f"echo {setup.compressor} >compressor",
         "echo Y >enabled",
-        f'test "$(cat zpool)" = {setup.backend}',
+        f'if [ -e zpool ]; then test "$(cat zpool)" = {setup.backend}; fi',
         f'test "$(cat compressor)" = {setup.compressor}',
         "swapon /dev/vda",
         f"mkdir {group}",

@@ -8,7 +8,7 @@
  *
  * The only kernel header is the one with struct pt_regs: others cost a minute of compile time on
  * a slow machine and break with new kernels. Layouts of kernel structures are given as byte
- * offsets in the defines that the loader passes (tracer/abi.py says where they come from).
+ * offsets in defines that the loader passes (tracer/abi.py); what a kernel lacks is not defined.
  */
 #include <uapi/linux/ptrace.h>
 
@@ -24,6 +24,7 @@ enum op {
 #define HAS_HANDLE 4
 #define HAS_AUX    8
 #define HAS_POOL   16
+#define HAS_PLACE  32
 
 /* Causes of loss, indexes of `lost` (tracer/spool.py names them). */
 enum cause { RING_FULL, TOO_DEEP, MISSED_RETURN, NO_TASK_ROOM, NO_POOL_ROOM, CAUSES };
@@ -33,7 +34,7 @@ enum cause { RING_FULL, TOO_DEEP, MISSED_RETURN, NO_TASK_ROOM, NO_POOL_ROOM, CAU
 #define TYPE_CHARS 16
 
 struct frame {
-	u64 sp, ts, key, handle, aux;
+	u64 sp, ts, key, handle, aux, place;
 	u32 size, pool;
 	u32 op, has;
 };
@@ -46,7 +47,7 @@ struct stack {
 
 /* One finished call; mirrored by RECORD in tracer/ring.py. */
 struct record {
-	u64 ts, key, handle, aux, cgroup;
+	u64 ts, key, handle, aux, place, cgroup;
 	u32 dur, size;
 	s32 ret;
 	u32 tid;
@@ -59,6 +60,7 @@ struct pool {
 	char type[TYPE_CHARS];	/* zpool_driver.type */
 	u32 created;		/* the pool was made while recording */
 	u32 evictable;		/* zswap puts its header in front of each object */
+	u64 count_at;		/* where the driver counts its pages, 0 if unknown */
 };
 
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
@@ -82,7 +84,7 @@ static void lose(u32 cause)
 /* ---- pools: a number for every zpool, in the order they are first met ------------------ */
 
 /* Several CPUs may meet new pools at once: inserting the number is what claims it. */
-static u32 claim_number(u64 zpool)
+static u32 claim_number(u64 pool)
 {
 	u32 zero = 0, id = MAX_POOLS;
 	u32 *count = pool_count.lookup(&zero);
@@ -93,7 +95,7 @@ static u32 claim_number(u64 zpool)
 	id = *count;
 #pragma unroll
 	for (i = 0; i < 4; i++, id++) {
-		if (id < MAX_POOLS && !numbers.insert(&id, &zpool)) {
+		if (id < MAX_POOLS && !numbers.insert(&id, &pool)) {
 			*count = id + 1;
 			return id;
 		}
@@ -102,35 +104,76 @@ static u32 claim_number(u64 zpool)
 	return MAX_POOLS;
 }
 
-static u32 number_pool(u64 zpool, u32 created)
+static u64 read_word(u64 address)
 {
-	u32 id = claim_number(zpool);
-	u64 driver = 0, type = 0;
+	u64 word = 0;
+
+	bpf_probe_read_kernel(&word, sizeof(word), (void *)address);
+	return word;
+}
+
+/* Where a driver counts its pages; the names of drivers differ within four letters. */
+static u64 page_count_of(struct pool *info, u64 private)
+{
+	char *type = info->type;
+
+#ifdef ZBUD_PAGES
+	if (type[0] == 'z' && type[1] == 'b' && type[2] == 'u' && type[3] == 'd')
+		return private + ZBUD_PAGES;
+#endif
+#ifdef Z3FOLD_PAGES
+	if (type[0] == 'z' && type[1] == '3' && type[2] == 'f' && type[3] == 'o')
+		return private + Z3FOLD_PAGES;
+#endif
+#ifdef ZSMALLOC_PAGES
+	if (type[0] == 'z' && type[1] == 's' && type[2] == 'm' && type[3] == 'a')
+		return private + ZSMALLOC_PAGES;
+#endif
+	return 0;
+}
+
+static u32 number_pool(u64 pool, u32 created)
+{
+	u32 id = claim_number(pool);
 	struct pool *info = pools.lookup(&id);
+	u64 private = pool;
 
 	if (!info)
 		return MAX_POOLS;
-	bpf_probe_read_kernel(&driver, sizeof(driver), (void *)(zpool + ZPOOL_DRIVER));
-	bpf_probe_read_kernel(&type, sizeof(type), (void *)(driver + ZPOOL_DRIVER_TYPE));
-	bpf_probe_read_kernel_str(info->type, TYPE_CHARS, (void *)type);
-	info->created = created;
+#ifdef HAVE_ZPOOL
+	bpf_probe_read_kernel_str(info->type, TYPE_CHARS,
+		(void *)read_word(read_word(pool + ZPOOL_DRIVER) + ZPOOL_DRIVER_TYPE));
+	private = read_word(pool + ZPOOL_PRIVATE);
 #ifdef ZPOOL_EVICTABLE
-	{
-		u8 evictable = 0;
-
-		bpf_probe_read_kernel(&evictable, 1, (void *)(zpool + ZPOOL_EVICTABLE));
-		info->evictable = evictable;
-	}
+	info->evictable = read_word(pool + ZPOOL_EVICTABLE) & 0xff;
 #endif
-	pool_ids.update(&zpool, &id);
+#else
+	__builtin_memcpy(info->type, "zsmalloc", 9);
+#endif
+	info->created = created;
+	info->count_at = page_count_of(info, private);
+	pool_ids.update(&pool, &id);
+	/* Functions inside a driver know the pool by the driver's own structure. */
+	pool_ids.update(&private, &id);
 	return id;
 }
 
-static u32 pool_of(u64 zpool)
+static u32 pool_of(u64 pool)
 {
-	u32 *id = pool_ids.lookup(&zpool);
+	u32 *id = pool_ids.lookup(&pool);
 
-	return id ? *id : number_pool(zpool, 0);
+	return id ? *id : number_pool(pool, 0);
+}
+
+/* The pool's pages now, for drivers that keep count; called right after a malloc or free. */
+static int count_pages(u32 id, u64 *pages)
+{
+	struct pool *info = pools.lookup(&id);
+
+	if (!info || !info->count_at)
+		return 0;
+	*pages = read_word(info->count_at);
+	return 1;
 }
 
 /* ---- frames ------------------------------------------------------------------------------ */
@@ -149,7 +192,8 @@ static struct frame *top(struct stack *stack)
 
 /*
  * Push a frame. One on top that is not above us on the task's kernel stack belongs to a call
- * that has returned unseen (no free kretprobe instance): drop and count it.
+ * that has returned unseen (no free kretprobe instance): drop and count it. At the same height
+ * is also what a function jumps to at its end, as z3fold's free does to do_compact_page().
  */
 static struct frame *enter(struct pt_regs *ctx, u32 op)
 {
@@ -177,7 +221,7 @@ static struct frame *enter(struct pt_regs *ctx, u32 op)
 #pragma unroll
 	for (i = 0; i < 3; i++) {
 		caller = top(stack);
-		if (!caller || caller->sp > sp)
+		if (!caller || caller->sp > sp || (caller->sp == sp && op == COMPACT))
 			break;
 		lose(MISSED_RETURN);
 		stack->depth--;
@@ -248,6 +292,7 @@ static int emit(struct frame *frame, s32 ret)
 	record->key = frame->key;
 	record->handle = frame->handle;
 	record->aux = frame->aux;
+	record->place = frame->place;
 	record->cgroup = bpf_get_current_cgroup_id();
 	record->dur = dur > 0xffffffff ? 0xffffffff : dur;
 	record->size = frame->size;
@@ -269,9 +314,9 @@ static int leave_plain(u32 op, s32 ret)
 	return frame ? emit(frame, ret) : 0;
 }
 
-static void set_pool(struct frame *frame, u64 zpool)
+static void set_pool(struct frame *frame, u64 pool)
 {
-	frame->pool = pool_of(zpool);
+	frame->pool = pool_of(pool);
 	frame->has |= HAS_POOL;
 }
 
@@ -318,6 +363,61 @@ int enter_writeback(struct pt_regs *ctx)
 
 int exit_writeback(struct pt_regs *ctx) { return leave_plain(WRITEBACK, PT_REGS_RC(ctx)); }
 
+/* ---- zswap level, called with folios (6.6 and later) ------------------------------------- */
+
+#ifdef FOLIO_SWAP
+static int enter_folio(struct pt_regs *ctx, u32 op)
+{
+	struct frame *frame = enter(ctx, op);
+
+	if (frame) {
+		frame->key = read_word(PT_REGS_PARM1(ctx) + FOLIO_SWAP);
+		frame->has |= HAS_KEY;
+	}
+	return 0;
+}
+
+int enter_store_folio(struct pt_regs *ctx) { return enter_folio(ctx, STORE); }
+int enter_load_folio(struct pt_regs *ctx) { return enter_folio(ctx, LOAD); }
+#endif
+
+/* bool: refused without saying why (-EPERM), or not in zswap (-ENOENT). */
+int exit_store_bool(struct pt_regs *ctx)
+{
+	return leave_plain(STORE, PT_REGS_RC(ctx) & 0xff ? 0 : -1);
+}
+
+int exit_load_bool(struct pt_regs *ctx)
+{
+	return leave_plain(LOAD, PT_REGS_RC(ctx) & 0xff ? 0 : -2);
+}
+
+int enter_invalidate_entry(struct pt_regs *ctx)
+{
+	struct frame *frame = enter(ctx, INVALIDATE);
+
+	if (frame) {
+		frame->key = PT_REGS_PARM1(ctx);
+		frame->has |= HAS_KEY;
+	}
+	return 0;
+}
+
+int enter_writeback_entry(struct pt_regs *ctx)
+{
+	struct frame *frame = enter(ctx, WRITEBACK);
+
+	if (frame) {
+		frame->key = PT_REGS_PARM2(ctx);
+		frame->has |= HAS_KEY;
+#ifdef ENTRY_HANDLE
+		frame->handle = read_word(PT_REGS_PARM1(ctx) + ENTRY_HANDLE);
+		frame->has |= HAS_HANDLE;
+#endif
+	}
+	return 0;
+}
+
 /* ---- allocator level, zpool interface ---------------------------------------------------- */
 
 int enter_malloc(struct pt_regs *ctx)
@@ -333,6 +433,24 @@ int enter_malloc(struct pt_regs *ctx)
 	return 0;
 }
 
+/* The frame's aux becomes the pool's pages where the driver keeps count. */
+static void set_pages(struct frame *frame)
+{
+	if (count_pages(frame->pool, &frame->aux))
+		frame->has |= HAS_AUX;
+}
+
+static int finish_malloc(struct frame *frame, struct frame *caller, s32 ret)
+{
+	set_pages(frame);
+	if (caller && caller->op == STORE) {
+		caller->pool = frame->pool;
+		caller->size = frame->size;
+		caller->has |= HAS_POOL | HAS_SIZE;
+	}
+	return emit(frame, ret);
+}
+
 int exit_malloc(struct pt_regs *ctx)
 {
 	struct frame *caller, *frame = leave(MALLOC, &caller);
@@ -342,12 +460,34 @@ int exit_malloc(struct pt_regs *ctx)
 		return 0;
 	if (!ret && !bpf_probe_read_kernel(&frame->handle, 8, (void *)frame->aux))
 		frame->has |= HAS_HANDLE;
-	if (caller && caller->op == STORE) {
-		caller->pool = frame->pool;
-		caller->size = frame->size;
-		caller->has |= HAS_POOL | HAS_SIZE;
+	return finish_malloc(frame, caller, ret);
+}
+
+/* zs_malloc() gives the handle, or the error as a number near the end of the address space. */
+int enter_malloc_direct(struct pt_regs *ctx)
+{
+	struct frame *frame = enter(ctx, MALLOC);
+
+	if (frame) {
+		set_pool(frame, PT_REGS_PARM1(ctx));
+		frame->size = PT_REGS_PARM2(ctx);
+		frame->has |= HAS_SIZE;
 	}
-	return emit(frame, ret);
+	return 0;
+}
+
+int exit_malloc_direct(struct pt_regs *ctx)
+{
+	struct frame *caller, *frame = leave(MALLOC, &caller);
+	u64 result = PT_REGS_RC(ctx);
+
+	if (!frame)
+		return 0;
+	if (result >= (u64)-4095)
+		return finish_malloc(frame, caller, result);
+	frame->handle = result;
+	frame->has |= HAS_HANDLE;
+	return finish_malloc(frame, caller, 0);
 }
 
 static int enter_object(struct pt_regs *ctx, u32 op)
@@ -376,7 +516,7 @@ static int leave_object(u32 op, u64 address)
 	if (address) {
 		frame->aux = address;
 		frame->has |= HAS_AUX;
-#ifdef HEADER_HOLDS_SLOT
+#ifdef ZPOOL_EVICTABLE
 		/* Until 6.4 the object's first word, zswap_header.swpentry, names its slot. */
 		if (caller && caller->op == WRITEBACK && !(caller->has & HAS_KEY) &&
 		    !bpf_probe_read_kernel(&caller->key, 8, (void *)address)) {
@@ -390,10 +530,26 @@ static int leave_object(u32 op, u64 address)
 }
 
 int enter_free(struct pt_regs *ctx) { return enter_object(ctx, FREE); }
-int exit_free(struct pt_regs *ctx) { return leave_object(FREE, 0); }
+
+int exit_free(struct pt_regs *ctx)
+{
+	struct frame *caller, *frame = leave(FREE, &caller);
+
+	if (!frame)
+		return 0;
+	set_pages(frame);
+	if (caller && !(caller->has & HAS_POOL)) {
+		caller->pool = frame->pool;
+		caller->has |= HAS_POOL;
+	}
+	return emit(frame, 0);
+}
 
 int enter_map(struct pt_regs *ctx) { return enter_object(ctx, MAP); }
 int exit_map(struct pt_regs *ctx) { return leave_object(MAP, PT_REGS_RC(ctx)); }
+
+/* zs_obj_read_sg_begin() returns nothing. */
+int exit_begin(struct pt_regs *ctx) { return leave_plain(MAP, 0); }
 
 int enter_unmap(struct pt_regs *ctx) { return enter_object(ctx, UNMAP); }
 int exit_unmap(struct pt_regs *ctx) { return leave_object(UNMAP, 0); }
@@ -436,10 +592,72 @@ int exit_total(struct pt_regs *ctx)
 int exit_create(struct pt_regs *ctx)
 {
 	u32 zero = 0;
-	u64 zpool = PT_REGS_RC(ctx);
+	u64 pool = PT_REGS_RC(ctx);
 	u32 *open = gate.lookup(&zero);
 
-	if (zpool && open && *open)
-		number_pool(zpool, 1);
+	if (pool && open && *open)
+		number_pool(pool, 1);
 	return 0;
+}
+
+/* ---- inside the allocators ------------------------------------------------------------- */
+
+/*
+ * zsmalloc takes a slot of a zspage: the place of the malloc we are in is the zspage (the lower
+ * 48 bits of its address) and the number of the slot.
+ */
+#ifdef ZSPAGE_FREEOBJ
+int enter_obj_malloc(struct pt_regs *ctx)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct stack *stack = stacks.lookup(&tid);
+	struct frame *caller;
+	u64 zspage = PT_REGS_PARM2(ctx);
+
+	if (!stack)
+		return 0;
+	caller = top(stack);
+	if (caller && caller->op == MALLOC) {
+		caller->place = zspage << 16 | (read_word(zspage + ZSPAGE_FREEOBJ) & 0xffff);
+		caller->has |= HAS_PLACE;
+	}
+	return 0;
+}
+#endif
+
+/* zsmalloc compacts a whole pool. */
+int enter_compact_pool(struct pt_regs *ctx)
+{
+	struct frame *frame = enter(ctx, COMPACT);
+
+	if (frame)
+		set_pool(frame, PT_REGS_PARM1(ctx));
+	return 0;
+}
+
+/* z3fold compacts one page; 1 as second argument: at once, in a free; 0: from its queue. */
+#ifdef Z3FOLD_HEADER_POOL
+int enter_compact_page(struct pt_regs *ctx)
+{
+	struct frame *frame = enter(ctx, COMPACT);
+
+	if (frame) {
+		frame->place = PT_REGS_PARM1(ctx);
+		frame->size = PT_REGS_PARM2(ctx) & 0xff;
+		frame->has |= HAS_PLACE | HAS_SIZE;
+		frame->pool = pool_of(read_word(PT_REGS_PARM1(ctx) + Z3FOLD_HEADER_POOL));
+		frame->has |= HAS_POOL;
+	}
+	return 0;
+}
+#endif
+
+int exit_compact(struct pt_regs *ctx)
+{
+	struct frame *caller, *frame = leave(COMPACT, &caller);
+
+	if (!frame)
+		return 0;
+	set_pages(frame);
+	return emit(frame, 0);
 }

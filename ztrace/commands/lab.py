@@ -13,6 +13,8 @@ from tracer.lab.qemu import GuestSize
 from tracer.lab.session import BACKENDS, Setup, record_in_guest
 from tracer.lab.workloads import WORKLOADS
 
+NAMES = sorted({name for backends in BACKENDS.values() for name in backends})
+
 
 @click.group(epilog="Example: ztrace lab list")
 def command() -> None:
@@ -22,8 +24,9 @@ def command() -> None:
 @command.command("list", epilog="Example: ztrace lab list")
 def list_() -> None:
     """Show the kernels, allocators and workloads of the lab."""
-    click.echo(f"kernels:   {', '.join(KERNELS)}")
-    click.echo(f"backends:  {', '.join(BACKENDS)}")
+    click.echo("kernels and their allocators:")
+    for name, backends in BACKENDS.items():
+        click.echo(f"  {name:11}{', '.join(backends)}")
     click.echo("workloads:")
     for name, workload in WORKLOADS.items():
         click.echo(f"  {name:11}{workload.about}")
@@ -34,7 +37,7 @@ def list_() -> None:
     "--workload churn -o trace.parquet"
 )
 @click.option("--kernel", type=click.Choice(list(KERNELS)), default="6.1", show_default=True)
-@click.option("--backend", type=click.Choice(list(BACKENDS)), default="ztree", show_default=True)
+@click.option("--backend", type=click.Choice(NAMES), default="ztree", show_default=True)
 @click.option("--workload", type=click.Choice(list(WORKLOADS)), required=True)
 @click.option("--patch", type=click.Path(path_type=Path), help="The posted mail, for ztree.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The trace.")

@@ -7,14 +7,25 @@
 '0xf000000000000000'
 """
 
-from allocator.protocol import BackendError, Evict, HazardError, Hazards, Pool, Shrunk
+from allocator.protocol import (
+    BackendError,
+    Evict,
+    HasPlace,
+    HazardError,
+    Hazards,
+    Place,
+    Pool,
+    Shrunk,
+)
 from allocator.registry import create, names
 
 __all__ = [
     "BackendError",
     "Evict",
+    "HasPlace",
     "HazardError",
     "Hazards",
+    "Place",
     "Pool",
     "Shrunk",
     "create",

@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 # Called once per object that the driver wants gone; returns 0 or -errno like the kernel's
 # zpool_ops.evict (zswap_writeback_entry in 6.1).
@@ -28,6 +28,17 @@ class Shrunk(NamedTuple):
 
     ret: int
     reclaimed: int
+
+
+class Place(NamedTuple):
+    """Where an object is: ``page`` numbers the pages in the order in which they were allocated.
+
+    ``position`` is a byte offset in the page (zbud, z3fold) or a slot number (zsmalloc, whose
+    ``page`` is the first of the zspage).
+    """
+
+    page: int
+    position: int
 
 
 @dataclass
@@ -109,6 +120,21 @@ class Pool(Protocol):
     def stats(self) -> dict[str, Any]:
         """Counters of the backend's state and work; keys are the backend's, values plain."""
         ...
+
+
+@runtime_checkable
+class HasPlace(Protocol):
+    """A pool that can tell where its objects are."""
+
+    def place(self, handle: int) -> Place:
+        """Return where a live object is now."""
+        ...
+
+
+def check_page_bytes(page_bytes: int) -> None:
+    """Raise BackendError unless ``page_bytes`` can be a machine's page size."""
+    if page_bytes not in (4096, 8192, 16384, 32768, 65536, 131072, 262144):
+        raise BackendError(f"{page_bytes} bytes: a page is a power of two from 4096 to 262144")
 
 
 def error(code: int) -> OSError:

@@ -1,32 +1,170 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Backends by name. Third parties add theirs under the entry point group ``ztrace.backends``."""
+"""Backends by specification: ``NAME[:ITEM[,ITEM...]]``.
+
+An ITEM is ``key=value`` or the bare name of a variant::
+
+    zbud                        one or two objects a page
+    z3fold:cpus=2,work=deferred up to three; lists of two CPUs, compaction when it is told to
+    zsmalloc:6.1                the rules of that release; also 6.12 and 7.2
+    zsmalloc:6.12,chain_size=4  zspages of up to 4 pages
+    ztree:table=FILE            other block types: a line "order slots" each, # begins a comment
+
+All take ``page_bytes=N``. Third parties add theirs under the entry point group
+``ztrace.backends``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol
 
-from allocator.protocol import BackendError, Pool
-from allocator.ztree import Ztree
+from allocator.protocol import BackendError, Pool, check_page_bytes
 
 ENTRY_POINT_GROUP = "ztrace.backends"
 
-_BUILTIN: dict[str, Callable[[], Pool]] = {"ztree": Ztree}
+
+class _Builtin(Pool, Protocol):
+    """A model of ours: its name can be set to the specification it was made from."""
+
+    name: str
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise BackendError("must be a whole number")
+    return int(text)
+
+
+def _page_bytes(text: str) -> int:
+    check_page_bytes(_number(text))
+    return int(text)
+
+
+def _table(path: str) -> list[tuple[int, int]]:
+    """Read (order, slots) of each block type from a file."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, ValueError) as failure:
+        reason = failure.strerror if isinstance(failure, OSError) else "not a text file"
+        raise BackendError(f"cannot be read: {reason}") from failure
+    table = []
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        if len(words) != 2 or not all(word.isascii() and word.isdigit() for word in words):
+            raise BackendError(f"line {number}: not 'order slots', two whole numbers")
+        table.append((int(words[0]), int(words[1])))
+    return table
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """A built-in backend: where its class is, how its items' values are read, its variants."""
+
+    module: str
+    cls: str
+    items: Mapping[str, Callable[[str], Any]]
+    variants: tuple[str, ...] = ()
+
+    def make(self, arguments: Mapping[str, Any]) -> _Builtin:
+        """Import the model, which is not done before it is needed, and make a pool."""
+        pool: _Builtin = getattr(importlib.import_module(self.module), self.cls)(**arguments)
+        return pool
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """A specification in pieces; ``variant`` is the bare item, if any."""
+
+    text: str
+    name: str
+    items: dict[str, str] = field(default_factory=dict)
+    variant: str | None = None
+
+
+_BUILTIN: dict[str, _Kind] = {
+    "z3fold": _Kind(
+        "allocator.z3fold",
+        "Z3fold",
+        {"page_bytes": _page_bytes, "cpus": _number, "work": str},
+    ),
+    "zbud": _Kind("allocator.zbud", "Zbud", {"page_bytes": _page_bytes}),
+    "zsmalloc": _Kind(
+        "allocator.zsmalloc",
+        "Zsmalloc",
+        {"page_bytes": _page_bytes, "chain_size": _number},
+        ("6.1", "6.12", "7.2"),
+    ),
+    "ztree": _Kind("allocator.ztree", "Ztree", {"page_bytes": _page_bytes, "table": _table}),
+}
 
 
 def names() -> list[str]:
-    """Names that :func:`create` takes."""
-    return sorted({*_BUILTIN, *(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))})
+    """Specifications that :func:`create` takes, without items except for variants."""
+    ours = [
+        f"{name}:{variant}" if variant else name
+        for name, kind in _BUILTIN.items()
+        for variant in kind.variants or ("",)
+    ]
+    return [*ours, *sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))]
 
 
-def create(name: str) -> Pool:
-    """Make an empty pool of the backend ``name``; BackendError names the ones there are.
+def create(spec: str) -> Pool:
+    """Make an empty pool from a specification; BackendError says in a line what is wrong with it.
 
-    A backend of a third party is a callable without arguments that returns a Pool.
+    A backend of a third party is a callable that returns a Pool and takes the items, if any
+    are given, as keyword arguments of type str.
     """
-    if name in _BUILTIN:
-        return _BUILTIN[name]()
-    for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        pool: Pool = entry.load()()
+    parts = _parse(spec)
+    kind = _BUILTIN.get(parts.name)
+    if kind is not None:
+        pool = kind.make(_arguments(parts, kind))
+        pool.name = spec
         return pool
-    raise BackendError(f"no backend {name!r}; there are: {', '.join(names())}")
+    for entry in entry_points(group=ENTRY_POINT_GROUP, name=parts.name):
+        if parts.variant is not None:
+            raise BackendError(f"{spec}: {parts.variant!r} is not key=value")
+        third: Pool = entry.load()(**parts.items)
+        return third
+    raise BackendError(f"no backend {parts.name!r}; there are: {', '.join(names())}")
+
+
+def _parse(spec: str) -> _Spec:
+    name, colon, rest = spec.partition(":")
+    items: dict[str, str] = {}
+    variant = None
+    for item in rest.split(",") if colon else ():
+        key, equals, value = item.partition("=")
+        if not key or (equals and not value):
+            raise BackendError(f"{spec}: {item!r} is not an item; write NAME:ITEM,ITEM")
+        if key in items or (not equals and variant is not None):
+            raise BackendError(f"{spec}: {item!r} is one too many")
+        if equals:
+            items[key] = value
+        else:
+            variant = item
+    return _Spec(spec, name, items, variant)
+
+
+def _arguments(spec: _Spec, kind: _Kind) -> dict[str, Any]:
+    """Turn a specification's items into the constructor's arguments."""
+    arguments: dict[str, Any] = {}
+    if spec.variant is not None:
+        if spec.variant not in kind.variants:
+            known = ", ".join([*kind.variants, *(f"{key}=..." for key in kind.items)])
+            raise BackendError(f"{spec.text}: no item {spec.variant!r}; {spec.name} takes {known}")
+        arguments["variant"] = spec.variant
+    for key, value in spec.items.items():
+        if key not in kind.items:
+            known = ", ".join(f"{key}=..." for key in kind.items)
+            raise BackendError(f"{spec.text}: no item {key!r}; {spec.name} takes {known}")
+        try:
+            arguments[key] = kind.items[key](value)
+        except BackendError as failure:
+            raise BackendError(f"{spec.text}: {key}={value}: {failure}") from failure
+    return arguments

@@ -567,6 +567,8 @@ class Ztree:
         """Blocks made and given back, stranded slots and bytes, and each type's state."""
         stranded = [tree.stranded_slots() for tree in self.trees]
         return {
+            "pages_allocated": sum(tree.counter << tree.kind.order for tree in self.trees),
+            "objects_moved": 0,
             "blocks_inserted": self.blocks_inserted,
             "blocks_deleted": self.blocks_deleted,
             "stranded_slots": sum(stranded),

@@ -36,6 +36,7 @@ import numpy.typing as npt
 from allocator import HazardError, Pool, create
 from allocator.ztree import Begun, Ztree
 from replay.errors import ReplayError
+from replay.header import header_bytes
 from replay.metrics import HELD, OBJECTS, STORED, WIDTH, Every, PoolResult, Result, Timeline
 from replay.reorder import INSERT, InOrder
 from replay.rows import (
@@ -59,6 +60,8 @@ FREE_WAITS_ROWS = 65536
 """Rows after which a handle given out twice is no longer taken for a free that is late."""
 
 _USES = (MAP, UNMAP)
+
+HANDLES_TELL = ("ztree",)
 
 
 def replay(
@@ -139,6 +142,7 @@ class _PoolRun:
     __slots__ = (
         "begun",
         "free",
+        "handles_tell",
         "held",
         "leaving",
         "live",
@@ -146,6 +150,7 @@ class _PoolRun:
         "map",
         "model",
         "model_total",
+        "more_bytes",
         "recorded_total",
         "refused",
         "result",
@@ -166,6 +171,9 @@ class _PoolRun:
         self.model_total = 0
         self.recorded_total = NO_TOTAL
         self.result = PoolResult(number, allocator, allocator in (_family(backend), "unknown"))
+        # Of these allocators the handle tells where the object is; of others it is an address.
+        self.handles_tell = _family(backend) in HANDLES_TELL
+        self.more_bytes = 0  # what this backend's zswap header takes beyond the recorded one's
 
     def begin(self, handle: int, size: int) -> None:
         """First part of the malloc that is going to give ``handle``, of ztree only."""
@@ -197,6 +205,8 @@ class _Engine:
         metadata = reader.metadata
         self.path = str(reader.path)
         self.names = [pool.allocator for pool in metadata.pools]
+        self.headers = [pool.header_bytes for pool in metadata.pools]
+        self.release = metadata.kernel.release
         # A trace that says it is not whole may lack mallocs and frees; any other may not.
         self.whole = (
             metadata.starts_empty()
@@ -251,6 +261,9 @@ class _Engine:
     def _meet(self, number: int) -> None:
         allocator = self.names[number] if number < len(self.names) else "unknown"
         run = _PoolRun(number, allocator, self.backend, self.make())
+        if not run.result.compared and number < len(self.headers):
+            run.more_bytes = header_bytes(_family(self.backend), self.release)
+            run.more_bytes -= self.headers[number]
         self.runs[number] = run
         self.met.append(run)
 
@@ -317,6 +330,7 @@ class _Engine:
         """Play a malloc that gave ``handle``."""
         result = run.result
         try:
+            size += run.more_bytes
             given = run.end(handle) if handle in run.begun else run.malloc(size)
         except OSError as refusal:
             result.refused += 1
@@ -325,7 +339,7 @@ class _Engine:
                 what = f"row {number}: malloc({size}) gave {handle:#x}, model: {_name(refusal)}"
                 result.handles.note(False, what)
             return
-        if result.compared:
+        if result.compared and run.handles_tell:
             agreement = result.handles
             agreement.compared += 1
             if given == handle:

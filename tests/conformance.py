@@ -2,10 +2,16 @@
 """Run vector files (what the real allocators answered) through a backend.
 
     python tests/conformance.py ztree tests/vectors/ztree_*.txt
+    python tests/conformance.py z3fold tests/vectors/z3fold_*.txt
+    python tests/conformance.py zsmalloc:6.1 tests/vectors/zsmalloc_6.1.txt
 
 Prints each file's count and the first answers that differ; the last line is
 ``N passed, M failed``, counting answers. Exit 0 if none failed, 1 if one did, 2 for bad usage.
 The format of the files is described in tests/vectors/README.md.
+
+What z3fold has to be told is taken from the file's operations, unless the backend's items say
+it: as many CPUs as the C lines name, and queued compaction left to the W lines or, in a file
+without any, done at once.
 """
 
 from __future__ import annotations
@@ -13,53 +19,70 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from allocator import BackendError, Pool, create
+from allocator import BackendError, HazardError, Pool, create
+from allocator.protocol import HasPlace
 
 EEXIST = 17
 SHOWN_PER_FILE = 3
 
 
 class Driver:
-    """Answers one vector file's operations from a pool, in the file's own form."""
+    """Answers one vector file's operations from a pool, in the form of ztree's files."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.handles: dict[int, int] = {}
         self.ids: dict[int, int] = {}
+        # Operation letter -> how many numbers it takes, what answers it.
+        self.operations: dict[str, tuple[int, Callable[..., str]]] = {
+            "A": (2, self._alloc),
+            "F": (1, self._free),
+            "S": (0, self._shrink),
+        }
 
     def answer(self, op: str) -> str:
-        """The result line for an operation line; ValueError for an unknown operation."""
-        kind, *words = op.split()
-        numbers = [int(word) for word in words]
-        if kind == "A":
-            return self._alloc(*numbers)
-        if kind == "F":
-            return self._free(*numbers)
-        if kind == "S":
-            return self._shrink()
-        raise ValueError(f"unknown operation {op!r}")
+        """The result line for an operation line; ValueError for an unknown operation.
 
-    def _totals(self) -> str:
+        A model that went another way than the file gives an answer that no file has.
+        """
+        kind, *words = op.split() or [""]
+        count, method = self.operations.get(kind, (-1, str))
+        if count != len(words):
+            raise ValueError(f"unknown operation {op!r}")
+        try:
+            return method(*map(int, words))
+        except HazardError as hazard:
+            return f"{kind} hazard {hazard}"
+        except KeyError as missing:
+            return f"{kind} has no object {missing}"
+
+    def totals(self) -> str:
         return f"{self.pool.total_bytes} {self.pool.held_bytes // self.pool.page_bytes}"
+
+    def given(self, handle: int) -> str:
+        """What a file says about a new object."""
+        return str(handle)
 
     def _alloc(self, name: int, size: int) -> str:
         try:
             handle = self.pool.malloc(size)
         except OSError as refused:
-            return f"A {name} {-(refused.errno or 0)} {self._totals()}"
+            return f"A {name} {-(refused.errno or 0)} {self.totals()}"
         self.handles[name] = handle
         self.ids[handle] = name
         self.pool.map(handle)
         self.pool.unmap(handle)
-        return f"A {name} 0 {self._totals()} {handle}"
+        return f"A {name} 0 {self.totals()} {self.given(handle)}"
 
     def _free(self, name: int) -> str:
         handle = self.handles.pop(name)
         del self.ids[handle]
         self.pool.free(handle)
-        return f"F {name} {self._totals()}"
+        return f"F {name} {self.totals()}"
 
     def _shrink(self) -> str:
         evicted: list[str] = []
@@ -77,7 +100,76 @@ class Driver:
             return 0
 
         ret = self.pool.shrink(1, evict).ret
-        return " ".join([f"S {ret} {self._totals()}", *evicted])
+        return " ".join([f"S {ret} {self.totals()}", *evicted])
+
+
+class PlaceDriver(Driver):
+    """The same in the form of zbud's, z3fold's and zsmalloc's files: totals in pages, places.
+
+    Where a model has no such thing as an operation asks for (a CPU, compaction), the file is
+    another allocator's: ValueError.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self.operations |= {
+            "L": (1, self._locate),
+            "C": (1, self._set_cpu),
+            "W": (1, self._work),
+            "Z": (0, self._compact),
+        }
+
+    def totals(self) -> str:
+        return str(self.pool.total_bytes // self.pool.page_bytes)
+
+    def given(self, handle: int) -> str:
+        assert isinstance(self.pool, HasPlace)
+        page, position = self.pool.place(handle)
+        return f"{page} {position}"
+
+    def _locate(self, name: int) -> str:
+        return f"L {name} {self.given(self.handles[name])}"
+
+    def _set_cpu(self, cpu: int) -> str:
+        self._ability("cpu")
+        self.pool.cpu = cpu  # type: ignore[attr-defined]
+        return f"C {cpu}"
+
+    def _work(self, limit: int) -> str:
+        return f"W {self._ability('run_deferred')(limit)} {self.totals()}"
+
+    def _compact(self) -> str:
+        return f"Z {self._ability('compact')()} {self.totals()}"
+
+    def _ability(self, name: str) -> Any:
+        if not hasattr(self.pool, name):
+            raise ValueError(f"{self.pool.name} has no {name}: not a file of this backend")
+        return getattr(self.pool, name)
+
+
+def make_driver(backend: str, path: Path) -> Driver:
+    """A driver for one file, of the form of the backend's files and told what the file needs."""
+    name, _, items = backend.partition(":")
+    if name == "z3fold":
+        found = _z3fold_items(path)
+        given = {item.partition("=")[0] for item in items.split(",")}
+        added = [f"{key}={value}" for key, value in found.items() if key not in given]
+        backend = f"{name}:{','.join(filter(None, [items, *added]))}"
+    pool = create(backend)
+    return PlaceDriver(pool) if isinstance(pool, HasPlace) else Driver(pool)
+
+
+def _z3fold_items(path: Path) -> dict[str, str]:
+    """What a file's operations ask of z3fold."""
+    cpus, work = 1, "immediate"
+    with path.open() as lines:
+        for line in lines:
+            kind, *words = line.partition("=>")[0].split() or [""]
+            if kind == "W":
+                work = "deferred"
+            elif kind == "C" and words:
+                cpus = max(cpus, int(words[0]) + 1)
+    return {"cpus": str(cpus), "work": work}
 
 
 def run(lines: Iterable[str], driver: Driver) -> Iterator[tuple[int, str, str, str]]:
@@ -91,11 +183,11 @@ def run(lines: Iterable[str], driver: Driver) -> Iterator[tuple[int, str, str, s
         yield number, op.strip(), " ".join(expected.split()), driver.answer(op)
 
 
-def check_file(path: Path, make_driver: Callable[[], Driver]) -> tuple[int, int]:
+def check_file(path: Path, make: Callable[[], Driver]) -> tuple[int, int]:
     """Run one file; print its verdict; return (passed, failed)."""
     passed = failed = 0
     with path.open() as lines:
-        for number, op, expected, answered in run(lines, make_driver()):
+        for number, op, expected, answered in run(lines, make()):
             if answered == expected:
                 passed += 1
                 continue
@@ -115,7 +207,7 @@ def main() -> int:
     passed = failed = 0
     try:
         for path in arguments.files:
-            counts = check_file(path, lambda: Driver(create(arguments.backend)))
+            counts = check_file(path, partial(make_driver, arguments.backend, path))
             passed, failed = passed + counts[0], failed + counts[1]
     except (BackendError, OSError, ValueError) as error:
         print(f"conformance: {error}", file=sys.stderr)

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from allocator import names
 from replay.engine import replay
 from replay.metrics import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
 from replay.order import read_order
@@ -49,7 +50,14 @@ def _every(text: str) -> Every:
 
 @click.command("replay", epilog="Example: ztrace replay trace.parquet --backend ztree --every 5%")
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option("--backend", required=True, metavar="NAME", help="The model, for instance ztree.")
+@click.option(
+    "--backend",
+    "backends",
+    required=True,
+    multiple=True,
+    metavar="NAME",
+    help="The model, for instance ztree or zsmalloc:6.12; give several, or all, to compare them.",
+)
 @click.option(
     "--every",
     type=_every,
@@ -74,7 +82,7 @@ def _every(text: str) -> Every:
 )
 def command(
     trace: Path,
-    backend: str,
+    backends: tuple[str, ...],
     every: Every | None,
     as_json: bool,
     output: Path | None,
@@ -92,6 +100,12 @@ def command(
         raise click.UsageError("--order and --recorded-order exclude each other")
     if output is not None and every is None:
         raise click.UsageError("-o writes the time series: say how fine it is with --every")
+    chosen = [*names()] if "all" in backends else list(backends)
+    if len(chosen) > 1:
+        if every is not None:
+            raise click.UsageError("--every shows the time series of one backend at a time")
+        return _compare(trace, chosen, order, recorded_order, as_json)
+    [backend] = chosen
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
@@ -113,6 +127,52 @@ def command(
             f"ztrace: {trace}: replay of pool {pool.pool} ended early at {pool.stopped}", err=True
         )
     return 1 if stopped else 0
+
+
+def _compare(
+    trace: Path, backends: list[str], order: Path | None, recorded_order: bool, as_json: bool
+) -> int:
+    """Replay one trace through several models; one line each."""
+    results = []
+    with (
+        TraceReader(trace) as reader,
+        progress(trace.name, 2 * reader.num_rows * len(backends)) as (advance),
+    ):
+        metadata = reader.metadata
+        source = reader if recorded_order else _in_order(reader, backends[0], order)
+        for backend in backends:
+            results.append(replay(source, backend, advance=advance))
+    if as_json:
+        print_json({"replays": [result.to_dict() for result in results]})
+        return 0
+    out = console()
+    recorded = ", ".join(f"{pool.allocator}" for pool in metadata.pools)
+    out.print(f"{trace}: recorded on {recorded}, kernel {metadata.kernel.release}", soft_wrap=True)
+    for line in lost_lines(metadata):
+        out.print(line)
+    rows = [
+        [
+            result.backend,
+            bytes_text(result.held_bytes.peak),
+            bytes_text(result.held_bytes.mean or 0),
+            _ratio(result.at_peak.density),
+            _ratio(result.mean_density),
+            count_text(result.stat("pages_allocated") or 0),
+            count_text(result.stat("objects_moved") or 0),
+            count_text(result.count("refused")),
+        ]
+        for result in results
+    ]
+    headers = ("backend", "peak", "mean", "density", "mean", "pages", "moved", "refused")
+    out.print(table(headers, rows))
+    out.print(
+        "peak, mean: memory held; density: pages stored / pages held, at the peak and over\n"
+        "time; pages: allocated in all; moved: objects moved by compaction; refused: what the\n"
+        "model did not take. Sizes are what zswap of the recorded kernel gives each allocator,\n"
+        "its header included. z3fold compacts at once, as if its worker never waited.",
+        soft_wrap=True,
+    )
+    return 0
 
 
 def _in_order(reader: TraceReader, backend: str, order: Path | None) -> TraceReader | InOrder:

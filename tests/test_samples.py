@@ -31,14 +31,15 @@ def test_recording_is_whole_and_large_enough(name: str) -> None:
     assert [pool.allocator for pool in metadata.pools] == ["ztree"]
     ops = pq.read_table(path, columns=["op"])["op"]
     calls = {row["values"]: row["counts"] for row in pc.value_counts(ops).to_pylist()}
-    assert calls["malloc"] + calls["free"] >= 100_000
+    assert calls["malloc"] + calls["free"] >= (10_000 if "bursts" in name else 100_000)
     assert path.stat().st_size / rows <= 7
     # The README's table has these figures.
     [line] = [one for one in (SAMPLES / "README.md").read_text().splitlines() if f"| {name}" in one]
     assert f"| {rows:,} | {calls['malloc']:,} | {calls['free']:,} |" in line
 
 
-def test_one_cpu_recording_is_the_model_call_for_call() -> None:
-    result = replay_trace(SAMPLES / "ztree-6.1-1cpu.parquet", "ztree")
-    assert result.handles_equal == result.handles_compared == 60_909
-    assert result.totals_equal == result.totals_compared == 121_818
+@pytest.mark.parametrize(("name", "mallocs"), [("1cpu", 60_909), ("bursts", 5_569)])
+def test_one_cpu_recordings_are_the_model_call_for_call(name: str, mallocs: int) -> None:
+    result = replay_trace(SAMPLES / f"ztree-6.1-{name}.parquet", "ztree")
+    assert result.handles_equal == result.handles_compared == mallocs
+    assert result.totals_equal == result.totals_compared == 2 * mallocs

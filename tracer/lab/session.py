@@ -123,11 +123,12 @@ def _workload_script(setup: Setup, workload: Workload) -> str:
         # Every page is to reach the allocator. The parameter went in 6.10.
         "if [ -e same_filled_pages_enabled ]; then echo N >same_filled_pages_enabled; fi",
         "echo 50 >max_pool_percent",  # the cgroup is to be the limit, not the pool
-        # Writing a parameter makes a new pool only if its value changes; from 6.18 on there is
-        # no choice of allocator left.
-        f"echo {_OTHER_COMPRESSOR[setup.compressor]} >compressor",
-        f"if [ -e zpool ]; then echo {setup.backend} >zpool; fi",
-        f"echo {setup.compressor} >compressor",
+        # A parameter that is given a new value makes a new pool. Where the allocator is the
+        # kernel's default, or cannot be chosen (from 6.18 on), the compressor has to.
+        f'if [ -e zpool ] && [ "$(cat zpool)" != {setup.backend} ]',
+        f"then echo {setup.compressor} >compressor; echo {setup.backend} >zpool",
+        f"else echo {_OTHER_COMPRESSOR[setup.compressor]} >compressor",
+        f"echo {setup.compressor} >compressor; fi",
         "echo Y >enabled",
         f'if [ -e zpool ]; then test "$(cat zpool)" = {setup.backend}; fi',
         f'test "$(cat compressor)" = {setup.compressor}',

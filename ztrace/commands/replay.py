@@ -180,7 +180,7 @@ def _in_order(reader: TraceReader, backend: str, order: Path | None) -> TraceRea
     if order is not None:
         return InOrder(reader, list(read_order(order, reader.num_rows)))
     forms = {pool.allocator for pool in reader.metadata.pools}
-    if forms == {"ztree"} or (backend.startswith("ztree") and forms <= {"ztree", "unknown"}):
+    if "ztree" in forms or (backend.startswith("ztree") and forms <= {"unknown"}):
         return find_order(reader) or reader
     return reader
 

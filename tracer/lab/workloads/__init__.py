@@ -34,6 +34,11 @@ def _churn(touches: int, seed: int = 1) -> Workload:
 
 WORKLOADS = {
     "known23": Workload("exactly 23 pages swapped out and read back", "known23"),
+    "bursts": Workload(
+        "400 batches of up to 120 pages swapped out, dropped again in random order",
+        "bursts",
+        ("400", "120", "1"),
+    ),
     "churn-small": _churn(50_000),
     "churn": _churn(200_000),
     "churn-long": _churn(480_000),

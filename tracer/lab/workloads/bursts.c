@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * bursts ROUNDS BATCH SEED
+ *
+ * Swap out batches of pages and drop them again in random order, so that few objects are live
+ * and an allocator's blocks keep becoming empty: the oldest, the newest and those between.
+ */
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define PAGE 4096
+#define PAGES 1024
+
+#ifndef MADV_PAGEOUT
+#define MADV_PAGEOUT 21
+#endif
+
+static uint64_t state;
+
+static uint64_t draw(void)
+{
+	state ^= state << 13;
+	state ^= state >> 7;
+	state ^= state << 17;
+	return state;
+}
+
+/* A page with a random part that does not compress. */
+static void fill(char *page)
+{
+	size_t i, random = draw() % 3800;
+
+	memset(page, (int)(draw() % 256), PAGE);
+	for (i = 0; i < random; i++)
+		page[i] = (char)draw();
+}
+
+int main(int argc, char **argv)
+{
+	unsigned long round, rounds, batch, i;
+	char in_use[PAGES] = { 0 };
+	char *pages;
+
+	if (argc != 4) {
+		fprintf(stderr, "usage: bursts ROUNDS BATCH SEED\n");
+		return 2;
+	}
+	rounds = strtoul(argv[1], NULL, 0);
+	batch = strtoul(argv[2], NULL, 0);
+	state = strtoul(argv[3], NULL, 0) * 2654435761u + 88172645463325252u;
+	pages = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (pages == MAP_FAILED) {
+		perror("bursts: mmap");
+		return 1;
+	}
+	for (round = 0; round < rounds; round++) {
+		/* How many pages live on differs from round to round, down to none. */
+		unsigned long keep = draw() % 4 ? draw() % PAGES : 0, live = 0;
+
+		for (i = 0; i < 1 + draw() % batch; i++) {
+			char *page = pages + draw() % PAGES * PAGE;
+
+			fill(page);
+			if (madvise(page, PAGE, MADV_PAGEOUT)) {
+				perror("bursts: madvise");
+				return 1;
+			}
+			in_use[(page - pages) / PAGE] = 1;
+		}
+		for (i = 0; i < PAGES; i++)
+			live += in_use[i];
+		while (live > keep) {
+			i = draw() % PAGES;
+			if (!in_use[i])
+				continue;
+			madvise(pages + i * PAGE, PAGE, MADV_DONTNEED);
+			in_use[i] = 0;
+			live--;
+		}
+	}
+	return 0;
+}

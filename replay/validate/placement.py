@@ -175,6 +175,7 @@ class _Check:
             raise ReplayError(f"{reader.path}: pool {number} is {allocator}; no places to compare")
         spec = backend or model_of(allocator, metadata.kernel.release, metadata.machine.cpus)
         self.where = str(reader.path)
+        self.whole = metadata.starts_empty() and not metadata.lost_total()
         self.model: Pool = create(spec)
         if not isinstance(self.model, HasPlace):
             raise ReplayError(f"{spec}: this model does not tell where objects lie")
@@ -242,9 +243,13 @@ class _Check:
             self.model.free(given)
             return
         if handle in self.live:
-            raise ReplayError(
-                f"{self.where}: row {row}: malloc gave {handle:#x}, which is allocated there"
-            )
+            if self.whole:
+                raise ReplayError(
+                    f"{self.where}: row {row}: malloc gave {handle:#x}, which is allocated there, "
+                    "yet the trace says that it is whole"
+                )
+            result.unknown["reissued"] += 1
+            self._free(handle)
         self.live[handle] = given
         self.objects[self.placed.place(given).page] += 1
         if self.allocator == "zbud":

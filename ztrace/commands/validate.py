@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from rich.console import Console
 
 from replay.order import OrderWriter
 from replay.validate import Verdict, validate
+from replay.validate.placement import Placement, PoolPlacement, compare_places
 from replay.validate.races import Race
 from replay.validate.steps import Call, Kind
 from replay.validate.verdict import TreeVerdict, Unexplained
-from traces import TraceReader
+from traces import Metadata, TraceReader
 from ztrace.console import console, count_text, lost_lines, ns_text, print_json, progress, table
 
 SHOWN = 5  # failures and races printed; --json has more
@@ -39,17 +41,40 @@ BEGINNINGS = {"trace": None, "empty": True, "late": False}
 )
 @click.option("--force", is_flag=True, help="Replace the order file if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(trace: Path, begins: str, order_path: Path | None, force: bool, as_json: bool) -> int:
+@click.option(
+    "--backend",
+    metavar="NAME",
+    help="Compare with this model instead of the one of the recorded kernel (not for ztree).",
+)
+def command(
+    trace: Path,
+    begins: str,
+    order_path: Path | None,
+    force: bool,
+    as_json: bool,
+    backend: str | None,
+) -> int:
     """Search for an order of TRACE's calls in which the model gives the kernel's handles.
 
-    Calls that overlap on several CPUs may have taken effect in either order, and a malloc that
-    finds no free slot takes effect in three steps. TRACE is explained if there is an order of
-    all steps, each inside the interval recorded for its call, that gives every handle the
-    kernel gave. Exit status 0 if so, 1 if a call cannot be explained, 2 for bad input.
+    For ztree: calls that overlap on several CPUs may have taken effect in either order, and a
+    malloc that finds no free slot takes effect in three steps. TRACE is explained if there is
+    an order of all steps, each inside the interval recorded for its call, that gives every
+    handle the kernel gave.
+
+    For zbud, z3fold and zsmalloc, whose handles are addresses: calls are played in recorded
+    order, and where each object lies and each pool's size are compared.
+
+    Exit status 0 if all agrees, 1 if a call cannot be explained, 2 for bad input.
     """
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
+        if not {pool.allocator for pool in metadata.pools} <= {"ztree", "unknown"}:
+            if order_path is not None:
+                raise click.UsageError("--order is for traces of ztree")
+            with progress(trace.name, reader.num_rows) as advance:
+                placement = compare_places(reader, backend=backend, advance=advance)
+            return _show_placement(placement, metadata, as_json)
         writer = None
         if order_path is not None:
             writer = stack.enter_context(OrderWriter(order_path, trace, force=force))
@@ -76,6 +101,56 @@ def command(trace: Path, begins: str, order_path: Path | None, force: bool, as_j
     out.print()
     out.print(_conclusion(verdict))
     return 0 if verdict.explained else 1
+
+
+def _show_placement(placement: Placement, metadata: Metadata, as_json: bool) -> int:
+    """Print the comparison of places and pool sizes; returns the exit status."""
+    if as_json:
+        print_json(placement.to_dict())
+        return 0 if placement.agrees else 1
+    out = console()
+    rows = []
+    for pool in placement.pools:
+        parts = (pool.places, pool.totals)
+        rows.append(
+            [
+                f"{pool.pool} {pool.backend}",
+                count_text(pool.calls),
+                count_text(pool.overlapping),
+                *(f"{count_text(one.equal)} of {count_text(one.compared)}" for one in parts),
+            ]
+        )
+    out.print(table(("pool, model", "calls", "overlap", "places equal", "totals equal"), rows))
+    for line in lost_lines(metadata):
+        out.print(line)
+    for pool in placement.pools:
+        for line in _placement_notes(pool):
+            out.print(line, soft_wrap=True)
+    word = "agrees" if placement.agrees else "does NOT agree"
+    out.print(f"the model {word} with the kernel; {placement.wall_s:.1f} s")
+    return 0 if placement.agrees else 1
+
+
+def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
+    for name, one in (("place", pool.places), ("total", pool.totals), ("refusal", pool.errors)):
+        if one.first is not None:
+            yield f"pool {pool.pool}: first {name} that differs: {one.first}"
+    if pool.compactions:
+        yield (
+            f"pool {pool.pool}: {pool.compactions:,} recorded compactions played, "
+            f"{pool.compactions_unmatched:,} of them of pages the model had not queued"
+        )
+    if pool.unknown:
+        calls = ", ".join(f"{name} {count:,}" for name, count in pool.unknown.items())
+        yield f"pool {pool.pool}: calls on objects from before the trace, or lost: {calls}"
+    if len(pool.cpus) > 1:
+        yield (
+            f"pool {pool.pool}: {len(pool.cpus)} CPUs; recorded order is not the order of the "
+            f"allocator's lock, and {pool.overlapping:,} calls overlapped: differences from the "
+            "first of these on need not be the model's"
+        )
+    if not pool.starts_empty:
+        yield f"pool {pool.pool}: not known to be empty at the start; older objects are missing"
 
 
 def _show_trees(out: Console, verdict: Verdict) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from replay.errors import ReplayError
 from traces.reader import TraceReader
-from traces.schema import OP_CODE
+from traces.schema import OP_CODE, OPS
 
 COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "cpu", "tid")
 BATCH_ROWS = 131072
@@ -58,8 +60,9 @@ class Window:
 def windows(
     reader: TraceReader, advance: Callable[[int], object] = lambda rows: None
 ) -> Iterator[Window]:
-    """The mallocs, frees, writebacks and shrinks of a trace; TraceError for a damaged one.
+    """The mallocs, frees, writebacks and shrinks of a trace.
 
+    TraceError for a damaged trace, ReplayError for one that lacks sizes or handles.
     ``advance`` is called with numbers of rows read, in all twice the trace's: a first pass
     finds out how far back calls reach.
     """
@@ -67,7 +70,7 @@ def windows(
     held = np.empty(0, CALL)
     first_row = 0
     for number, batch in enumerate(reader.batches(columns=COLUMNS, rows=BATCH_ROWS)):
-        calls = np.concatenate([held, _calls(batch, first_row)])
+        calls = np.concatenate([held, _calls(batch, first_row, reader.path)])
         first_row += batch.num_rows
         advance(batch.num_rows)
         calls = calls[np.lexsort((calls["row"], calls["ts"]))]
@@ -91,10 +94,24 @@ def horizons(reader: TraceReader, advance: Callable[[int], object]) -> list[int]
     return horizons[::-1]
 
 
-def _calls(batch: pa.RecordBatch, first_row: int) -> Calls:
+def _check_columns(batch: pa.RecordBatch, op: NDArray[Any], first_row: int, where: Path) -> None:
+    """ReplayError unless every malloc has a size and every object a handle."""
+    malloc, succeeded = op == MALLOC, batch.column("ret").to_numpy() >= 0
+    for name, needed in (("size", malloc), ("handle", (malloc & succeeded) | (op == FREE))):
+        column = batch.column(name)
+        if column.null_count and (lacking := needed & column.is_null().to_numpy(False)).any():
+            row = first_row + int(np.argmax(lacking))
+            raise ReplayError(
+                f"{where}: row {row}: a {OPS[op[row - first_row]]} without {name}; validation "
+                "needs the columns ts_ns, dur_ns, op, size, handle and ret"
+            )
+
+
+def _calls(batch: pa.RecordBatch, first_row: int, where: Path) -> Calls:
     op = batch.column("op").indices.to_numpy(zero_copy_only=False)
     chosen = np.flatnonzero(np.isin(op, WANTED))
     calls = np.zeros(len(chosen), CALL)
+    _check_columns(batch, op, first_row, where)
 
     def values(name: str, absent: int = 0) -> NDArray[Any]:
         column = batch.column(name)

@@ -4,7 +4,8 @@
 Calls that overlap none other are played on the model directly. A group of overlapping ones is
 searched (search.py) for every ``current`` that it can leave. Those are the hypotheses under
 which later calls are judged; one dies when a call contradicts it. Nothing else of a tree
-depends on the order unseen, so this is all that has to be kept: memory is bounded by a group.
+depends on the order unseen (but for a block under reclaim, whose state a hypothesis then
+includes), so this is all that has to be kept: memory is bounded by a group.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from dataclasses import dataclass, field
 
 from allocator.ztree import FREE, Block, BlockTree
 from replay.validate.search import Exit, Search, act
-from replay.validate.steps import UNKNOWN, UNSEEN, Call, Kind, State, Step
+from replay.validate.steps import NO_COUNTER, UNKNOWN, UNSEEN, Call, Kind, State, Step
 
 Steps = list[tuple[Call, Step]]
+
+CUT_SHORT = "too many calls overlapped: the search was given up before all orders were tried"
+CHUNK = 4096  # calls that the hot loop takes at once
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Failure:
 
 @dataclass
 class Tally:
-    """Counts of one tree. ``in_part``: explained, but with ``current`` or the slot unknown."""
+    """Counts of one tree. ``in_part``: explained, but what the answer depends on is not known."""
 
     calls: int = 0
     explained: int = 0
@@ -42,6 +46,7 @@ class Tally:
     dead_ends: int = 0
     most_hypotheses: int = 1
     out_of_order: int = 0
+    cut_short: int = 0  # groups with too many orders to try them all
     split: int = 0  # mallocs whose steps lay apart, with another call between
 
 
@@ -49,9 +54,9 @@ class Tally:
 class Checker:
     """Checks calls of one tree; :meth:`play` and :meth:`group` take them in order of time.
 
-    ``on_steps`` gets each stretch of found order as soon as it is certain; calls that overlap
-    nothing are not reported, they take effect in one piece. ``on_failure`` gets what cannot be
-    explained; after it the tree is made to agree with the trace and checking goes on.
+    ``on_steps`` gets each stretch of found order as soon as it is certain, but for the calls
+    that :meth:`play` returns. ``on_failure`` gets what cannot be explained; after it the tree is
+    made to agree with the trace and checking goes on.
     """
 
     tree: BlockTree
@@ -61,19 +66,13 @@ class Checker:
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
-        self.state = State(self.tree)
-        self.hypotheses: list[Exit] = [Exit(None, None, None)]
-        # A tree that begins before the trace: no block is known, not even how many there are.
-        self.adrift = not self.starts_empty
-        self.first_known = 0
-        self._fresh: dict[int, int] = {}
-        if self.adrift:
-            self._settle_on(UNKNOWN)
-
-    def _settle_on(self, current: object) -> None:
-        assert current is UNKNOWN
-        self.tree.current = UNKNOWN
-        self.hypotheses = [Exit(UNKNOWN, UNKNOWN, None)]
+        self.state = State(self.tree, late=not self.starts_empty)
+        self.hypotheses: list[Exit] = [Exit.at(self.tree.current)]
+        # Of a tree that begins before the trace: blocks below this number may be old ones.
+        self.first_known = 0 if self.starts_empty else NO_COUNTER
+        self._old: set[int] = set()
+        self._made: dict[int, Block] = {}  # by the last group
+        self._fresh: dict[int, int] = {}  # while adrift: slots given out in turn, of each block
 
     # -- calls that overlap nothing ----------------------------------------------------------
 
@@ -83,58 +82,82 @@ class Checker:
         blocks: Sequence[int],
         slots: Sequence[int],
         call_at: Callable[[int], Call],
-    ) -> None:
-        """Play calls one after the other; ``call_at(i)`` gives the i-th in full."""
+    ) -> list[tuple[int, int]]:
+        """Play calls one after the other; ``call_at(i)`` gives the i-th in full.
+
+        Returns which took effect in one piece and nothing else to say of them: (first, end).
+        """
         count, at = len(kinds), 0
+        plain: list[tuple[int, int]] = []
         while at < count:
-            if not self._is_plain():
+            end = min(at + CHUNK, count) if self._is_plain() else at
+            played = self._play_plain(kinds[at:end], blocks[at:end], slots[at:end])
+            if played:
+                self.tally.calls += played
+                self.tally.explained += played
+                plain.append((at, at + played))
+                at += played
+            if at < end or not played:
                 self.group([call_at(at)])
                 at += 1
-                continue
-            played = self._play_plain(kinds[at:], blocks[at:], slots[at:])
-            self.tally.calls += played
-            self.tally.explained += played
-            at += played
-            if at < count:
-                self.group([call_at(at)])
-                at += 1
+        return plain
 
     def _is_plain(self) -> bool:
         return (
             len(self.hypotheses) == 1
             and self.tree.current is not UNKNOWN
-            and not self.state.unseen
-            and not self.adrift
+            and not self.state.watched
+            and not self.state.adrift
         )
 
     def _play_plain(self, kinds: Sequence[int], blocks: Sequence[int], slots: Sequence[int]) -> int:
         """The hot loop: everything is known. Returns how many calls the model answered right."""
-        tree = self.tree
-        look, take, insert, release = tree.look, tree.take, tree.insert, tree.release
-        in_tree = tree.blocks
+        tree, state = self.tree, self.state
+        look, take, release = tree.look, tree.take, tree.release
+        in_tree, unseen = tree.blocks, state.unseen
         last_slot = tree.kind.slots
         done = 0
         for kind, index, slot in zip(kinds, blocks, slots, strict=True):
             if kind == Kind.MALLOC:
                 block = look()
                 if block is None:
-                    if tree.counter != index or slot != 0:
+                    if tree.counter != index or slot != 0 or not self._grow(index):
                         break
-                    take(insert(), adopt=True)
                 elif block.index != index or block.slots.find(FREE, 0, last_slot) != slot:
                     break
                 else:
-                    take(block)
+                    taken = take(block)
+                    if taken != slot:
+                        tree.credit(block, block.free_slots)
+                        tree.clear(block, taken)
+                        break
             elif kind == Kind.FREE:
                 block = in_tree.get(index)
                 if block is None or not block.slots[slot] or slot >= last_slot:
+                    break
+                if block.under_reclaim or index in unseen:
                     break
                 release(index, slot)
             else:
                 break
             done += 1
-        self.hypotheses = [Exit(tree.current, tree.current, None)]
+        if done:
+            self.hypotheses = [Exit.at(tree.current)]
         return done
+
+    def _grow(self, index: int) -> bool:
+        """A malloc that finds no free slot and answers slot 0 of block ``index``; False if not."""
+        state = self.state
+        made = state.insert()
+        if made is None:
+            return False
+        block, inserted = made
+        before = state.save(block)
+        if block.index == index and state.take(block, 0, adopt=True) == 0:
+            return True
+        state.undo(before)
+        state.undo(inserted)
+        return False
 
     # -- groups ------------------------------------------------------------------------------
 
@@ -148,45 +171,57 @@ class Checker:
         tally.calls += len(calls)
         remaining = list(calls)
         while remaining:
-            if self.adrift:
-                self._drift(remaining.pop(0))
-                continue
             remaining = self._search(remaining)
 
     def _search(self, calls: Sequence[Call]) -> list[Call]:
         """Explain a group; returns what is left to do after a call that cannot be explained."""
+        state, tally = self.state, self.tally
         for call in calls:
             self._meet(call)
-        search = Search(self.state, calls)
+            if call.kind in (Kind.CHOOSE, Kind.SETTLE) and len(calls) > 1:
+                state.watch(call.block)
+        hazy = {call for call in calls if self._is_hazy(call)}
+        search = Search(state, calls)
         search.run(self.hypotheses)
-        tally = self.tally
         tally.dead_ends += search.dead_ends
-        unknown = self.tree.current is UNKNOWN or bool(self.state.unseen)
+        tally.cut_short += search.cut_short
         if search.exits:
             tally.explained += len(calls)
-            tally.in_part += len(calls) if unknown else 0
+            tally.in_part += len(hazy)
             exits = list(search.exits.values())
-            self._redo(exits[0])
+            steps = self._redo(exits[0])
             # The search made blocks of its own and took them back: name the tree's instead.
-            self.hypotheses = [one._replace(current=self._in_tree(one.current)) for one in exits]
+            self.hypotheses = [one._replace(current=self._real(one.current)) for one in exits]
             self.tree.current = self.hypotheses[0].current
             tally.most_hypotheses = max(tally.most_hypotheses, len(exits))
             if len(exits) == 1:
                 self._commit()
+            self._learn(steps)
             return []
         done, origin, log, stuck = search.deepest
         partial = Exit(None, origin, log)
         steps = self._redo(partial)
-        finished = {call.row for call, step in steps if step in (Step.WHOLE, Step.TAKE)}
+        finished = {call for call, step in steps if step in (Step.WHOLE, Step.TAKE)}
         tally.explained += done
+        tally.in_part += len(hazy & finished)
         self.hypotheses = [partial]
         self._commit()
-        self.on_failure(
-            Failure(stuck, self.state.answer(stuck), self.state.cause(stuck), tuple(calls))
-        )
-        self.state.force(stuck)
-        self._settle_on(UNKNOWN)
-        return [call for call in calls if call.row not in finished and call is not stuck]
+        cause = CUT_SHORT if search.cut_short else state.cause(stuck)
+        self.on_failure(Failure(stuck, state.answer(stuck), cause, tuple(calls)))
+        state.force(stuck)
+        self._fresh[stuck.block] = -1
+        self.hypotheses = [Exit.at(self.tree.current)]
+        self._learn(steps)
+        return [call for call in calls if call not in finished and call is not stuck]
+
+    def _is_hazy(self, call: Call) -> bool:
+        """Whether something that the call's answer depends on is unknown."""
+        state = self.state
+        if call.kind in (Kind.FREE, Kind.RECOVER, Kind.SETTLE):
+            return call.block in state.unseen
+        if call.kind in (Kind.PASS, Kind.CHOOSE) and state.late:
+            return True
+        return self.tree.current is UNKNOWN or call.block in state.unseen
 
     def _redo(self, target: Exit) -> Steps:
         """Bring the tree to ``target``, from the hypothesis it started from; returns the steps."""
@@ -196,21 +231,23 @@ class Checker:
             steps.append((log.call, log.step))
             log = log.before
         steps.reverse()
-        tree = self.tree
-        tree.current = target.origin
+        tree, state = self.tree, self.state
+        tree.current = target.origin[0]
+        state.install(target.origin[1])
         inserted = {}
         for call, step in steps:
             if step == Step.WHOLE:
-                act(self.state, call)
+                act(state, call)
             elif step == Step.INSERT:
                 inserted[call.row] = tree.insert()
             elif step == Step.TAKE:
-                self.state.take(inserted[call.row], call.slot, adopt=True)
+                state.take(inserted[call.row], call.slot, adopt=True)
+        self._made = {block.index: block for block in inserted.values()}
         return steps
 
-    def _in_tree(self, block: Block | None) -> Block | None:
-        """The tree's block of the same index; a released one (H3) stays what it is."""
-        return block if block is None else self.tree.blocks.get(block.index, block)
+    def _real(self, block: Block | None) -> Block | None:
+        """The block of the same index that :meth:`_redo` made, released since or not (H3)."""
+        return block if block is None else self._made.get(block.index, block)
 
     def _commit(self) -> None:
         """Only one hypothesis is left: its order is the one found."""
@@ -220,7 +257,8 @@ class Checker:
         while log is not None:
             steps.append((log.call, log.step))
             log = log.before
-        self.hypotheses = [Exit(only.current, only.current, None)]
+        self.hypotheses = [Exit.at(only.current)]
+        self.state.watched.clear()
         if steps:
             steps.reverse()
             self._count_order(steps)
@@ -241,7 +279,7 @@ class Checker:
 
     def finish(self) -> None:
         """No more calls: of orders that no call can tell apart, the first is taken."""
-        self.hypotheses = self.hypotheses[:1]
+        del self.hypotheses[1:]
         self._commit()
 
     @property
@@ -261,47 +299,35 @@ class Checker:
 
     def _meet(self, call: Call) -> None:
         """Note a block that was there before the trace when it is first named."""
-        is_old = call.block < self.first_known and call.block not in self.tree.blocks
-        if is_old and call.kind in (Kind.MALLOC, Kind.FREE):
-            self.state.adopt_unseen(call.block)
-
-    def _drift(self, call: Call) -> None:
-        """Take over what a call tells while it is not known which blocks there are."""
-        state, tree, tally = self.state, self.tree, self.tally
-        if call.kind not in (Kind.MALLOC, Kind.FREE):
-            tally.explained += 1
-            tally.in_part += 1
+        index = call.block
+        if index >= self.first_known or index in self._old or index in self.tree.blocks:
             return
-        index, slot = call.block, call.slot
-        block = tree.blocks.get(index)
-        if block is None:
-            block = state.adopt_unseen(index)
-            self._fresh[index] = 0
-        if call.kind == Kind.FREE:
-            self._fresh[index] = -1
-            possible = state.can_free(call)
-        else:
-            fresh = self._fresh.get(index, -1)
-            self._fresh[index] = slot + 1 if fresh == slot else -1
-            possible = state.fits(block, slot)
-        if possible:
-            tally.explained += 1
-            tally.in_part += 1
-            if call.kind == Kind.FREE:
-                state.release(call)
-            else:
-                state.take(block, slot)
-        else:
-            self.on_failure(Failure(call, state.answer(call), state.cause(call), (call,)))
-            state.force(call)
-        tree.current = UNKNOWN
-        if UNSEEN not in block.slots[: state.slots]:
-            state.unseen.discard(index)
+        if call.kind in (Kind.MALLOC, Kind.FREE, Kind.CHOOSE):
+            self._old.add(index)
+            self.state.adopt_unseen(index)
+            if self.state.adrift:
+                self._fresh[index] = 0
+
+    def _learn(self, steps: Steps) -> None:
+        """Draw conclusions about blocks that were, or may have been, there before the trace."""
+        state, tree = self.state, self.tree
+        for index in {call.block for call, _ in steps} & state.unseen:
+            block = tree.blocks.get(index)
+            if block is None or UNSEEN not in block.slots[: state.slots]:
+                state.unseen.discard(index)
+        if not state.adrift:
+            return
+        for call, step in steps:
+            if step == Step.WHOLE and call.kind == Kind.MALLOC:
+                in_turn = self._fresh.get(call.block, -1) == call.slot
+                self._fresh[call.block] = call.slot + 1 if in_turn else -1
+            elif call.kind not in (Kind.PASS, Kind.FAILED_MALLOC):
+                self._fresh[call.block] = -1
         # A block all of whose slots were given out in turn was empty, hence new: it is the last
         # one, and every block from here on is made under our eyes.
-        if self._fresh.get(index) == state.slots and index == max(tree.blocks, default=-1):
-            self.adrift = False
-            self.first_known = tree.counter = index + 1
-            tree.last = block
-            tree.weigh(block)
-            self._settle_on(UNKNOWN)
+        newest = next(reversed(state.oldest_first()), -1)
+        if self._fresh.get(newest) == state.slots:
+            state.adrift = False
+            self._fresh.clear()
+            self.first_known = tree.counter = newest + 1
+            tree.last = tree.blocks[newest]

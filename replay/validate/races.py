@@ -20,11 +20,16 @@ class Race:
     calls: tuple[Call, ...]
 
 
-def races_in(pool: int, tree: int, steps: Sequence[tuple[Call, Step]]) -> Iterator[Race]:
-    """The races in one stretch of found order."""
+def races_in(
+    pool: int, tree: int, steps: Sequence[tuple[Call, Step]], marked: dict[int, Call]
+) -> Iterator[Race]:
+    """The races in one stretch of found order.
+
+    ``marked`` is kept from stretch to stretch of a tree: the blocks under reclaim.
+    """
     yield from _split_mallocs(pool, tree, steps)
     yield from _overlapping_frees(pool, tree, steps)
-    yield from _dropped_frees(pool, tree, steps)
+    yield from _dropped_frees(pool, tree, steps, marked)
 
 
 def _split_mallocs(pool: int, tree: int, steps: Sequence[tuple[Call, Step]]) -> Iterator[Race]:
@@ -73,9 +78,10 @@ def _overlapping_frees(pool: int, tree: int, steps: Sequence[tuple[Call, Step]])
             yield Race("H7", what, pool, tree, (second, *rivals))
 
 
-def _dropped_frees(pool: int, tree: int, steps: Sequence[tuple[Call, Step]]) -> Iterator[Race]:
+def _dropped_frees(
+    pool: int, tree: int, steps: Sequence[tuple[Call, Step]], marked: dict[int, Call]
+) -> Iterator[Race]:
     """Frees by others in a block that was being reclaimed."""
-    marked: dict[int, Call] = {}
     for call, _ in steps:
         if call.kind == Kind.CHOOSE:
             marked[call.block] = call

@@ -14,10 +14,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from allocator.ztree import Block
-from replay.validate.steps import Call, Kind, Saved, State, Step
+from replay.validate.steps import Call, Kind, Saved, State, Step, Variant
 
 NOT_BEGUN, LOOKED, INSERTED, DONE = range(4)
 AFTER = {Step.WHOLE: DONE, Step.LOOK: LOOKED, Step.INSERT: INSERTED, Step.TAKE: DONE}
+
+ANY = 1 << 30  # as many split mallocs as may be
+
+# Nodes after which a search is content with what it has found. The orders of k calls that all
+# overlap are exponentially many in k; two CPUs' calls need some ten nodes each.
+NODES, NODES_PER_CALL = 4000, 50
 
 # Tried first: a call in one piece. Most traces need nothing else.
 MISS = (Step.LOOK, Step.INSERT, Step.TAKE)
@@ -34,12 +40,19 @@ class Log(NamedTuple):
 class Exit(NamedTuple):
     """A ``current`` that the group can leave, and the first order found that leaves it.
 
-    ``origin`` is the ``current`` that the order starts from.
+    ``variant`` is the state of watched blocks that it leaves; ``origin`` is the ``current`` and
+    the variant that the order starts from.
     """
 
     current: Block | None
-    origin: Block | None
+    origin: tuple[Block | None, Variant]
     log: Log | None
+    variant: Variant = ()
+
+    @classmethod
+    def at(cls, current: Block | None, variant: Variant = ()) -> Exit:
+        """Where nothing is undecided."""
+        return cls(current, (current, variant), None, variant)
 
 
 @dataclass
@@ -57,22 +70,27 @@ class _Frame:
 class Search:
     """The search over one group; calls sorted by (ts, row).
 
-    After :meth:`run`: ``exits`` by the index of the block left as current; ``deepest``, the
-    longest partial order: its calls done, the ``current`` it starts from, its log, and the call
-    that had to come next and could not; ``dead_ends``, nodes that led nowhere.
+    After :meth:`run`: ``exits`` by the index of the block left as current and the variant;
+    ``deepest``, the longest partial order: its calls done, where it starts from, its log, and
+    the call that had to come next and could not; ``dead_ends``, nodes that led nowhere;
+    ``cut_short``, whether orders were left untried because there are too many.
     """
 
     def __init__(self, state: State, calls: Sequence[Call]) -> None:
         self._state = state
         self._calls = calls
-        self._progress = [NOT_BEGUN] * len(calls)
+        self._progress = bytearray([NOT_BEGUN]) * len(calls)
         self._inserted: dict[int, Block] = {}
-        self._visited: set[tuple[int, tuple[int, ...], int | None, int]] = set()
+        self._visited: set[tuple[int, bytes, int | None, Variant, int]] = set()
         self._splits_left = 0
-        self.exits: dict[int | None, Exit] = {}
-        self.deepest: tuple[int, Block | None, Log | None, Call] = (-1, None, None, calls[0])
-        self._origin: Block | None = None
+        self._origin: tuple[Block | None, Variant] = (None, ())
+        self.exits: dict[tuple[int | None, Variant], Exit] = {}
+        self.deepest: tuple[int, tuple[Block | None, Variant], Log | None, Call]
+        self.deepest = (-1, self._origin, None, calls[0])
         self.dead_ends = 0
+        self.cut_short = False
+        self._nodes_left = 0
+        self._withheld = False  # a malloc could have been split, which was not allowed yet
 
     def run(self, hypotheses: Sequence[Exit]) -> None:
         """Explore every order from each hypothesis; the tree is restored.
@@ -80,40 +98,49 @@ class Search:
         Orders in which no malloc is split come first, then those with one, then all: of the
         orders that leave the same ``current``, one with few races is the one reported.
         """
-        splits = (0, 1, len(self._calls)) if len(self._calls) > 1 else (0,)
-        for allowed in splits:
+        for allowed in (0, 1, ANY) if len(self._calls) > 1 else (0,):
             self._visited.clear()
             self._splits_left = allowed
+            self._nodes_left = NODES + NODES_PER_CALL * len(self._calls)
+            self._withheld = False
             for hypothesis in hypotheses:
-                self._explore(hypothesis.current, hypothesis.log)
+                self._explore(hypothesis)
+            if not self._withheld:
+                break
 
-    def _explore(self, current: Block | None, log: Log | None) -> None:
-        tree = self._state.tree
-        before = tree.current
-        tree.current = self._origin = current
-        stack = [self._frame(0, 0, log)]
+    def _explore(self, hypothesis: Exit) -> None:
+        state = self._state
+        before = state.tree.current, state.variant()
+        state.tree.current = hypothesis.current
+        state.install(hypothesis.variant)
+        self._origin = hypothesis.current, hypothesis.variant
+        stack = [self._frame(0, 0, hypothesis.log)]
         while stack:
             frame = stack[-1]
             if frame.applied is not None:
                 self._take_back(frame.applied)
-                if frame.options[frame.tried - 1][1] == (Step.LOOK,):
+                if frame.options[frame.tried - 1][1] == (Step.LOOK,) and self._splits_left < ANY:
                     self._splits_left += 1
                 frame.applied = None
-            if frame.tried == len(frame.options):
+            if frame.tried == len(frame.options) or self._nodes_left < 0:
+                self.cut_short |= frame.tried < len(frame.options)
                 stack.pop()
                 continue
             number, steps = frame.options[frame.tried]
             frame.tried += 1
             frame.applied = []
-            if steps == (Step.LOOK,):
+            if steps == (Step.LOOK,) and self._splits_left < ANY:
                 self._splits_left -= 1
-            after = frame.log
+            after: Log | None = frame.log
             for step in steps:
-                self._apply(number, step, frame.applied)
+                if not self._apply(number, step, frame.applied):
+                    break
                 after = Log(after, self._calls[number], step)
-            done = frame.done + (self._progress[number] == DONE)
-            stack.append(self._frame(frame.first, done, after))
-        tree.current = before
+            else:
+                done = frame.done + (self._progress[number] == DONE)
+                stack.append(self._frame(frame.first, done, after))
+        state.tree.current = before[0]
+        state.install(before[1])
 
     # -- nodes ------------------------------------------------------------------------------
 
@@ -123,14 +150,17 @@ class Search:
             first += 1
         current = self._state.tree.current
         key = None if current is None else current.index
+        variant = self._state.variant()
         if first == len(calls):
-            self.exits.setdefault(key, Exit(current, self._origin, log))
+            self.exits.setdefault((key, variant), Exit(current, self._origin, log, variant))
             return _Frame(first, done, log, [])
         candidates = self._candidates(first)
-        state = (first, tuple(progress[first : candidates[-1] + 1]), key, self._splits_left)
+        begun = bytes(progress[first : candidates[-1] + 1])
+        state = (first, begun, key, variant, self._splits_left)
         if state in self._visited:
             return _Frame(first, done, log, [])
         self._visited.add(state)
+        self._nodes_left -= 1
         # In the order in which the calls returned, which is nearly always the true one.
         candidates.sort(key=lambda number: calls[number].row)
         options = [(number, steps) for number in candidates for steps in self._steps(number)]
@@ -165,9 +195,11 @@ class Search:
         elif call.kind == Kind.PASS:
             possible = state.passes()
         elif call.kind == Kind.CHOOSE:
-            possible = state.chooses(call.block) is not None
+            possible = state.chooses(call.block)
+        elif call.kind == Kind.RECOVER:
+            possible = state.recovers(call)
         else:
-            possible = call.kind != Kind.MISFIT and call.block in state.tree.blocks
+            possible = call.kind == Kind.SETTLE and state.reclaims(call)
         return [(Step.WHOLE,)] if possible else []
 
     def _malloc_steps(self, number: int, call: Call, progress: int) -> list[tuple[Step, ...]]:
@@ -188,24 +220,31 @@ class Search:
                 found.append(MISS)
             if self._splits_left:
                 found.append((Step.LOOK,))
+            self._withheld |= not self._splits_left
         return found
 
     # -- steps ------------------------------------------------------------------------------
 
-    def _apply(self, number: int, step: Step, applied: list[tuple[int, int, Saved | None]]) -> None:
-        call, state, tree = self._calls[number], self._state, self._state.tree
+    def _apply(self, number: int, step: Step, applied: list[tuple[int, int, Saved | None]]) -> bool:
+        """Have the model make a step; whether it answers as recorded."""
+        call, state = self._calls[number], self._state
         saved: Saved | None = None
+        agreed = True
         if step == Step.INSERT:
-            saved = state.save(None)
-            self._inserted[number] = tree.insert()
+            made = state.insert()
+            if made is None:
+                return False
+            self._inserted[number], saved = made
+            agreed = made[0].index == call.block
         elif step == Step.TAKE:
             block = self._inserted[number]
             saved = state.save(block)
-            state.take(block, call.slot, adopt=True)
+            agreed = state.take(block, call.slot, adopt=True) == call.slot
         elif step == Step.WHOLE:
-            saved = act(state, call)
+            saved, agreed = act(state, call)
         applied.append((number, self._progress[number], saved))
         self._progress[number] = AFTER[step]
+        return agreed
 
     def _take_back(self, applied: list[tuple[int, int, Saved | None]]) -> None:
         for number, progress, saved in reversed(applied):
@@ -214,20 +253,20 @@ class Search:
                 self._state.undo(saved)
 
 
-def act(state: State, call: Call) -> Saved | None:
-    """Do a call's effect in one piece, which must be possible; returns its undo, if it needs one.
+def act(state: State, call: Call) -> tuple[Saved | None, bool]:
+    """Do a call's effect in one piece, which must be possible.
 
-    Not for a malloc that inserts a block: that is several steps.
+    Returns its undo, if it needs one, and whether the model answers as recorded. Not for a
+    malloc that inserts a block: that is several steps.
     """
     tree = state.tree
     if call.kind == Kind.MALLOC:
         block = state.found(call)
         assert block is not None
         saved = state.save(block)
-        state.take(block, call.slot)
-        return saved
+        return saved, state.take(block, call.slot) == call.slot
     if call.kind in (Kind.FAILED_MALLOC, Kind.PASS):
-        return None
+        return None, True
     block = tree.blocks[call.block]
     saved = state.save(block)
     if call.kind == Kind.FREE:
@@ -238,4 +277,4 @@ def act(state: State, call: Call) -> Saved | None:
         tree.recover(block, call.slot)
     else:
         tree.settle(block)
-    return saved
+    return saved, True

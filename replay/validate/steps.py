@@ -4,7 +4,8 @@
 The steps are the model's own critical sections (:class:`allocator.ztree.BlockTree`); this
 module decides which of them agree with what the kernel returned. Handles tell nearly everything:
 a set of completed calls fixes which slots are taken, hence each block's free count and coeff,
-which blocks exist and which is ``last``. Only ``current`` depends on their order unseen.
+which blocks exist and which is ``last``. Only ``current`` depends on their order unseen, and,
+of a block under reclaim, whether a free came in time or was dropped: that block is *watched*.
 
 Two things may be unknown. ``current`` is :data:`UNKNOWN` where a trace begins late or a call
 could not be explained: some block that need not have free slots, or none. A slot is ``UNSEEN``
@@ -16,10 +17,15 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
+from allocator.protocol import HazardError
 from allocator.ztree import FREE, MAX_SLOTS, OCCUPIED, Block, BlockTree
 
 UNKNOWN = Block(-1, 0)
 UNSEEN = 4  # beyond the model's own slot states
+NO_COUNTER = 1 << 60  # above every block index, while nobody knows which comes next
+
+# What watched blocks are like: (index, in the tree, slots, free_slots, coeff, under_reclaim).
+Variant = tuple[tuple[int, bool, bytes, int, int, bool], ...]
 
 
 class Kind(IntEnum):
@@ -59,13 +65,13 @@ class Step(IntEnum):
 
 
 class Saved(NamedTuple):
-    """One step's undo. ``block`` None: the step inserted the tree's last block."""
+    """One step's undo: the tree, and the block that the step works on, before it."""
 
     current: Block | None
     last: Block | None
     counter: int
     free_total: int
-    block: Block | None
+    block: Block
     free_slots: int
     coeff: int
     slots: bytes
@@ -74,41 +80,85 @@ class Saved(NamedTuple):
 
 
 class State:
-    """A tree with what is unknown of it, and the steps that recorded calls may make in it."""
+    """A tree with what is unknown of it, and the steps that recorded calls may make in it.
 
-    def __init__(self, tree: BlockTree) -> None:
+    ``late``: the tree had blocks before the trace, so that there may be some which no call has
+    named. ``adrift``: moreover nobody knows yet which block is last and which index comes next.
+    """
+
+    def __init__(self, tree: BlockTree, *, late: bool = False) -> None:
         self.tree = tree
         self.slots = tree.kind.slots
         self.unseen: set[int] = set()  # blocks with UNSEEN slots
+        self.watched: dict[int, Block] = {}
+        self._sorted = True
+        self.late = self.adrift = late
+        if late:
+            tree.counter, tree.current = NO_COUNTER, UNKNOWN
 
     # -- undo -------------------------------------------------------------------------------
 
-    def save(self, block: Block | None) -> Saved:
-        """What :meth:`undo` needs to take back one step on ``block`` (None: an insert)."""
+    def save(self, block: Block) -> Saved:
+        """What :meth:`undo` needs to take back one step on ``block``."""
         tree = self.tree
-        common = (tree.current, tree.last, tree.counter, tree.free_total)
-        if block is None:
-            return Saved(*common, None, 0, 0, b"", False, False)
         return Saved(
-            *(*common, block, block.free_slots, block.coeff, bytes(block.slots)),
+            *(tree.current, tree.last, tree.counter, tree.free_total),
+            *(block, block.free_slots, block.coeff, bytes(block.slots)),
             *(block.under_reclaim, tree.blocks.get(block.index) is block),
         )
 
     def undo(self, saved: Saved) -> None:
         """Take back the one step made since ``saved``."""
         tree, block = self.tree, saved.block
-        if block is None:
-            assert tree.last is not None
-            del tree.blocks[tree.last.index]
-        else:
-            block.free_slots, block.coeff = saved.free_slots, saved.coeff
-            block.slots[:] = saved.slots
-            block.under_reclaim = saved.under_reclaim
-            if saved.present and block.index not in tree.blocks:
-                tree.blocks[block.index] = block
-                tree.blocks = dict(sorted(tree.blocks.items()))  # reclaim takes the first
+        block.free_slots, block.coeff = saved.free_slots, saved.coeff
+        block.slots[:] = saved.slots
+        block.under_reclaim = saved.under_reclaim
+        self._put(block, present=saved.present)
         tree.current, tree.last = saved.current, saved.last
         tree.counter, tree.free_total = saved.counter, saved.free_total
+
+    def _put(self, block: Block, *, present: bool) -> None:
+        tree = self.tree
+        if present and block.index not in tree.blocks:
+            tree.blocks[block.index] = block
+            self._sorted = False
+        elif not present and tree.blocks.get(block.index) is block:
+            del tree.blocks[block.index]
+
+    def oldest_first(self) -> dict[int, Block]:
+        """The tree's blocks, sorted as the model has them; while searching they need not be."""
+        tree = self.tree
+        if not self._sorted:
+            tree.blocks = dict(sorted(tree.blocks.items()))
+            self._sorted = True
+        return tree.blocks
+
+    # -- watched blocks -----------------------------------------------------------------------
+
+    def watch(self, index: int) -> None:
+        """From now on the block's own state may differ between orders of the same calls."""
+        if index in self.tree.blocks:
+            self.watched.setdefault(index, self.tree.blocks[index])
+
+    def variant(self) -> Variant:
+        """The watched blocks as they are."""
+        if not self.watched:
+            return ()
+        blocks = self.tree.blocks
+        return tuple(
+            (i, i in blocks, bytes(one.slots), one.free_slots, one.coeff, one.under_reclaim)
+            for i, one in self.watched.items()
+        )
+
+    def install(self, variant: Variant) -> None:
+        """Make the watched blocks as they were."""
+        for index, present, slots, free_slots, coeff, under_reclaim in variant:
+            block = self.watched[index]
+            self.tree.free_total -= block.free_slots if index in self.tree.blocks else 0
+            block.slots[:] = slots
+            block.free_slots, block.coeff, block.under_reclaim = free_slots, coeff, under_reclaim
+            self._put(block, present=present)
+            self.tree.free_total += free_slots if present else 0
 
     # -- malloc -----------------------------------------------------------------------------
 
@@ -134,8 +184,25 @@ class State:
         """Whether malloc may find no free slot now."""
         return self.tree.look() is None
 
+    def insert(self) -> tuple[Block, Saved] | None:
+        """The model's insert, and its undo; None if the model refuses (H28)."""
+        tree = self.tree
+        before = (tree.current, tree.last, tree.counter, tree.free_total)
+        try:
+            block = tree.insert()
+        except HazardError:
+            tree.counter = before[2]
+            return None
+        return block, self.save(block)._replace(
+            current=before[0],
+            last=before[1],
+            counter=before[2],
+            free_total=before[3],
+            present=False,
+        )
+
     def take(self, block: Block, slot: int, *, adopt: bool = False) -> int:
-        """The model's take, told by the recorded slot what was unseen; returns the model's."""
+        """The model's take, told by the recorded slot what was unseen; returns the model's slot."""
         tree = self.tree
         if block.index in self.unseen:
             for lower in range(slot):
@@ -147,7 +214,7 @@ class State:
                 tree.free_total += 1
         hidden = tree.current is UNKNOWN and not adopt and block is not tree.last
         taken = tree.take(block, adopt=adopt)
-        if block.index in self.unseen:
+        if block.index in self.unseen or self.adrift:
             tree.current = UNKNOWN
         elif hidden:
             tree.current = block
@@ -161,41 +228,78 @@ class State:
         return block is not None and call.slot < MAX_SLOTS and block.slots[call.slot] != FREE
 
     def release(self, call: Call) -> None:
-        """The model's release; what it does to an unknown ``current`` stays unknown."""
+        """The model's release; where the choice of ``current`` is uncertain it is unknown."""
         tree = self.tree
-        unknown = tree.current is UNKNOWN or call.block in self.unseen
+        if tree.current is not UNKNOWN and not self.unseen:
+            tree.release(call.block, call.slot)
+            return
+        block, before = tree.blocks[call.block], tree.current
+        preferred = self._preferred(block)
         done = tree.release(call.block, call.slot)
-        if unknown and not (done.deleted or done.dropped):
+        if self.adrift:
             tree.current = UNKNOWN
+        elif not done.deleted and not done.dropped:
+            if preferred is None or (preferred and call.block in self.unseen):
+                tree.current = UNKNOWN
+            else:
+                tree.current = block if preferred else before
+
+    def _preferred(self, block: Block) -> bool | None:
+        """Whether a free in ``block`` makes it current, whatever is unknown; None: it depends."""
+        current, slots = self.tree.current, self.slots
+        least = most = block.coeff
+        if block.index in self.unseen:
+            free = block.slots.count(FREE, 0, slots)
+            possible = range(free, free + block.slots.count(UNSEEN, 0, slots) + 1)
+            least = min(count * (slots - count) for count in possible)
+            most = max(count * (slots - count) for count in possible)
+        if current is None:
+            return True
+        greatest = slots // 2 * (slots - slots // 2) if current is UNKNOWN else current.coeff
+        if least >= greatest:
+            return True
+        return False if current is not UNKNOWN and most < greatest else None
 
     # -- reclaim ----------------------------------------------------------------------------
 
     def passes(self) -> bool:
         """Whether a shrink finds nothing to choose in this tree."""
-        tree = self.tree
-        block = next(iter(tree.blocks.values()), None)
-        if tree.current is UNKNOWN or self.unseen:
-            return True
-        return block is None or block is tree.current or block is tree.last
+        return self.late or self.tree.current is UNKNOWN or self._chosen() is None
 
-    def chooses(self, index: int) -> Block | None:
-        """The block a shrink marks if that can be the one with ``index``."""
+    def chooses(self, index: int) -> bool:
+        """Whether the block with ``index`` is the one that a shrink marks."""
         tree = self.tree
         block = tree.blocks.get(index)
         if block is None or block is tree.current or block is tree.last:
-            return None
-        oldest = next(iter(tree.blocks.values()))
-        return block if block is oldest or self.unseen else None
+            return False
+        # Of blocks that no call has named yet, this shrink says that none is older.
+        return self.late or block is self._chosen()
+
+    def _chosen(self) -> Block | None:
+        """The model's choice, taken back."""
+        oldest = next(iter(self.oldest_first().values()), None)
+        marked = oldest is not None and oldest.under_reclaim
+        block = self.tree.choose()
+        if block is not None:
+            block.under_reclaim = marked and block is oldest
+        return block
+
+    def recovers(self, call: Call) -> bool:
+        """Whether a shrink that has marked the block can have evicted the object."""
+        return self.reclaims(call) and self.tree.blocks[call.block].slots[call.slot] != FREE
+
+    def reclaims(self, call: Call) -> bool:
+        """Whether the block is marked."""
+        block = self.tree.blocks.get(call.block)
+        return block is not None and block.under_reclaim
 
     # -- what the trace says although the model does not ------------------------------------
 
     def adopt_unseen(self, index: int) -> Block:
         """Add a block that was there before the trace: nothing is known of its slots."""
-        tree = self.tree
         block = Block(index, 0)
         block.slots[: self.slots] = bytes([UNSEEN]) * self.slots
-        tree.blocks[index] = block
-        tree.blocks = dict(sorted(tree.blocks.items()))
+        self._put(block, present=True)
         self.unseen.add(index)
         return block
 
@@ -209,13 +313,15 @@ class State:
                 block = tree.insert()
             elif block is None:
                 block = self.adopt_unseen(call.block)
-            if call.slot < self.slots and block.slots[call.slot] == FREE:
-                block.slots[call.slot] = OCCUPIED
-                block.free_slots -= 1
-                tree.free_total -= 1
-                tree.weigh(block)
-        elif call.kind == Kind.SETTLE and block is not None:
-            block.under_reclaim = False
+            # Slots are given out from the lowest up: those below are taken.
+            for slot in range(min(call.slot + 1, self.slots)):
+                if block.slots[slot] == FREE:
+                    tree.claim(block)
+                if block.slots[slot] in (FREE, UNSEEN):
+                    block.slots[slot] = OCCUPIED
+            tree.weigh(block)
+        elif call.kind in (Kind.CHOOSE, Kind.SETTLE) and block is not None:
+            block.under_reclaim = call.kind == Kind.CHOOSE
         tree.current = UNKNOWN
 
     def answer(self, call: Call) -> str:
@@ -226,18 +332,33 @@ class State:
         if call.kind == Kind.MISFIT:
             return f"a handle of another type: {call.size} bytes do not belong to this one"
         if call.kind in (Kind.MALLOC, Kind.FAILED_MALLOC):
-            given = tree.look()
-            if given is None:
-                return f"a new block {tree.counter}, slot 0"
-            return f"block {given.index} slot {given.slots.find(FREE, 0, self.slots)}"
+            return self._given(call)
         if call.kind == Kind.FREE:
             if block is None:
                 return f"block {call.block} does not exist"
             return f"{where} is free already"
-        oldest = next(iter(tree.blocks), None)
+        if call.kind == Kind.RECOVER:
+            return f"{where} is free already, or its block not under reclaim"
+        if call.kind == Kind.SETTLE:
+            return f"block {call.block} is not under reclaim"
+        oldest = next(iter(self.oldest_first()), None)
         if call.kind == Kind.PASS:
             return f"shrink takes block {oldest} of this tree"
         return f"shrink does not take block {call.block}; the oldest is {oldest}"
+
+    def _given(self, call: Call) -> str:
+        tree = self.tree
+        given = tree.look()
+        if tree.current is UNKNOWN and call.block in tree.blocks:
+            given = tree.blocks[call.block]
+            if given.slots.find(FREE, 0, self.slots) < 0:
+                return f"not block {call.block}, which has no free slot"
+        if given is None:
+            return "a new block" if self.adrift else f"a new block {tree.counter}, slot 0"
+        saved = self.save(given)
+        slot = tree.take(given)
+        self.undo(saved)
+        return f"block {given.index} slot {slot}"
 
     def cause(self, call: Call) -> str:
         """Which kind of fault in a trace that claims to be whole would look like this."""

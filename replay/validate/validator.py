@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import errno
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from allocator.ztree import BlockTree, Ztree
 from replay.errors import ReplayError
 from replay.validate.calls import CALL, FREE, MALLOC, SHRINK, WRITEBACK, Calls, windows
 from replay.validate.checker import Checker, Failure, Steps
-from replay.validate.races import races_in
+from replay.validate.races import Race, races_in
 from replay.validate.steps import Call, Kind, Step
 from replay.validate.verdict import KEPT, TreeVerdict, Unexplained, Verdict
 from traces.reader import TraceReader
@@ -65,12 +67,6 @@ def validate(
     the trace's. Raises ReplayError for a trace that is not of ztree, TraceError for a damaged one.
     """
     began = time.perf_counter()
-    metadata = reader.metadata
-    for number, pool in enumerate(metadata.pools):
-        if pool.allocator not in FORMS:
-            raise ReplayError(
-                f"{reader.path}: pool {number} is {pool.allocator}; only ztree can be validated"
-            )
     run = _Run(reader, starts_empty, tree_class, on_order)
     for window in windows(reader, advance):
         run.feed(window.calls, window.until)
@@ -86,7 +82,10 @@ class _Tree:
     verdict: TreeVerdict
     held: Seen = field(default_factory=lambda: np.empty(0, SEEN))
     checker: Checker | None = None
-    latest_ns: int = -(1 << 62)  # moment of the last step placed
+    marked: dict[int, Call] = field(default_factory=dict)  # blocks under reclaim
+    races: list[Race] = field(default_factory=list)
+    race_counts: Counter[str] = field(default_factory=Counter)
+    unexplained: list[Unexplained] = field(default_factory=list)
 
 
 class _Run:
@@ -103,6 +102,7 @@ class _Run:
         self.verdict = Verdict(str(reader.path), lost=metadata.lost_total())
         self.starts_empty = starts_empty
         self.declared = [pool.empty_at_start for pool in metadata.pools]
+        self.allocators = [pool.allocator for pool in metadata.pools]
         self.tree_class = tree_class
         self.model = Ztree(page_bytes=metadata.machine.page_bytes or 4096)
         self.slot_sizes = np.array([kind.slot_bytes for kind in self.model.types])
@@ -116,6 +116,7 @@ class _Run:
 
     def feed(self, calls: Calls, until: int) -> None:
         """Take over calls sorted by ts, before which no later call began."""
+        self._refuse_others(np.unique(calls["pool"]).tolist())
         calls = np.concatenate([self.carried, calls])
         # A shrink is understood once the evictions inside it are all there.
         open_shrinks = calls["ts"][(calls["op"] == SHRINK) & (calls["end"] >= until)]
@@ -131,6 +132,16 @@ class _Run:
             self._check(tree, limit)
         self._emit(limit)
 
+    def _refuse_others(self, pools: list[int]) -> None:
+        """ReplayError for calls to a pool of another allocator; one without calls is no matter."""
+        for number in pools:
+            allocator = self.allocators[number] if number < len(self.allocators) else "unknown"
+            if allocator not in FORMS:
+                raise ReplayError(
+                    f"{self.verdict.trace}: pool {number} is {allocator}; only ztree can be "
+                    "validated so"
+                )
+
     def _split(self, calls: Calls, nearby: Calls) -> Iterator[tuple[tuple[int, int], Seen]]:
         """The calls as each (pool, tree) sees them."""
         parts = [self._objects(calls), self._shrinks(calls, nearby)]
@@ -143,8 +154,11 @@ class _Run:
         """Mallocs and frees, with their keys: pool * 16 + tree."""
         calls = calls[(calls["op"] == MALLOC) | (calls["op"] == FREE)]
         failed = (calls["op"] == MALLOC) & (calls["ret"] < 0)
-        self._compare_errors(calls[failed])
-        calls, failed = calls[~failed | (calls["ret"] == -errno.ENOMEM)], None
+        # Which refusals the size decides; -ENOMEM of a possible size is the page allocator's.
+        sized = (calls["size"] > 0) & (calls["size"] <= self.model.page_bytes)
+        by_size = failed & ~(sized & (calls["ret"] == -errno.ENOMEM))
+        self._compare_errors(calls[by_size])
+        calls = calls[~by_size]
         handle = calls["handle"]
         is_malloc = calls["op"] == MALLOC
         nothing = is_malloc & (calls["ret"] < 0)
@@ -159,16 +173,11 @@ class _Run:
         return calls["pool"].astype(np.int64) * 16 + np.minimum(tree, 15), seen
 
     def _compare_errors(self, failed: Calls) -> None:
-        """Refusals that depend on the size alone. -ENOMEM is the page allocator's."""
-        page = self.model.page_bytes
-        for size, ret in zip(failed["size"].tolist(), failed["ret"].tolist(), strict=True):
-            if ret == -errno.ENOMEM and 0 < size <= page:
-                continue
-            right = -errno.EINVAL if size == 0 else -errno.ENOSPC if size > page else None
-            if ret == right:
-                self.verdict.errors_agree += 1
-            else:
-                self.verdict.errors_differ += 1
+        size, ret = failed["size"], failed["ret"]
+        right = np.where(size == 0, -errno.EINVAL, -errno.ENOSPC)
+        agree = int(((right == ret) & ((size == 0) | (size > self.model.page_bytes))).sum())
+        self.verdict.errors_agree += agree
+        self.verdict.errors_differ += len(failed) - agree
 
     def _shrinks(self, calls: Calls, nearby: Calls) -> tuple[NDArray[np.int64], Seen]:
         """The critical sections of shrinks, placed between the evictions inside them."""
@@ -205,6 +214,9 @@ class _Run:
     def _check(self, tree: _Tree, limit: int) -> None:
         """Check the calls of ``tree`` that no later call can overlap."""
         held = tree.held
+        if tree.checker is None:
+            # Shrinks that pass a tree before anything is in it say nothing of it.
+            held = tree.held = held[np.maximum.accumulate(held["kind"] != Kind.PASS)]
         if not len(held):
             return
         latest = np.maximum.accumulate(held["end"])
@@ -216,22 +228,25 @@ class _Run:
         calls, tree.held = held[:count], held[count:]
         checker = tree.checker or self._begin(tree, calls[: int(ends[0]) + 1])
         starts = np.concatenate([[0], ends[:-1] + 1])
-        alone = ends == starts
-        self._order_alone(tree, calls[ends[alone]])
         kinds, blocks = calls["kind"].tolist(), calls["block"].tolist()
         slots = calls["slot"].tolist()
 
-        def call_at(position: int) -> Call:
-            return _call(calls[position])
+        def play(first: int, last: int) -> None:
+            runs = checker.play(
+                *(kinds[first:last], blocks[first:last], slots[first:last]),
+                lambda position: _call(calls[first + position]),
+            )
+            for begin, end in runs:
+                self._order_plain(calls[first + begin : first + end])
 
         # Runs of calls that overlap nothing, between groups that do.
         played = 0
-        for group in np.flatnonzero(~alone).tolist():
+        for group in np.flatnonzero(ends != starts).tolist():
             first, last = int(starts[group]), int(ends[group]) + 1
-            _play(checker, kinds, blocks, slots, played, first, call_at)
-            checker.group([call_at(position) for position in range(first, last)])
+            play(played, first)
+            checker.group([_call(calls[position]) for position in range(first, last)])
             played = last
-        _play(checker, kinds, blocks, slots, played, count, call_at)
+        play(played, count)
 
     def _begin(self, tree: _Tree, first: Seen) -> Checker:
         """Make the checker, deciding whether the tree was empty; ``first``: its first calls."""
@@ -247,18 +262,17 @@ class _Run:
         model = self.tree_class(self.model.types[number], self.model.trees[number].max_index)
 
         def on_steps(steps: Steps) -> None:
-            self._order_steps(tree, steps)
-            for race in races_in(pool, number, steps):
-                self.verdict.race_counts[race.hazard] += 1
-                if self.verdict.race_counts[race.hazard] <= KEPT:
-                    self.verdict.races.append(race)
+            self._order_steps(steps)
+            for race in races_in(pool, number, steps, tree.marked):
+                tree.race_counts[race.hazard] += 1
+                if tree.race_counts[race.hazard] <= KEPT:
+                    tree.races.append(race)
 
         def on_failure(failure: Failure) -> None:
             self.verdict.unexplained_count += 1
-            if len(self.verdict.unexplained) < KEPT:
-                self.verdict.unexplained.append(
-                    Unexplained(pool, number, failure, self._cause(failure, tree))
-                )
+            if len(tree.unexplained) < KEPT:
+                cause = self._cause(failure, tree)
+                tree.unexplained.append(Unexplained(pool, number, failure, cause))
 
         tree.checker = Checker(model, empty, on_steps, on_failure)
         verdict.tally = tree.checker.tally
@@ -281,6 +295,7 @@ class _Run:
         self._emit(forever)
         verdict = self.verdict
         verdict.cpus = len(self.cpus)
+        self._keep_first()
         checked = [tree.verdict for tree in self.trees.values() if tree.checker is not None]
         verdict.trees = sorted(checked, key=lambda tree: (tree.pool, tree.tree))
         assumed = [f"{tree.pool}/{tree.tree}" for tree in verdict.trees if tree.assumed_empty]
@@ -289,19 +304,38 @@ class _Run:
                 "the trace does not say whether its pools were empty when it began; taken as "
                 f"empty, because the first malloc gave block 0 slot 0: trees {', '.join(assumed)}"
             )
+        if verdict.total("cut_short"):
+            verdict.notes.append(
+                f"{verdict.total('cut_short')} groups of overlapping calls had too many orders to "
+                "try them all; of later calls that the untried ones allow some may be refused"
+            )
         if not verdict.trees:
             raise ReplayError(f"{verdict.trace}: no malloc or free in it; nothing to validate")
         return verdict
 
+    def _keep_first(self) -> None:
+        """Of each tree's first races and failures keep the first of all, by row."""
+        verdict = self.verdict
+        trees = self.trees.values()
+        failures = [one for tree in trees for one in tree.unexplained]
+        verdict.unexplained = sorted(failures, key=lambda one: one.failure.call.row)[:KEPT]
+        races = [race for tree in trees for race in tree.races]
+        races.sort(key=lambda race: (race.hazard, race.calls[0].row))
+        kept: Counter[str] = Counter()
+        for race in races:
+            kept[race.hazard] += 1
+            if kept[race.hazard] <= KEPT:
+                verdict.races.append(race)
+        for tree in trees:
+            verdict.race_counts += tree.race_counts
+
     # -- the order found ---------------------------------------------------------------------
 
-    def _order_alone(self, tree: _Tree, calls: Seen) -> None:
-        if self.on_order is not None and len(calls):
-            objects = calls[calls["kind"] <= Kind.FAILED_MALLOC]
-            whole = np.zeros(len(objects), np.int8)
-            self.order.append(Order(objects["ts"], objects["row"], whole))
+    def _order_plain(self, calls: Seen) -> None:
+        if self.on_order is not None:
+            self.order.append(Order(calls["ts"], calls["row"], np.zeros(len(calls), np.int8)))
 
-    def _order_steps(self, tree: _Tree, steps: Steps) -> None:
+    def _order_steps(self, steps: Steps) -> None:
         """Place steps at moments that keep their order and lie inside their calls."""
         if self.on_order is None:
             return
@@ -339,36 +373,24 @@ def _pick(order: Order, at: NDArray[np.intp]) -> Order:
 
 
 def _shown(steps: Steps) -> Iterator[tuple[Call, Step]]:
-    """Steps as an order is written: a malloc whose steps follow each other is one whole step."""
+    """Steps as an order is written: a malloc whose steps follow each other is one whole step.
+
+    A malloc without its last step is one of those around a call that nothing explains.
+    """
+    ended = {call.row for call, step in steps if step == Step.TAKE}
     at = 0
     while at < len(steps):
         call, step = steps[at]
-        if step == Step.LOOK:
-            if steps[at + 1 : at + 3] == [(call, Step.INSERT), (call, Step.TAKE)]:
-                yield call, Step.WHOLE
-                at += 3
-                continue
-        elif call.kind <= Kind.FAILED_MALLOC:
+        if step == Step.LOOK and steps[at + 1 : at + 3] == [
+            (call, Step.INSERT),
+            (call, Step.TAKE),
+        ]:
+            yield call, Step.WHOLE
+            at += 3
+            continue
+        if call.kind <= Kind.FAILED_MALLOC and (step == Step.WHOLE or call.row in ended):
             yield call, step
         at += 1
-
-
-def _play(
-    checker: Checker,
-    kinds: list[int],
-    blocks: list[int],
-    slots: list[int],
-    first: int,
-    last: int,
-    call_at: Callable[[int], Call],
-) -> None:
-    if first < last:
-        checker.play(
-            kinds[first:last],
-            blocks[first:last],
-            slots[first:last],
-            lambda position: call_at(first + position),
-        )
 
 
 def _seen(calls: Calls) -> Seen:
@@ -385,22 +407,38 @@ def _call(seen: Any) -> Call:
 
 def _sections(shrink: Any, evictions: Calls) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """(key, SEEN row) of each critical section of one shrink that evicted something."""
-    start, end = int(shrink["ts"]), int(shrink["end"])
     who = (int(shrink["row"]), int(shrink["cpu"]), int(shrink["tid"]), 0)
-    handle = int(evictions["handle"][0])
-    number, block = handle >> 60, (handle & (1 << 60) - 1) >> 4
     pool = int(shrink["pool"])
+    rounds = list(_rounds(evictions))
+    begins = [int(shrink["ts"]), *(int(one["end"][-1]) for one in rounds)]
+    ends = [*(int(one["ts"][0]) for one in rounds[1:]), int(shrink["end"])]
+    for one, begin, end in zip(rounds, begins[:-1], ends, strict=True):
+        handles = one["handle"].tolist()
+        number, block = handles[0] >> 60, (handles[0] & (1 << 60) - 1) >> 4
 
-    def section(tree: int, first: int, last: int, kind: Kind, slot: int = 0) -> Any:
-        return pool * 16 + tree, (first, last, kind, block, slot, *who)
+        def section(
+            tree: int, first: int, last: int, kind: Kind, slot: int = 0, block: int = block
+        ) -> Any:
+            return pool * 16 + tree, (first, last, kind, block, slot, *who)
 
-    begun = int(evictions["ts"][0])
-    for passed in range(number + 1, 16):
-        yield section(passed, start, begun, Kind.PASS)
-    yield section(number, start, begun, Kind.CHOOSE)
-    following = [*evictions["ts"].tolist()[1:], end]
-    for eviction, until in zip(evictions, following, strict=True):
-        if not eviction["ret"]:
-            slot = int(eviction["handle"]) & 15
-            yield section(number, int(eviction["end"]), until, Kind.RECOVER, slot)
-    yield section(number, int(evictions["end"][-1]), end, Kind.SETTLE)
+        chosen = int(one["ts"][0])
+        for passed in range(number + 1, 16):
+            yield section(passed, begin, chosen, Kind.PASS)
+        yield section(number, begin, chosen, Kind.CHOOSE)
+        following = [*one["ts"][1:].tolist(), end]
+        for handle, ret, done, until in zip(
+            handles, one["ret"].tolist(), one["end"].tolist(), following, strict=True
+        ):
+            if not ret:
+                yield section(number, done, until, Kind.RECOVER, handle & 15)
+        yield section(number, int(one["end"][-1]), end, Kind.SETTLE)
+
+
+def _rounds(evictions: Calls) -> Iterator[Calls]:
+    """The evictions of one shrink, a block at a time: it goes through the slots upwards."""
+    handle = evictions["handle"]
+    cuts = (handle[1:] >> np.uint64(4) != handle[:-1] >> np.uint64(4)) | (handle[1:] <= handle[:-1])
+    cuts |= evictions["ret"][:-1] != 0
+    begins = [0, *(np.flatnonzero(cuts) + 1).tolist(), len(evictions)]
+    for first, last in pairwise(begins):
+        yield evictions[first:last]

@@ -75,6 +75,7 @@ class Verdict:
             "groups": self.total("groups"),
             "overlapping": self.total("overlapping"),
             "backtracks": self.total("dead_ends"),
+            "groups_cut_short": self.total("cut_short"),
             "out_of_order": self.total("out_of_order"),
             "errors_agree": self.errors_agree,
             "errors_differ": self.errors_differ,

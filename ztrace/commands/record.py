@@ -120,4 +120,5 @@ def finish(spool: Path, output: Path, force: bool) -> None:
         click.echo(f"  lost, {cause}: {sum(counts.values()):,}; {ADVICE.get(cause, '')}")
     for note in metadata.notes:
         click.echo(f"  {note}")
-    click.echo(f"Next: ztrace replay {output} --backend ztree")
+    backend = metadata.pools[-1].allocator if metadata.pools else "ztree"
+    click.echo(f"Next: ztrace replay {output} --backend {backend}")

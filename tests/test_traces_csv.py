@@ -66,7 +66,7 @@ def names(folder: Path) -> list[str]:
 
 def test_known_file(tmp_path: Path) -> None:
     table, metadata = load(GOOD, tmp_path)
-    absent = dict.fromkeys(("key", "place", "total", "cgroup"))
+    absent = dict.fromkeys(("key", "place", "total", "lock_ns", "cgroup"))
     assert table.to_pylist() == [
         {
             **absent,
@@ -103,9 +103,9 @@ def test_known_file(tmp_path: Path) -> None:
 def test_export_is_exact(tmp_path: Path) -> None:
     load(GOOD, tmp_path)
     assert dump(tmp_path / "t.parquet") == (
-        b"ts_ns,dur_ns,op,pool,key,size,handle,ret,place,total,cpu,tid,cgroup\n"
-        b"10,5,malloc,0,,100,18446612686364999744,0,,,1,77,\n"
-        b"20,6,free,0,,,18446612686397440064,-12,,,0,0,\n"
+        b"ts_ns,dur_ns,op,pool,key,size,handle,ret,place,total,lock_ns,cpu,tid,cgroup\n"
+        b"10,5,malloc,0,,100,18446612686364999744,0,,,,1,77,\n"
+        b"20,6,free,0,,,18446612686397440064,-12,,,,0,0,\n"
     )
 
 

@@ -29,6 +29,7 @@ def test_columns_are_those_of_the_format() -> None:
         ("ret", "int32"),
         ("place", "uint64"),
         ("total", "uint64"),
+        ("lock_ns", "uint32"),
         ("cpu", "uint16"),
         ("tid", "uint32"),
         ("cgroup", "uint64"),
@@ -41,7 +42,7 @@ def test_missing_columns_are_null_or_zero() -> None:
     assert batch.schema.equals(SCHEMA)
     assert batch.to_pylist() == [
         {
-            **dict.fromkeys(("key", "size", "handle", "place", "total", "cgroup")),
+            **dict.fromkeys(("key", "size", "handle", "place", "total", "lock_ns", "cgroup")),
             **dict.fromkeys(("dur_ns", "pool", "ret", "cpu", "tid"), 0),
             "ts_ns": 5,
             "op": "malloc",

@@ -50,6 +50,7 @@ SCHEMA = pa.schema(
         pa.field("ret", pa.int32(), nullable=False),
         pa.field("place", pa.uint64()),
         pa.field("total", pa.uint64()),
+        pa.field("lock_ns", pa.uint32()),
         pa.field("cpu", pa.uint16(), nullable=False),
         pa.field("tid", pa.uint32(), nullable=False),
         pa.field("cgroup", pa.uint64()),

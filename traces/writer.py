@@ -41,6 +41,7 @@ ENCODINGS: dict[str, str] = {
     "ret": DICTIONARY,  # few distinct values
     "place": "BYTE_STREAM_SPLIT",  # 0.39 against 0.47: upper bytes of addresses hardly change
     "total": "DELTA_BINARY_PACKED",  # 0.12: moves by a page at a time
+    "lock_ns": "BYTE_STREAM_SPLIT",  # as dur_ns
     "cpu": DICTIONARY,  # 0.02
     "tid": DICTIONARY,  # 0.02
     "cgroup": DICTIONARY,  # few distinct values

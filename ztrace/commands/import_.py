@@ -25,7 +25,7 @@ def command(source: Path, output: Path, force: bool, allocator: str, starts_empt
     """Turn SOURCE, a CSV file (plain, gzip or zstd; - is stdin), into a trace.
 
     The first line names the columns: ts_ns and op, and any of dur_ns pool key size handle ret
-    place total cpu tid cgroup. Values are integers, decimal or 0x…; empty means null.
+    place total lock_ns cpu tid cgroup. Values are integers, decimal or 0x…; empty means null.
     """
     stdin = str(source) == "-"
     total = source.stat().st_size if not stdin and source.is_file() else None

@@ -738,6 +738,21 @@ def test_a_mutant_of_the_model_is_rejected(mutant: type[BlockTree]) -> None:
     assert rejected
 
 
+@pytest.mark.parametrize("mutant", [HighestSlot, NextFit, NoNextIndex, LowestIndex])
+def test_the_search_asks_the_model_too(
+    mutant: type[BlockTree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These answer otherwise than the search, which knows the rule, expects."""
+    monkeypatch.setattr("replay.validate.checker.Checker._is_plain", lambda self: False)
+    for name in NAMES:
+        columns = recording(name)
+        part = pick(columns, tree_of(columns) == 14)
+        assert check(part).verdict.explained
+        if unexplained(check(part, tree_class=mutant).verdict):
+            return
+    pytest.fail("explained by a mutant")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_hot_loop_and_the_search_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = some_trees(name)

@@ -4,7 +4,7 @@
 Calls that overlap none other are played on the model directly. A group of overlapping ones is
 searched (search.py) for every ``current`` that it can leave. Those are the hypotheses under
 which later calls are judged; one dies when a call contradicts it. Nothing else of a tree
-depends on the order unseen (but for a block under reclaim, whose state a hypothesis then
+depends on the order unseen (but for a few blocks, see steps.py, whose states a hypothesis then
 includes), so this is all that has to be kept: memory is bounded by a group.
 """
 
@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 
 from allocator.ztree import FREE, Block, BlockTree
 from replay.validate.search import Exit, Search, act
-from replay.validate.steps import NO_COUNTER, UNKNOWN, UNSEEN, Call, Kind, State, Step
+from replay.validate.steps import (
+    NO_COUNTER,
+    UNKNOWN,
+    UNSEEN,
+    Call,
+    Hidden,
+    Kind,
+    State,
+    Step,
+)
 
 Steps = list[tuple[Call, Step]]
 
@@ -67,7 +76,7 @@ class Checker:
 
     def __post_init__(self) -> None:
         self.state = State(self.tree, late=not self.starts_empty)
-        self.hypotheses: list[Exit] = [Exit.at(self.tree.current)]
+        self.hypotheses: list[Exit] = [Exit.at(self.state.hidden())]
         # Of a tree that begins before the trace: blocks below this number may be old ones.
         self.first_known = 0 if self.starts_empty else NO_COUNTER
         self._old: set[int] = set()
@@ -142,7 +151,7 @@ class Checker:
                 break
             done += 1
         if done:
-            self.hypotheses = [Exit.at(tree.current)]
+            self.hypotheses = [Exit.at(state.hidden())]
         return done
 
     def _grow(self, index: int) -> bool:
@@ -178,7 +187,10 @@ class Checker:
         state, tally = self.state, self.tally
         for call in calls:
             self._meet(call)
-            if call.kind in (Kind.CHOOSE, Kind.SETTLE) and len(calls) > 1:
+            if len(calls) > 1 and (
+                call.kind in (Kind.CHOOSE, Kind.SETTLE)
+                or (call.kind == Kind.MALLOC and call.block >= self.tree.counter)
+            ):
                 state.watch(call.block)
         hazy = {call for call in calls if self._is_hazy(call)}
         search = Search(state, calls)
@@ -191,15 +203,15 @@ class Checker:
             exits = list(search.exits.values())
             steps = self._redo(exits[0])
             # The search made blocks of its own and took them back: name the tree's instead.
-            self.hypotheses = [one._replace(current=self._real(one.current)) for one in exits]
-            self.tree.current = self.hypotheses[0].current
+            self.hypotheses = [one._replace(hidden=self._real(one.hidden)) for one in exits]
             tally.most_hypotheses = max(tally.most_hypotheses, len(exits))
             if len(exits) == 1:
                 self._commit()
-            self._learn(steps)
+            if self._learn(steps):
+                self.hypotheses = [Exit.at(state.hidden())]
             return []
         done, origin, log, stuck = search.deepest
-        partial = Exit(None, origin, log)
+        partial = Exit(origin, origin, log)
         steps = self._redo(partial)
         finished = {call for call, step in steps if step in (Step.WHOLE, Step.TAKE)}
         tally.explained += done
@@ -210,8 +222,8 @@ class Checker:
         self.on_failure(Failure(stuck, state.answer(stuck), cause, tuple(calls)))
         state.force(stuck)
         self._fresh[stuck.block] = -1
-        self.hypotheses = [Exit.at(self.tree.current)]
         self._learn(steps)
+        self.hypotheses = [Exit.at(state.hidden())]
         return [call for call in calls if call not in finished and call is not stuck]
 
     def _is_hazy(self, call: Call) -> bool:
@@ -232,8 +244,7 @@ class Checker:
             log = log.before
         steps.reverse()
         tree, state = self.tree, self.state
-        tree.current = target.origin[0]
-        state.install(target.origin[1])
+        state.install(target.origin)
         inserted = {}
         for call, step in steps:
             if step == Step.WHOLE:
@@ -243,11 +254,17 @@ class Checker:
             elif step == Step.TAKE:
                 state.take(inserted[call.row], call.slot, adopt=True)
         self._made = {block.index: block for block in inserted.values()}
+        state.remember(self._made)
         return steps
 
-    def _real(self, block: Block | None) -> Block | None:
-        """The block of the same index that :meth:`_redo` made, released since or not (H3)."""
-        return block if block is None else self._made.get(block.index, block)
+    def _real(self, hidden: Hidden) -> Hidden:
+        """With the blocks of the same index that :meth:`_redo` made, released since or not."""
+        made = self._made
+        current, last = (
+            one if one is None else made.get(one.index, one)
+            for one in (hidden.current, hidden.last)
+        )
+        return Hidden(current, last, hidden.variant)
 
     def _commit(self) -> None:
         """Only one hypothesis is left: its order is the one found."""
@@ -257,8 +274,8 @@ class Checker:
         while log is not None:
             steps.append((log.call, log.step))
             log = log.before
-        self.hypotheses = [Exit.at(only.current)]
         self.state.watched.clear()
+        self.hypotheses = [Exit.at(self.state.hidden())]
         if steps:
             steps.reverse()
             self._count_order(steps)
@@ -308,15 +325,18 @@ class Checker:
             if self.state.adrift:
                 self._fresh[index] = 0
 
-    def _learn(self, steps: Steps) -> None:
-        """Draw conclusions about blocks that were, or may have been, there before the trace."""
+    def _learn(self, steps: Steps) -> bool:
+        """Draw conclusions about blocks that were, or may have been, there before the trace.
+
+        Returns whether the tree is no longer adrift.
+        """
         state, tree = self.state, self.tree
         for index in {call.block for call, _ in steps} & state.unseen:
             block = tree.blocks.get(index)
             if block is None or UNSEEN not in block.slots[: state.slots]:
                 state.unseen.discard(index)
         if not state.adrift:
-            return
+            return False
         for call, step in steps:
             if step == Step.WHOLE and call.kind == Kind.MALLOC:
                 in_turn = self._fresh.get(call.block, -1) == call.slot
@@ -326,8 +346,10 @@ class Checker:
         # A block all of whose slots were given out in turn was empty, hence new: it is the last
         # one, and every block from here on is made under our eyes.
         newest = next(reversed(state.oldest_first()), -1)
-        if self._fresh.get(newest) == state.slots:
-            state.adrift = False
-            self._fresh.clear()
-            self.first_known = tree.counter = newest + 1
-            tree.last = tree.blocks[newest]
+        if self._fresh.get(newest) != state.slots:
+            return False
+        state.adrift = False
+        self._fresh.clear()
+        self.first_known = tree.counter = newest + 1
+        tree.last = tree.blocks[newest]
+        return True

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from allocator.ztree import Block
-from replay.validate.steps import Call, Kind, Saved, State, Step, Variant
+from replay.validate.steps import Call, Hidden, Kind, Saved, State, Step
 
 NOT_BEGUN, LOOKED, INSERTED, DONE = range(4)
 AFTER = {Step.WHOLE: DONE, Step.LOOK: LOOKED, Step.INSERT: INSERTED, Step.TAKE: DONE}
@@ -38,21 +38,19 @@ class Log(NamedTuple):
 
 
 class Exit(NamedTuple):
-    """A ``current`` that the group can leave, and the first order found that leaves it.
+    """A hidden state that the group can leave, and the first order found that leaves it.
 
-    ``variant`` is the state of watched blocks that it leaves; ``origin`` is the ``current`` and
-    the variant that the order starts from.
+    ``origin`` is the hidden state that the order starts from.
     """
 
-    current: Block | None
-    origin: tuple[Block | None, Variant]
+    hidden: Hidden
+    origin: Hidden
     log: Log | None
-    variant: Variant = ()
 
     @classmethod
-    def at(cls, current: Block | None, variant: Variant = ()) -> Exit:
+    def at(cls, hidden: Hidden) -> Exit:
         """Where nothing is undecided."""
-        return cls(current, (current, variant), None, variant)
+        return cls(hidden, hidden, None)
 
 
 @dataclass
@@ -70,10 +68,10 @@ class _Frame:
 class Search:
     """The search over one group; calls sorted by (ts, row).
 
-    After :meth:`run`: ``exits`` by the index of the block left as current and the variant;
-    ``deepest``, the longest partial order: its calls done, where it starts from, its log, and
-    the call that had to come next and could not; ``dead_ends``, nodes that led nowhere;
-    ``cut_short``, whether orders were left untried because there are too many.
+    After :meth:`run`: ``exits`` by the keys of the hidden states; ``deepest``, the longest
+    partial order: its calls done, where it starts from, its log, and the call that had to come
+    next and could not; ``dead_ends``, nodes that led nowhere; ``cut_short``, whether orders were
+    left untried because there are too many.
     """
 
     def __init__(self, state: State, calls: Sequence[Call]) -> None:
@@ -81,12 +79,11 @@ class Search:
         self._calls = calls
         self._progress = bytearray([NOT_BEGUN]) * len(calls)
         self._inserted: dict[int, Block] = {}
-        self._visited: set[tuple[int, bytes, int | None, Variant, int]] = set()
+        self._visited: set[tuple[object, ...]] = set()
         self._splits_left = 0
-        self._origin: tuple[Block | None, Variant] = (None, ())
-        self.exits: dict[tuple[int | None, Variant], Exit] = {}
-        self.deepest: tuple[int, tuple[Block | None, Variant], Log | None, Call]
-        self.deepest = (-1, self._origin, None, calls[0])
+        self._origin = Hidden(None, None)
+        self.exits: dict[object, Exit] = {}
+        self.deepest: tuple[int, Hidden, Log | None, Call] = (-1, self._origin, None, calls[0])
         self.dead_ends = 0
         self.cut_short = False
         self._nodes_left = 0
@@ -110,10 +107,9 @@ class Search:
 
     def _explore(self, hypothesis: Exit) -> None:
         state = self._state
-        before = state.tree.current, state.variant()
-        state.tree.current = hypothesis.current
-        state.install(hypothesis.variant)
-        self._origin = hypothesis.current, hypothesis.variant
+        before = state.hidden()
+        state.install(hypothesis.hidden)
+        self._origin = hypothesis.hidden
         stack = [self._frame(0, 0, hypothesis.log)]
         while stack:
             frame = stack[-1]
@@ -139,8 +135,7 @@ class Search:
             else:
                 done = frame.done + (self._progress[number] == DONE)
                 stack.append(self._frame(frame.first, done, after))
-        state.tree.current = before[0]
-        state.install(before[1])
+        state.install(before)
 
     # -- nodes ------------------------------------------------------------------------------
 
@@ -148,15 +143,13 @@ class Search:
         calls, progress = self._calls, self._progress
         while first < len(calls) and progress[first] == DONE:
             first += 1
-        current = self._state.tree.current
-        key = None if current is None else current.index
-        variant = self._state.variant()
+        hidden = self._state.hidden()
         if first == len(calls):
-            self.exits.setdefault((key, variant), Exit(current, self._origin, log, variant))
+            self.exits.setdefault(hidden.key, Exit(hidden, self._origin, log))
             return _Frame(first, done, log, [])
         candidates = self._candidates(first)
         begun = bytes(progress[first : candidates[-1] + 1])
-        state = (first, begun, key, variant, self._splits_left)
+        state = (first, begun, hidden.key, self._splits_left)
         if state in self._visited:
             return _Frame(first, done, log, [])
         self._visited.add(state)

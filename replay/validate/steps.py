@@ -4,8 +4,9 @@
 The steps are the model's own critical sections (:class:`allocator.ztree.BlockTree`); this
 module decides which of them agree with what the kernel returned. Handles tell nearly everything:
 a set of completed calls fixes which slots are taken, hence each block's free count and coeff,
-which blocks exist and which is ``last``. Only ``current`` depends on their order unseen, and,
-of a block under reclaim, whether a free came in time or was dropped: that block is *watched*.
+which blocks exist and which is ``last``. Only ``current`` depends on their order unseen, and two
+kinds of blocks, which are therefore *watched*: one under reclaim, in which a free came in time
+or was dropped, and one that a malloc has added and not used yet, which others may have emptied.
 
 Two things may be unknown. ``current`` is :data:`UNKNOWN` where a trace begins late or a call
 could not be explained: some block that need not have free slots, or none. A slot is ``UNSEEN``
@@ -64,6 +65,24 @@ class Step(IntEnum):
     TAKE = 3  # it made its block current and took a slot
 
 
+class Hidden(NamedTuple):
+    """What of a tree depends on the order of calls unseen. ``last`` by a watched block only."""
+
+    current: Block | None
+    last: Block | None
+    variant: Variant = ()
+
+    @property
+    def key(self) -> tuple[int | None, int | None, Variant]:
+        """Equal for equal ones, whichever objects stand for the blocks."""
+        current, last = self.current, self.last
+        return (
+            None if current is None else current.index,
+            None if last is None else last.index,
+            self.variant,
+        )
+
+
 class Saved(NamedTuple):
     """One step's undo: the tree, and the block that the step works on, before it."""
 
@@ -90,7 +109,7 @@ class State:
         self.tree = tree
         self.slots = tree.kind.slots
         self.unseen: set[int] = set()  # blocks with UNSEEN slots
-        self.watched: dict[int, Block] = {}
+        self.watched: dict[int, Block | None] = {}
         self._sorted = True
         self.late = self.adrift = late
         if late:
@@ -137,28 +156,44 @@ class State:
 
     def watch(self, index: int) -> None:
         """From now on the block's own state may differ between orders of the same calls."""
-        if index in self.tree.blocks:
-            self.watched.setdefault(index, self.tree.blocks[index])
+        self.watched.setdefault(index, self.tree.blocks.get(index))
 
-    def variant(self) -> Variant:
-        """The watched blocks as they are."""
+    def remember(self, made: dict[int, Block]) -> None:
+        """Note watched blocks that have come into being."""
+        for index, block in self.watched.items():
+            self.watched[index] = made.get(index, block)
+
+    def hidden(self) -> Hidden:
+        """``current``, ``last`` and the watched blocks as they are."""
+        tree = self.tree
         if not self.watched:
-            return ()
-        blocks = self.tree.blocks
-        return tuple(
-            (i, i in blocks, bytes(one.slots), one.free_slots, one.coeff, one.under_reclaim)
-            for i, one in self.watched.items()
-        )
+            return Hidden(tree.current, tree.last)
+        found = []
+        for index, known in self.watched.items():
+            one = tree.blocks.get(index)
+            block = one or known
+            if block is None:
+                found.append((index, False, b"", 0, 0, False))
+            else:
+                state = (bytes(block.slots), block.free_slots, block.coeff, block.under_reclaim)
+                found.append((index, one is not None, *state))
+        return Hidden(tree.current, tree.last, tuple(found))
 
-    def install(self, variant: Variant) -> None:
-        """Make the watched blocks as they were."""
-        for index, present, slots, free_slots, coeff, under_reclaim in variant:
-            block = self.watched[index]
-            self.tree.free_total -= block.free_slots if index in self.tree.blocks else 0
+    def install(self, hidden: Hidden) -> None:
+        """Make the tree as it was then, all else being as it is now."""
+        tree = self.tree
+        tree.current, tree.last = hidden.current, hidden.last
+        for index, present, slots, free_slots, coeff, under_reclaim in hidden.variant:
+            block = tree.blocks.get(index)
+            if block is not None:
+                tree.free_total -= block.free_slots
+            block = block or self.watched[index]
+            if block is None or not slots:
+                continue
             block.slots[:] = slots
             block.free_slots, block.coeff, block.under_reclaim = free_slots, coeff, under_reclaim
+            tree.free_total += free_slots if present else 0
             self._put(block, present=present)
-            self.tree.free_total += free_slots if present else 0
 
     # -- malloc -----------------------------------------------------------------------------
 
@@ -187,19 +222,16 @@ class State:
     def insert(self) -> tuple[Block, Saved] | None:
         """The model's insert, and its undo; None if the model refuses (H28)."""
         tree = self.tree
-        before = (tree.current, tree.last, tree.counter, tree.free_total)
+        current, last, counter, free_total = tree.current, tree.last, tree.counter, tree.free_total
         try:
             block = tree.insert()
         except HazardError:
-            tree.counter = before[2]
+            tree.counter = counter
             return None
-        return block, self.save(block)._replace(
-            current=before[0],
-            last=before[1],
-            counter=before[2],
-            free_total=before[3],
-            present=False,
-        )
+        if block.index in self.watched:
+            self.watched[block.index] = block
+        fresh = (block, block.free_slots, block.coeff, bytes(block.slots), False, False)
+        return block, Saved(current, last, counter, free_total, *fresh)
 
     def take(self, block: Block, slot: int, *, adopt: bool = False) -> int:
         """The model's take, told by the recorded slot what was unseen; returns the model's slot."""

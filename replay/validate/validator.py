@@ -419,7 +419,7 @@ def _sections(shrink: Any, evictions: Calls) -> Iterator[tuple[int, tuple[Any, .
         def section(
             tree: int, first: int, last: int, kind: Kind, slot: int = 0, block: int = block
         ) -> Any:
-            return pool * 16 + tree, (first, last, kind, block, slot, *who)
+            return pool * 16 + tree, (first, max(first, last), kind, block, slot, *who)
 
         chosen = int(one["ts"][0])
         for passed in range(number + 1, 16):

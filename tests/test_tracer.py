@@ -17,8 +17,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer import TracerError, btf
-from tracer.abi import FRONTSWAP, INNER, ZPOOL, ZSMALLOC, ZSWAP, Probe, choose_probes, wanted_probes
+from tracer import TracerError, btf, machine, probing
+from tracer.abi import (
+    FRONTSWAP,
+    INNER,
+    ZPOOL,
+    ZRAM,
+    ZSMALLOC,
+    ZSWAP,
+    Probe,
+    choose_probes,
+    wanted_probes,
+)
 from tracer.convert import NO_TOTAL, convert, with_totals
 from tracer.kmod import read_source
 from tracer.lab.initramfs import Cpio
@@ -29,6 +39,7 @@ from traces import OP_CODE, OPS, TraceReader
 PROBES = files("tracer").joinpath("probes/zswap.c").read_text()
 
 MALLOC, FREE, STORE = OP_CODE["malloc"], OP_CODE["free"], OP_CODE["store"]
+INVALIDATE = OP_CODE["invalidate"]
 
 
 def records(*rows: dict[str, Any]) -> Records:
@@ -57,9 +68,9 @@ def test_causes_of_loss_have_the_numbers_that_the_probes_use() -> None:
 
 
 def test_every_probe_is_in_the_c_file() -> None:
-    for probe in (*FRONTSWAP, *ZSWAP, *ZPOOL, *ZSMALLOC, *INNER):
+    for probe in (*FRONTSWAP, *ZSWAP, *ZPOOL, *ZSMALLOC, *ZRAM, *INNER):
         for function in (probe.enter, probe.exit):
-            assert function is None or f"int {function}(struct pt_regs *ctx)" in PROBES
+            assert function is None or f"int {function}(struct call call)" in PROBES
 
 
 @pytest.mark.parametrize(
@@ -78,6 +89,63 @@ def test_probes_are_chosen_by_what_the_kernel_has(
     present, missing = choose_probes(frozenset(functions))
     assert {probe.symbol for probe in present} == functions
     assert len(present) + len(missing) == len(zswap) + len(allocator) + len(INNER)
+
+
+def test_zram_needs_no_zswap() -> None:
+    present, _ = choose_probes(frozenset({"zswap_store", "zs_malloc", "slot_free"}), "zram")
+    assert [probe.symbol for probe in present] == ["zs_malloc", "slot_free"]
+
+
+def test_each_probe_is_of_the_best_kind_that_its_function_allows() -> None:
+    probes = (ZSMALLOC[0], INNER[0])
+    typed = frozenset({"zs_malloc"})
+    made = list(probing.with_kinds(probes, typed, ("fentry", "kprobe")))
+    assert [one.kind for one in made] == ["fentry", "kprobe"]
+    assert list(probing.program_lines(made)) == [
+        "FEXIT(zs_malloc, exit_malloc_direct)",
+        "FENTRY(zs_malloc, enter_malloc_direct)",
+        "KPROBE(enter_obj_malloc)",
+    ]
+    assert {one.kind for one in probing.with_kinds(probes, typed, ("kprobe",))} == {"kprobe"}
+    with pytest.raises(TracerError, match="obj_malloc"):
+        list(probing.with_kinds(probes, typed, ("fentry",)))
+
+
+def test_a_handler_for_several_functions_is_compiled_once() -> None:
+    made = list(probing.with_kinds(FRONTSWAP, frozenset(), ("kprobe",)))
+    lines = list(probing.program_lines(made))
+    assert lines.count("KPROBE(exit_invalidate)") == 1
+
+
+@pytest.mark.parametrize(
+    ("modes", "preempts"),
+    [("none (voluntary) full ", False), ("full (lazy) ", True), ("none voluntary (full)", True)],
+)
+def test_preemption_is_read(
+    modes: str, preempts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "preempt").write_text(modes)
+    monkeypatch.setattr(machine, "PREEMPTION", tmp_path / "preempt")
+    assert machine.kernel_preempts() == preempts
+
+
+def test_zram_mallocs_get_the_slot_that_is_freed_next_in_their_task(tmp_path: Path) -> None:
+    rows = records(
+        {"op": MALLOC, "has": 2 | 4, "tid": 1, "handle": 5, "ts": 1},
+        {"op": MALLOC, "has": 2 | 4, "tid": 2, "handle": 6, "ts": 2},
+        {"op": FREE, "has": 1 | 4, "tid": 1, "handle": 4, "key": 70, "ts": 3},
+        {"op": INVALIDATE, "has": 1, "tid": 1, "key": 70, "ts": 3},
+        {"op": INVALIDATE, "has": 1, "tid": 1, "key": 71, "ts": 4},
+        {"op": INVALIDATE, "has": 1, "tid": 2, "key": 0, "ts": 5},
+        {"op": MALLOC, "has": 2 | 4, "tid": 2, "handle": 7, "ts": 6},
+    )
+    for cut in range(len(rows) + 1):
+        batches = [part.copy() for part in (rows[:cut], rows[cut:]) if len(part)]
+        path = tmp_path / f"s{cut}"
+        convert(spool_of(path, *batches, source="zram"), tmp_path / f"o{cut}")
+        made = pq.read_table(tmp_path / f"o{cut}").to_pylist()
+        keys = [row["key"] for row in made if row["op"] == "malloc"]
+        assert keys == [70, 0, None]
 
 
 def test_offsets_come_out_of_type_information(
@@ -110,8 +178,10 @@ def test_offsets_come_out_of_type_information(
     assert found == {("outer", "a"): 0, ("outer", "b"): 8}
     assert kernel.returns("f") == "int"
     assert kernel.returns("g") is None
+    assert kernel.functions(["f", "g", "outer"]) == {"f"}
     (tmp_path / "vmlinux").write_bytes(b"no type information" * 10)
     assert btf.Btf().members({"outer": ["a"]}) == {}
+    assert btf.Btf().functions(["f"]) == frozenset()
 
 
 # -- ring ------------------------------------------------------------------------------------
@@ -179,9 +249,10 @@ def test_ring_refuses_a_record_of_another_length(ring: FakeRing) -> None:
 # -- spool -----------------------------------------------------------------------------------
 
 
-def spool_of(path: Path, *batches: Records, state: bool = True) -> Path:
+def spool_of(path: Path, *batches: Records, state: bool = True, source: str = "zswap") -> Path:
     writer = SpoolWriter(path)
-    writer.start({"tool": "test", "pools": [{"allocator": "ztree", "header_bytes": 8}]})
+    pools = [{"allocator": "ztree", "header_bytes": 8}]
+    writer.start({"tool": "test", "source": source, "pools": pools})
     for batch in batches:
         writer.records(batch)
     if state:

@@ -73,12 +73,33 @@ ZSMALLOC = (
     Probe("zs_create_pool", None, None, "exit_create"),
 )
 
+# zram above zsmalloc (drivers/block/zram/zram_drv.c). Its write path is inlined everywhere: a
+# store shows as its malloc, which learns its slot from the zram_free_page() that follows it.
+ZRAM = (
+    Probe("zs_malloc", "malloc", "enter_malloc_direct", "exit_malloc_direct"),
+    Probe("zs_free", "free", "enter_free", "exit_free"),
+    Probe("zs_create_pool", None, None, "exit_create"),
+    # Mapped and unmapped until 6.14, read in one piece from 6.15 on.
+    Probe("zs_map_object", "map", "enter_map", "exit_map", False),
+    Probe("zs_unmap_object", "unmap", "enter_unmap", "exit_unmap", False),
+    Probe("zs_obj_read_begin", "map", "enter_map", "exit_map", False),
+    Probe("zs_obj_read_end", "unmap", "enter_unmap", "exit_unmap", False),
+    # Renamed between 6.12 and 7.2; the reading one is no function of its own in 6.1.
+    Probe("zram_free_page", "invalidate", "enter_zram_free", "exit_invalidate", False),
+    Probe("slot_free", "invalidate", "enter_zram_free", "exit_invalidate", False),
+    Probe("zram_read_from_zspool", "load", "enter_zram_read", "exit_load", False),
+    Probe("read_from_zspool", "load", "enter_zram_read", "exit_load", False),
+)
+
 # What decides placement inside an allocator beside its calls.
 INNER = (
     Probe("obj_malloc", None, "enter_obj_malloc", None, False),  # zsmalloc
+    Probe("obj_free", None, "enter_obj_free", None, False),
     Probe("zs_compact", "compact", "enter_compact_pool", "exit_compact", False),
     Probe("do_compact_page", "compact", "enter_compact_page", "exit_compact", False),  # z3fold
 )
+
+SOURCES = ("zswap", "zram")
 
 MODULES = ("zsmalloc", "z3fold")  # built in or not, depending on the kernel
 
@@ -114,10 +135,15 @@ ZSWAP_HEADER_BYTES = 8
 
 @dataclass(frozen=True)
 class Abi:
-    """How this kernel is probed; ``defines`` are for the C file."""
+    """How this kernel is probed; ``defines`` are for the C file.
+
+    ``typed``: the probed functions of which the kernel has type information, for fentry and
+    fexit. Modules' are not among them: bcc before 0.27 cannot attach to these.
+    """
 
     probes: tuple[Probe, ...]
     missing: tuple[Probe, ...]
+    typed: frozenset[str]
     defines: dict[str, int] = field(default_factory=dict)
 
 
@@ -134,25 +160,32 @@ def traceable_functions() -> frozenset[str]:
     )
 
 
-def wanted_probes(functions: frozenset[str]) -> tuple[Probe, ...]:
-    """The probes that fit a kernel's interfaces, whether it has every symbol or not."""
+def wanted_probes(functions: frozenset[str], source: str = "zswap") -> tuple[Probe, ...]:
+    """The probes that fit a kernel's interfaces, whether it has every symbol or not.
+
+    ``source``: what is recorded, one of SOURCES.
+    """
+    if source == "zram":
+        return (*ZRAM, *INNER)
     zswap = FRONTSWAP if "zswap_frontswap_store" in functions else ZSWAP
     allocator = ZPOOL if "zpool_malloc" in functions else ZSMALLOC
     return (*zswap, *allocator, *INNER)
 
 
-def choose_probes(functions: frozenset[str]) -> tuple[list[Probe], list[Probe]]:
+def choose_probes(
+    functions: frozenset[str], source: str = "zswap"
+) -> tuple[list[Probe], list[Probe]]:
     """Split the wanted probes into (attachable, missing) by the kernel's traceable functions."""
-    wanted = wanted_probes(functions)
+    wanted = wanted_probes(functions, source)
     return (
         [probe for probe in wanted if probe.symbol in functions],
         [probe for probe in wanted if probe.symbol not in functions],
     )
 
 
-def examine_kernel(functions: frozenset[str]) -> Abi:
-    """Probes and defines for the running kernel."""
-    probes, missing = choose_probes(functions)
+def examine_kernel(functions: frozenset[str], source: str = "zswap") -> Abi:
+    """Probes and defines for the running kernel and one of SOURCES."""
+    probes, missing = choose_probes(functions, source)
     btf = Btf(MODULES)
     structs: dict[str, list[str]] = {}
     for struct, member in MEMBERS.values():
@@ -164,10 +197,12 @@ def examine_kernel(functions: frozenset[str]) -> Abi:
         if "zswap_frontswap_store" in symbols:
             defines |= WITHOUT_BTF["frontswap"]
         defines |= WITHOUT_BTF["zpool" if "zpool_malloc" in symbols else "folio"]
+    if any(probe.symbol == "zpool_malloc" for probe in probes):
+        defines["HAVE_ZPOOL"] = 1
     if "zswap_load" in symbols and btf.returns("zswap_load") == "int":  # bool until 6.14
         probes = list(_with_exit(probes, "zswap_load", "exit_load"))
     defines["SWP_TYPE_SHIFT"] = SWP_TYPE_SHIFT
-    return Abi(tuple(probes), tuple(missing), defines)
+    return Abi(tuple(probes), tuple(missing), btf.functions(symbols), defines)
 
 
 def _with_exit(probes: Iterable[Probe], symbol: str, exit_: str) -> Iterable[Probe]:

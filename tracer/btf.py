@@ -139,6 +139,15 @@ class Btf:
         offsets = (part.offset_of(text) for part in parts)
         return [offset for offset in offsets if offset is not None]
 
+    def functions(self, wanted: Iterable[str]) -> frozenset[str]:
+        """Those of ``wanted`` that are functions of vmlinux with type information."""
+        if not self._sections:
+            return frozenset()
+        base = self._sections[0]
+        names = {base.offset_of(name): name for name in wanted}
+        found = (names.get(name) for _, name, _ in base.types_of(FUNC))
+        return frozenset(name for name in found if name is not None)
+
     def returns(self, function: str) -> str | None:
         """The name of the type that a function of vmlinux returns (``bool``, ``int``)."""
         if not self._sections:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from tracer.ring import (
     HAS_AUX,
     HAS_HANDLE,
     HAS_KEY,
+    HAS_LOCK,
     HAS_PLACE,
     HAS_SIZE,
     OP_TOTAL,
@@ -28,7 +29,7 @@ from traces import Metadata, TraceWriter
 from traces.schema import OP_CODE, OPS
 
 STORE, MALLOC, FREE = OP_CODE["store"], OP_CODE["malloc"], OP_CODE["free"]
-MAP, COMPACT = OP_CODE["map"], OP_CODE["compact"]
+MAP, COMPACT, INVALIDATE = OP_CODE["map"], OP_CODE["compact"], OP_CODE["invalidate"]
 COUNTED = (MALLOC, FREE, COMPACT)
 
 NO_TOTAL = np.uint64(2**64 - 1)
@@ -58,7 +59,8 @@ def convert(
         mapped_places=[n for n, pool in enumerate(metadata.pools) if pool.allocator == "z3fold"],
     )
     with TraceWriter(output, metadata, force=force) as writer:
-        for records, totals in with_totals(reader.records()):
+        zram = metadata.extra.get("source") == "zram"
+        for records, totals in with_totals(reader.records(), zram=zram):
             rows = records["op"] < len(OPS)
             writer.write(columns(records[rows], totals[rows], layout))
             advance(int(rows.sum()))
@@ -70,16 +72,21 @@ def convert(
     return metadata
 
 
-def with_totals(batches: Iterator[Records]) -> Iterator[tuple[Records, NDArray[np.uint64]]]:
+def with_totals(
+    batches: Iterator[Records], *, zram: bool = False
+) -> Iterator[tuple[Records, NDArray[np.uint64]]]:
     """Yield all records again, each malloc and free with the pool's size after it.
 
     zswap asks for a pool's size right after it stored or freed an entry, in the same task, so
     a size belongs to the last malloc or free of its task and pool. NO_TOTAL: none was asked.
+    Of zram, a malloc gets the slot that its task frees next, which is the one it writes.
     """
     carried: Records = np.empty(0, RECORD)
     for batch in batches:
         window = np.concatenate([carried, batch])
         totals, open_calls = _join_totals(window)
+        if zram:
+            open_calls = np.sort(np.concatenate([open_calls, _join_slots(window)]))
         recent = open_calls[open_calls >= len(window) - HELD]
         cut = int(recent[0]) if recent.size else len(window)
         yield window[:cut], totals[:cut]
@@ -92,20 +99,44 @@ def _join_totals(window: Records) -> tuple[NDArray[np.uint64], NDArray[np.intp]]
     """Sizes by position, and the positions of calls that no size followed yet, ascending."""
     op = window["op"]
     is_call = ((op == MALLOC) & (window["ret"] == 0)) | (op == FREE)
-    at = np.flatnonzero(is_call | (op == OP_TOTAL))
-    group = window["tid"][at].astype(np.uint64) << np.uint64(16) | window["pool"][at]
-    at = at[np.lexsort((at, group))]
-    group = window["tid"][at].astype(np.uint64) << np.uint64(16) | window["pool"][at]
-    call = is_call[at]
-    followed = np.zeros(len(at), bool)
-    if len(at) > 1:
-        followed[:-1] = call[:-1] & ~call[1:] & (group[:-1] == group[1:])
+    who = window["tid"].astype(np.uint64) << np.uint64(16) | window["pool"]
+    joined = _join(is_call, op == OP_TOTAL, who)
     totals = np.full(len(window), NO_TOTAL)
-    source = np.flatnonzero(followed)
-    totals[at[source]] = window["aux"][at[source + 1]]
-    last = np.ones(len(at), bool)
-    last[:-1] = group[:-1] != group[1:]
-    return totals, np.sort(at[call & last])
+    totals[joined.calls] = window["aux"][joined.answers]
+    return totals, joined.open
+
+
+def _join_slots(window: Records) -> NDArray[np.intp]:
+    """Give mallocs the slots that zram frees after them; returns those still without one."""
+    op = window["op"]
+    is_call = (op == MALLOC) & (window["ret"] == 0) & ((window["has"] & HAS_KEY) == 0)
+    joined = _join(is_call, op == INVALIDATE, window["tid"].astype(np.uint64))
+    window["key"][joined.calls] = window["key"][joined.answers]
+    window["has"][joined.calls] |= HAS_KEY
+    return joined.open
+
+
+class _Joined(NamedTuple):
+    """Positions of calls and, alike, of their answers; of calls without one yet, ascending."""
+
+    calls: NDArray[np.intp]
+    answers: NDArray[np.intp]
+    open: NDArray[np.intp]
+
+
+def _join(
+    is_call: NDArray[np.bool_], is_answer: NDArray[np.bool_], who: NDArray[np.uint64]
+) -> _Joined:
+    """Pair each answer with a call right before it among what the same ``who`` did."""
+    at = np.flatnonzero(is_call | is_answer)
+    at = at[np.lexsort((at, who[at]))]
+    group, call = who[at], is_call[at]
+    same = np.zeros(len(at), bool)  # as the next one
+    same[:-1] = group[:-1] == group[1:]
+    answered = np.zeros(len(at), bool)
+    answered[:-1] = call[:-1] & ~call[1:] & same[:-1]
+    source = np.flatnonzero(answered)
+    return _Joined(at[source], at[source + 1], np.sort(at[call & ~same]))
 
 
 @dataclass(frozen=True)
@@ -144,6 +175,7 @@ def columns(records: Records, totals: NDArray[np.uint64], layout: _Layout) -> di
         "ret": records["ret"],
         "place": _nullable(place, mapped | ((has & HAS_PLACE) != 0)),
         "total": _nullable(totals, totals != NO_TOTAL),
+        "lock_ns": _nullable(records["lock"], has & HAS_LOCK),
         "cpu": records["cpu"],
         "tid": records["tid"],
         "cgroup": records["cgroup"],

@@ -15,6 +15,7 @@ from typing import Any
 
 ZSWAP_PARAMETERS = Path("/sys/module/zswap/parameters")
 ZSWAP_COUNTERS = Path("/sys/kernel/debug/zswap")
+PREEMPTION = Path("/sys/kernel/debug/sched/preempt")
 VMSTAT = Path("/proc/vmstat")
 VMSTAT_NAMES = ("zswpin", "zswpout", "zswpwb", "pswpin", "pswpout", "nr_zspages")
 
@@ -53,6 +54,22 @@ def machine() -> dict[str, Any]:
         "page_bytes": mmap.PAGESIZE,
         "arch": platform.machine(),
     }
+
+
+def possible_cpus() -> int:
+    """One more than the highest number that a CPU of this machine can get."""
+    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(ranges.replace(",", "-").split("-")[-1]) + 1
+
+
+def kernel_preempts() -> bool:
+    """Whether a task can be preempted inside the kernel (PREEMPT full or lazy, or RT)."""
+    try:
+        modes = PREEMPTION.read_text()
+    except OSError:  # a kernel of one mode says it in its version
+        words = platform.uname().version.split()
+        return any(word in ("PREEMPT", "PREEMPT_RT", "PREEMPT_LAZY") for word in words)
+    return "(full)" in modes or "(lazy)" in modes
 
 
 def _field(path: Path, name: str) -> str | None:

@@ -3,18 +3,26 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer import machine
 from tracer.abi import ZSWAP_HEADER_BYTES, Probe, examine_kernel, traceable_functions
+from tracer.bpf_stats import program_runs
 from tracer.errors import TracerError
 from tracer.ring import Ring
 from tracer.spool import CAUSES
 from tracer.system_bcc import load_bcc
+
+# struct pool of probes/zswap.c.
+POOL = np.dtype([("type", "S16"), ("created", "<u4"), ("evictable", "<u4"), ("count_at", "<u8")])
 
 
 @dataclass(frozen=True)
@@ -26,30 +34,85 @@ class SeenPool:
     header_bytes: int
 
 
+@dataclass(frozen=True)
+class Attached:
+    """A probed function and how: ``fentry`` (with fexit) or ``kprobe`` (with kretprobe)."""
+
+    probe: Probe
+    kind: str
+
+
+def best_kinds() -> tuple[str, ...]:
+    """Kinds of probes that lose nothing here, the cheapest first.
+
+    The kernel does not run a trampoline's program while it already runs on that CPU. Where a
+    task can be preempted in it, calls of the next task are then missed; a kprobe's program
+    cannot be preempted.
+    """
+    return ("kprobe",) if machine.kernel_preempts() else ("fentry", "kprobe")
+
+
+def with_kinds(
+    probes: Iterable[Probe], typed: frozenset[str], kinds: Sequence[str]
+) -> Iterator[Attached]:
+    """Give each probe the first of ``kinds`` that its function allows."""
+    for probe in probes:
+        possible = ("kprobe", "fentry") if probe.symbol in typed else ("kprobe",)
+        kind = next((kind for kind in kinds if kind in possible), None)
+        if kind is None:
+            raise TracerError(
+                f"{probe.symbol}: no type information here, so no fentry; use --probe kprobe"
+            )
+        yield Attached(probe, kind)
+
+
+def program_lines(attached: Iterable[Attached]) -> Iterator[str]:
+    """The lines of C that make programs of the handlers, each once."""
+    made = set()
+    for one in attached:
+        # The return first: trampolines are attached in this order.
+        for handler, trampoline in ((one.probe.exit, "FEXIT"), (one.probe.enter, "FENTRY")):
+            if handler is None:
+                continue
+            if one.kind == "fentry":
+                yield f"{trampoline}({one.probe.symbol}, {handler})"
+            elif handler not in made:
+                made.add(handler)
+                yield f"KPROBE({handler})"
+
+
 class Probing:
     """Attached probes. Use as a context manager: they are gone when the block is left."""
 
-    def __init__(self, ring_bytes: int) -> None:
+    def __init__(
+        self, ring_bytes: int, source: str = "zswap", kinds: Sequence[str] | None = None
+    ) -> None:
         """Compile and attach, with the gate shut: nothing is recorded before :meth:`open_gate`.
 
-        ``ring_bytes`` is a power of two and a multiple of the page size. TracerError if the
-        kernel has not what it takes.
+        ``ring_bytes`` is a power of two and a multiple of the page size, ``source`` one of
+        ``abi.SOURCES``, ``kinds`` the kinds of probes to use, in order of preference; None is
+        :func:`best_kinds`. TracerError if the kernel has not what it takes.
         """
-        abi = examine_kernel(traceable_functions())
+        abi = examine_kernel(traceable_functions(), source)
         self.missing = [probe for probe in abi.missing if probe.essential]
         if not {"malloc", "free"} <= {probe.op for probe in abi.probes}:
             raise TracerError(
-                "this kernel has neither zpool nor zsmalloc functions to probe; "
-                "ztrace doctor says more"
+                f"this kernel has no functions of {source}'s allocator to probe "
+                "(a module that is not loaded?); ztrace doctor says more"
             )
         bcc = load_bcc()
+        typed = abi.typed if bcc.BPF.support_kfunc() else frozenset()
+        self.attached = list(with_kinds(abi.probes, typed, kinds or best_kinds()))
         text = files("tracer").joinpath("probes/zswap.c").read_text()
-        defines = {**abi.defines, "RING_PAGES": ring_bytes // mmap.PAGESIZE}
-        if any(probe.symbol == "zpool_malloc" for probe in abi.probes):
-            defines["HAVE_ZPOOL"] = 1
+        defines = {
+            **abi.defines,
+            "RING_PAGES": ring_bytes // mmap.PAGESIZE,
+            "CPUS": machine.possible_cpus(),
+        }
         try:
+            # This attaches the trampolines, too.
             self._bpf: Any = bcc.BPF(
-                text=text,
+                text=text + "\n".join(program_lines(self.attached)),
                 # -w: the kernel's own headers warn under a clang that is not theirs.
                 cflags=["-w", *(f"-D{name}={value}" for name, value in defines.items())],
             )
@@ -57,53 +120,90 @@ class Probing:
             raise TracerError(
                 f"the probes do not compile or load here ({error}); ztrace doctor says more"
             ) from error
-        self.probes: list[Probe] = []
-        try:
-            for probe in abi.probes:
-                self._attach(probe)
-        except Exception as error:
-            self.close()
-            raise TracerError(f"cannot probe {probe.symbol}: {error}") from error
+        for one in self.attached:
+            try:
+                self._attach(one)
+            except Exception as error:
+                self.close()
+                raise TracerError(f"cannot probe {one.probe.symbol}: {error}") from error
         self.ring = Ring(self._bpf["events"].map_fd, ring_bytes)
+        self._skipped_before: dict[str, int] = {}
+        self._gate = self._mapped("gate", np.dtype("<u8"))
+        self._lost = self._mapped("lost", np.dtype("<u8"))
+        self._pools = self._mapped("pools", POOL)
+        self._pool_count = self._mapped("pool_count", np.dtype("<u8"))
 
-    def _attach(self, probe: Probe) -> None:
-        """Put both probes on a function, the return first: a frame opened can be closed.
+    def _mapped(self, name: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """A map of the probes as an array; it stays valid as long as it is held."""
+        table = self._bpf[name]
+        memory = mmap.mmap(table.map_fd, table.max_entries * dtype.itemsize)
+        return np.frombuffer(memory, dtype, table.max_entries)
+
+    def _attach(self, one: Attached) -> None:
+        """Put kprobes on a function, the return first: a frame opened can be closed.
 
         Without a number of instances (maxactive): bcc would then go through tracefs, where
         probes outlive a recorder that is killed. Returns missed for want of one are counted.
         """
+        if one.kind != "kprobe":
+            return
+        probe = one.probe
         if probe.exit:
-            self._bpf.attach_kretprobe(event=probe.symbol, fn_name=probe.exit)
+            self._bpf.attach_kretprobe(event=probe.symbol, fn_name=f"kprobe_{probe.exit}")
         if probe.enter:
-            self._bpf.attach_kprobe(event=probe.symbol, fn_name=probe.enter)
-        self.probes.append(probe)
+            self._bpf.attach_kprobe(event=probe.symbol, fn_name=f"kprobe_{probe.enter}")
 
     def open_gate(self, is_open: bool = True) -> None:
         """Start (or stop) all probes at one instant. Calls entered before are not recorded."""
-        self._bpf["gate"][ctypes.c_int(0)] = ctypes.c_uint(is_open)
+        if is_open:
+            self._skipped_before = self._skipped()
+        self._gate[0] = is_open
 
     def lost(self) -> dict[str, dict[str, int]]:
-        """Events lost so far: cause -> CPU -> count, zeros left out."""
-        table = self._bpf["lost"]
+        """Events lost so far: cause -> CPU -> count, zeros left out.
+
+        What the kernel itself counts it does not count by CPU: that is under ``all``.
+        """
         found: dict[str, dict[str, int]] = {}
-        for number, cause in enumerate(CAUSES):
-            per_cpu = table[ctypes.c_int(number)]
+        for cause, per_cpu in zip(CAUSES, self._lost.reshape(len(CAUSES), -1), strict=True):
             counts = {str(cpu): int(count) for cpu, count in enumerate(per_cpu) if count}
             if counts:
                 found[cause] = counts
+        for cause, now in self._skipped().items():
+            count = now - self._skipped_before.get(cause, 0)
+            if count:
+                found.setdefault(cause, {})["all"] = count
         return found
+
+    def _skipped(self) -> dict[str, int]:
+        """Runs of programs that the kernel skipped, by cause, since they were attached.
+
+        A trampoline's program is skipped while it already runs on that CPU: the task in it was
+        preempted. A kprobe's is while any other kprobe's program runs there; of those the
+        probes notice a missing return themselves.
+        """
+        found = {"missed_entry": 0, "missed_return": 0}
+        for name, function in self._bpf.funcs.items():
+            if name.startswith(b"kretfunc__"):
+                found["missed_return"] += program_runs(function.fd).missed
+            elif name.startswith((b"kfunc__", b"kprobe_enter_")):
+                found["missed_entry"] += program_runs(function.fd).missed
+        return found
+
+    def unfinished(self) -> int:
+        """Calls entered and not returned. Only with the gate shut."""
+        return sum(int(stack.depth) for stack in self._bpf["stacks"].values())
 
     def pools(self) -> list[SeenPool]:
         """Pools in the order of the numbers that records carry."""
-        count = int(self._bpf["pool_count"][ctypes.c_int(0)].value)
-        table = self._bpf["pools"]
+        count = min(int(self._pool_count[0]), len(self._pools))
         return [
             SeenPool(
-                pool.type.decode(errors="replace"),
-                bool(pool.created),
-                ZSWAP_HEADER_BYTES if pool.evictable else 0,
+                pool["type"].decode(errors="replace"),
+                bool(pool["created"]),
+                ZSWAP_HEADER_BYTES if pool["evictable"] else 0,
             )
-            for pool in (table[ctypes.c_int(number)] for number in range(min(count, len(table))))
+            for pool in self._pools[:count].copy()
         ]
 
     def close(self) -> None:

@@ -53,6 +53,8 @@ class Plan:
     """What to record and for how long."""
 
     spool: Path
+    source: str = "zswap"
+    probe_kind: str | None = None  # None: the best one for each function
     command: Sequence[str] = ()
     duration_s: float | None = None
     ring_bytes: int = 16 << 20
@@ -102,7 +104,8 @@ def record(plan: Plan) -> Recorded:
     """
     if os.geteuid() != 0:
         raise TracerError("recording needs root (it loads BPF programs): sudo ztrace record …")
-    with _stop_on_signals() as stop, Probing(plan.ring_bytes) as probing:
+    kinds = plan.probe_kind and (plan.probe_kind,)
+    with _stop_on_signals() as stop, Probing(plan.ring_bytes, plan.source, kinds) as probing:
         spool = SpoolWriter(plan.spool)
         try:
             with _locked_memory():
@@ -114,7 +117,7 @@ def record(plan: Plan) -> Recorded:
 def _run(plan: Plan, probing: Probing, spool: SpoolWriter, stop: _Stop) -> Recorded:
     before = machine.counters()
     spool.start(_start_document(plan, probing, before))
-    plan.on_ready(len(probing.probes), [probe.symbol for probe in probing.missing])
+    plan.on_ready(len(probing.attached), [probe.symbol for probe in probing.missing])
     progress = Progress()
     began = time.monotonic()
     probing.open_gate()
@@ -144,6 +147,9 @@ def _run(plan: Plan, probing: Probing, spool: SpoolWriter, stop: _Stop) -> Recor
         progress.events += _drain(probing, spool)
         progress.seconds = time.monotonic() - began
         state = _state_document(probing, before, progress.seconds)
+        unfinished = probing.unfinished()
+        if unfinished:
+            state["lost"]["unfinished"] = {"all": unfinished}
         spool.state(state)
     status = command.wait() if command is not None else None
     return Recorded(progress.events, state["lost"], status, progress.seconds)
@@ -170,13 +176,14 @@ def _drain(probing: Probing, spool: SpoolWriter) -> int:
 def _start_document(plan: Plan, probing: Probing, before: dict[str, int]) -> dict[str, Any]:
     return {
         "tool": plan.tool,
+        "source": plan.source,
         "kernel": machine.kernel(),
         "machine": machine.machine(),
         "parameters": machine.zswap_parameters(),
         "probes": {
-            probe.op: {"kind": "kprobe", "symbol": probe.symbol}
-            for probe in probing.probes
-            if probe.op is not None
+            one.probe.op: {"kind": one.kind, "symbol": one.probe.symbol}
+            for one in probing.attached
+            if one.probe.op is not None
         },
         "clock": "CLOCK_MONOTONIC",
         "command": list(plan.command),

@@ -26,14 +26,15 @@ RECORD = np.dtype(
         ("place", "<u8"),
         ("cgroup", "<u8"),
         ("dur", "<u4"),
+        ("lock", "<u4"),
         ("size", "<u4"),
         ("ret", "<i4"),
         ("tid", "<u4"),
         ("cpu", "<u2"),
-        ("pool", "<u2"),
+        ("pool", "u1"),
         ("op", "u1"),
         ("has", "u1"),
-        ("unused", "<u2"),
+        ("unused", "u1", 7),
     ]
 )
 
@@ -42,7 +43,7 @@ SLOT = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", RECORD)])
 
 BUSY = 1 << 31
 
-HAS_KEY, HAS_SIZE, HAS_HANDLE, HAS_AUX, HAS_POOL, HAS_PLACE = 1, 2, 4, 8, 16, 32
+HAS_KEY, HAS_SIZE, HAS_HANDLE, HAS_AUX, HAS_POOL, HAS_PLACE, HAS_LOCK = 1, 2, 4, 8, 16, 32, 64
 OP_TOTAL = 16
 
 Records = NDArray[np.void]

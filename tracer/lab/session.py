@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One recording in the lab: a guest whose swap goes through a chosen allocator.
+"""One recording in the lab: a guest whose swap goes through a chosen allocator, or zram.
 
 Inside, the ordinary ``ztrace record`` runs the workload's script as its command, and only that
-script makes zswap's pool: the recorder sees the allocator's very first call.
+script makes the pool: the recorder sees the allocator's very first call.
 """
 
 from __future__ import annotations
@@ -24,10 +24,17 @@ from tracer.lab.workloads import WORKLOADS, Workload, compile_workload
 # Allocator -> the module to load before recording, None where the kernel has it built in; by
 # kernel, and only where Debian's kernel has it at all.
 BACKENDS: dict[str, dict[str, str | None]] = {
-    "6.1": {"ztree": None, "zbud": None, "z3fold": "z3fold", "zsmalloc": "zsmalloc"},
-    "6.12": {"zbud": None, "zsmalloc": None},
-    "7.2": {"zsmalloc": None},
+    "6.1": {
+        "ztree": None,
+        "zbud": None,
+        "z3fold": "z3fold",
+        "zsmalloc": "zsmalloc",
+        "zram": "zram",
+    },
+    "6.12": {"zbud": None, "zsmalloc": None, "zram": "zram"},
+    "7.2": {"zsmalloc": None, "zram": "zram"},
 }
+"""Below zswap; ``zram`` stands for the swap device of that name, which has zsmalloc below it."""
 
 TRACE = "trace.parquet"
 
@@ -103,6 +110,7 @@ def _run_script(setup: Setup, module: str | None) -> str:
     record = shlex.join(
         [
             *(sys.executable, "-m", "ztrace", "record", "-o", f"/job/{TRACE}"),
+            *("--source", "zram" if setup.backend == "zram" else "zswap"),
             *(*setup.record_options, "--", "/job/workload"),
         ]
     )
@@ -117,8 +125,24 @@ exec {record}
 
 def _workload_script(setup: Setup, workload: Workload) -> str:
     group = "/sys/fs/cgroup/workload"
-    lines = [
-        "#!/bin/sh -e",
+    swap, lines = (_zram if setup.backend == "zram" else _zswap)(setup)
+    lines += [f"swapon {swap}", f"mkdir {group}"]
+    if workload.limit_mib is not None:
+        lines += [
+            "echo +memory >/sys/fs/cgroup/cgroup.subtree_control",
+            f"echo {workload.limit_mib}M >{group}/memory.max",
+        ]
+    program = shlex.join([f"/job/{workload.program}", *workload.arguments])
+    lines += [
+        f"( echo 0 >{group}/cgroup.procs; exec {program} )",
+        f"swapoff {swap}",
+    ]
+    return "\n".join(["#!/bin/sh -e", *lines]) + "\n"
+
+
+def _zswap(setup: Setup) -> tuple[str, list[str]]:
+    """The swap device, and what makes a new zswap pool before it."""
+    return "/dev/vda", [
         "cd /sys/module/zswap/parameters",
         # Every page is to reach the allocator. The parameter went in 6.10.
         "if [ -e same_filled_pages_enabled ]; then echo N >same_filled_pages_enabled; fi",
@@ -132,17 +156,13 @@ def _workload_script(setup: Setup, workload: Workload) -> str:
         "echo Y >enabled",
         f'if [ -e zpool ]; then test "$(cat zpool)" = {setup.backend}; fi',
         f'test "$(cat compressor)" = {setup.compressor}',
-        "swapon /dev/vda",
-        f"mkdir {group}",
     ]
-    if workload.limit_mib is not None:
-        lines += [
-            "echo +memory >/sys/fs/cgroup/cgroup.subtree_control",
-            f"echo {workload.limit_mib}M >{group}/memory.max",
-        ]
-    program = shlex.join([f"/job/{workload.program}", *workload.arguments])
-    lines += [
-        f"( echo 0 >{group}/cgroup.procs; exec {program} )",
-        "swapoff /dev/vda",
+
+
+def _zram(setup: Setup) -> tuple[str, list[str]]:
+    """The swap device, and what sets it up; its pool is made as it gets its size."""
+    return "/dev/zram0", [
+        f"echo {setup.compressor} >/sys/block/zram0/comp_algorithm",
+        f"echo {setup.size.swap_mib}M >/sys/block/zram0/disksize",
+        "mkswap /dev/zram0 >/dev/null",
     ]
-    return "\n".join(lines) + "\n"

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Probes on zswap and its allocator. Compiled by bcc when recording starts.
+ * Probes on zswap or zram and their allocator. Compiled by bcc when recording starts.
  *
  * Every traced call is a frame on a small stack of its task: the entry probe pushes it, the
  * return probe pops it and emits one record. A frame that lies under another one is the caller,
  * which is how a malloc learns the swap slot it is for.
+ *
+ * The handlers below do not care how they are reached. The loader adds a line for each probe:
+ * FENTRY or FEXIT where the kernel has type information of the function, else KPROBE (end of this
+ * file).
  *
  * The only kernel header is the one with struct pt_regs: others cost a minute of compile time on
  * a slow machine and break with new kernels. Layouts of kernel structures are given as byte
@@ -25,18 +29,26 @@ enum op {
 #define HAS_AUX    8
 #define HAS_POOL   16
 #define HAS_PLACE  32
+#define HAS_LOCK   64
 
 /* Causes of loss, indexes of `lost` (tracer/spool.py names them). */
 enum cause { RING_FULL, TOO_DEEP, MISSED_RETURN, NO_TASK_ROOM, NO_POOL_ROOM, CAUSES };
+
+/* How a handler was reached: by a kprobe's registers or by fentry's or fexit's trampoline. */
+struct call {
+	void *context;
+	int traced;		/* by a trampoline; a constant, so only one way is compiled */
+};
 
 #define MAX_DEPTH 8		/* a power of two: indexes are masked for the verifier */
 #define MAX_POOLS 64
 #define TYPE_CHARS 16
 
 struct frame {
-	u64 sp, ts, key, handle, aux, place;
+	u64 sp, ts, key, handle, aux, place, locked;
 	u32 size, pool;
 	u32 op, has;
+	u32 slot, exact;	/* exact: sp is the same at entry and return */
 };
 
 struct stack {
@@ -48,12 +60,12 @@ struct stack {
 /* One finished call; mirrored by RECORD in tracer/ring.py. */
 struct record {
 	u64 ts, key, handle, aux, place, cgroup;
-	u32 dur, size;
+	u32 dur, lock, size;	/* lock: ns after ts at which the allocator's lock was held */
 	s32 ret;
 	u32 tid;
-	u16 cpu, pool;
-	u8 op, has;
-	u16 unused;
+	u16 cpu;
+	u8 pool, op, has;
+	u8 unused[7];
 };
 
 struct pool {
@@ -66,19 +78,63 @@ struct pool {
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 BPF_TABLE("lru_hash", u32, struct stack, stacks, 16384);
 BPF_ARRAY(blank, struct stack, 1);
-BPF_ARRAY(gate, u32, 1);
-BPF_TABLE("percpu_array", u32, u64, lost, CAUSES);
 BPF_HASH(pool_ids, u64, u32, MAX_POOLS * 4);
 BPF_HASH(numbers, u32, u64, MAX_POOLS);
-BPF_ARRAY(pools, struct pool, MAX_POOLS);
-BPF_ARRAY(pool_count, u32, 1);
+
+/*
+ * What the recorder looks at while probes run is mapped into it. While a process is in a system
+ * call on a map, the kernel runs no kprobes' programs on its CPU; if another task preempts it
+ * there, that task's calls go unseen.
+ */
+#define MAPPED BPF_F_MMAPABLE
+BPF_F_TABLE("array", u32, u64, gate, 1, MAPPED);
+BPF_F_TABLE("array", u32, u64, lost, CAUSES * CPUS, MAPPED);
+BPF_F_TABLE("array", u32, struct pool, pools, MAX_POOLS, MAPPED);
+BPF_F_TABLE("array", u32, u64, pool_count, 1, MAPPED);
 
 static void lose(u32 cause)
 {
-	u64 *count = lost.lookup(&cause);
+	u32 at = cause * CPUS + bpf_get_smp_processor_id();
+	u64 *count = lost.lookup(&at);
 
 	if (count)
-		*count += 1;
+		__sync_fetch_and_add(count, 1);
+}
+
+/* ---- the call that is traced -------------------------------------------------------------- */
+
+#define REGISTERS(call) ((struct pt_regs *)(call).context)
+
+static u64 argument(struct call call, int number)
+{
+	u64 value = 0;
+
+	if (call.traced) {
+		bpf_get_func_arg(call.context, number - 1, &value);
+		return value;
+	}
+	switch (number) {
+	case 1: return PT_REGS_PARM1(REGISTERS(call));
+	case 2: return PT_REGS_PARM2(REGISTERS(call));
+	case 3: return PT_REGS_PARM3(REGISTERS(call));
+	default: return PT_REGS_PARM4(REGISTERS(call));
+	}
+}
+
+static u64 returned(struct call call)
+{
+	u64 value = 0;
+
+	if (!call.traced)
+		return PT_REGS_RC(REGISTERS(call));
+	bpf_get_func_ret(call.context, &value);
+	return value;
+}
+
+/* Where the call lies on its task's kernel stack; a trampoline keeps its arguments there. */
+static u64 stack_pointer(struct call call)
+{
+	return call.traced ? (u64)call.context : PT_REGS_SP(REGISTERS(call));
 }
 
 /* ---- pools: a number for every zpool, in the order they are first met ------------------ */
@@ -87,7 +143,7 @@ static void lose(u32 cause)
 static u32 claim_number(u64 pool)
 {
 	u32 zero = 0, id = MAX_POOLS;
-	u32 *count = pool_count.lookup(&zero);
+	u64 *count = pool_count.lookup(&zero);
 	int i;
 
 	if (!count)
@@ -192,16 +248,17 @@ static struct frame *top(struct stack *stack)
 
 /*
  * Push a frame. One on top that is not above us on the task's kernel stack belongs to a call
- * that has returned unseen (no free kretprobe instance): drop and count it. At the same height
- * is also what a function jumps to at its end, as z3fold's free does to do_compact_page().
+ * whose return was not seen: drop and count it, unless the kernel counts such returns itself, as
+ * it does for trampolines. At the same height is also what a function jumps to at its end, as
+ * z3fold's free does to do_compact_page().
  */
-static struct frame *enter(struct pt_regs *ctx, u32 op)
+static struct frame *enter(struct call call, u32 op)
 {
 	u32 zero = 0, tid = bpf_get_current_pid_tgid();
-	u32 *open = gate.lookup(&zero);
+	u64 *open = gate.lookup(&zero);
 	struct stack *stack, *clean;
 	struct frame *frame, *caller = 0;
-	u64 sp = PT_REGS_SP(ctx);
+	u64 sp = stack_pointer(call);
 	int i;
 
 	if (!open || !*open)
@@ -223,7 +280,8 @@ static struct frame *enter(struct pt_regs *ctx, u32 op)
 		caller = top(stack);
 		if (!caller || caller->sp > sp || (caller->sp == sp && op == COMPACT))
 			break;
-		lose(MISSED_RETURN);
+		if (!caller->exact)
+			lose(MISSED_RETURN);
 		stack->depth--;
 		stack->over = 0;
 		caller = 0;
@@ -236,6 +294,7 @@ static struct frame *enter(struct pt_regs *ctx, u32 op)
 	frame = frame_at(stack, stack->depth);
 	stack->depth++;
 	frame->sp = sp;
+	frame->exact = call.traced;
 	frame->op = op;
 	frame->has = 0;
 	frame->pool = 0;
@@ -248,10 +307,11 @@ static struct frame *enter(struct pt_regs *ctx, u32 op)
 }
 
 /*
- * Pop the frame of the returning call, or nothing if it was entered before the gate opened.
- * A frame of another op on top is again one whose return was not seen.
+ * Pop the frame of the returning call, or nothing if it was entered before the gate opened or
+ * its entry was missed. Frames that lie deeper, or for a kprobe are of another op, are ones
+ * whose return was not seen.
  */
-static struct frame *leave(u32 op, struct frame **caller)
+static struct frame *leave(struct call call, u32 op, struct frame **caller)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct stack *stack = stacks.lookup(&tid);
@@ -268,13 +328,16 @@ static struct frame *leave(u32 op, struct frame **caller)
 	for (i = 0; i < 3; i++) {
 		if (!stack->depth || stack->depth > MAX_DEPTH)
 			return 0;
+		frame = frame_at(stack, stack->depth - 1);
+		if (call.traced && frame->sp > stack_pointer(call))
+			return 0;
 		stack->depth--;
-		frame = frame_at(stack, stack->depth);
-		if (frame->op == op) {
+		if (call.traced ? frame->sp == stack_pointer(call) : frame->op == op) {
 			*caller = top(stack);
 			return frame;
 		}
-		lose(MISSED_RETURN);
+		if (!frame->exact)
+			lose(MISSED_RETURN);
 	}
 	return 0;
 }
@@ -292,9 +355,11 @@ static int emit(struct frame *frame, s32 ret)
 	record->key = frame->key;
 	record->handle = frame->handle;
 	record->aux = frame->aux;
-	record->place = frame->place;
+	/* Of a zsmalloc place the lower 48 bits of the zspage's address and the slot are kept. */
+	record->place = frame->op == MALLOC ? frame->place << 16 | frame->slot : frame->place;
 	record->cgroup = bpf_get_current_cgroup_id();
 	record->dur = dur > 0xffffffff ? 0xffffffff : dur;
+	record->lock = frame->locked - frame->ts;
 	record->size = frame->size;
 	record->ret = ret;
 	record->tid = bpf_get_current_pid_tgid();
@@ -302,14 +367,14 @@ static int emit(struct frame *frame, s32 ret)
 	record->pool = frame->pool;
 	record->op = frame->op;
 	record->has = frame->has;
-	record->unused = 0;
+	__builtin_memset(record->unused, 0, sizeof(record->unused));
 	events.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	return 0;
 }
 
-static int leave_plain(u32 op, s32 ret)
+static int leave_plain(struct call call, u32 op, s32 ret)
 {
-	struct frame *caller, *frame = leave(op, &caller);
+	struct frame *caller, *frame = leave(call, op, &caller);
 
 	return frame ? emit(frame, ret) : 0;
 }
@@ -322,112 +387,138 @@ static void set_pool(struct frame *frame, u64 pool)
 
 /* ---- zswap level, frontswap interface (6.1) -------------------------------------------- */
 
-static int enter_slot(struct pt_regs *ctx, u32 op)
+static int enter_slot(struct call call, u32 op)
 {
-	struct frame *frame = enter(ctx, op);
+	struct frame *frame = enter(call, op);
 
 	if (frame) {
-		frame->key = (u64)(u32)PT_REGS_PARM1(ctx) << SWP_TYPE_SHIFT | PT_REGS_PARM2(ctx);
+		frame->key = (u64)(u32)argument(call, 1) << SWP_TYPE_SHIFT | argument(call, 2);
 		frame->has |= HAS_KEY;
 	}
 	return 0;
 }
 
-int enter_store(struct pt_regs *ctx) { return enter_slot(ctx, STORE); }
-int exit_store(struct pt_regs *ctx) { return leave_plain(STORE, PT_REGS_RC(ctx)); }
+static int enter_store(struct call call) { return enter_slot(call, STORE); }
+static int exit_store(struct call call) { return leave_plain(call, STORE, returned(call)); }
 
-int enter_load(struct pt_regs *ctx) { return enter_slot(ctx, LOAD); }
-int exit_load(struct pt_regs *ctx) { return leave_plain(LOAD, PT_REGS_RC(ctx)); }
+static int enter_load(struct call call) { return enter_slot(call, LOAD); }
+static int exit_load(struct call call) { return leave_plain(call, LOAD, returned(call)); }
 
-int enter_invalidate(struct pt_regs *ctx) { return enter_slot(ctx, INVALIDATE); }
-int exit_invalidate(struct pt_regs *ctx) { return leave_plain(INVALIDATE, 0); }
+static int enter_invalidate(struct call call) { return enter_slot(call, INVALIDATE); }
+static int exit_invalidate(struct call call) { return leave_plain(call, INVALIDATE, 0); }
 
 /* swapoff: every object of one swap device; the row has no key. */
-int enter_invalidate_area(struct pt_regs *ctx)
+static int enter_invalidate_area(struct call call)
 {
-	enter(ctx, INVALIDATE);
+	enter(call, INVALIDATE);
 	return 0;
 }
 
-int enter_writeback(struct pt_regs *ctx)
+static int enter_writeback(struct call call)
 {
-	struct frame *frame = enter(ctx, WRITEBACK);
+	struct frame *frame = enter(call, WRITEBACK);
 
 	if (frame) {
-		set_pool(frame, PT_REGS_PARM1(ctx));
-		frame->handle = PT_REGS_PARM2(ctx);
+		set_pool(frame, argument(call, 1));
+		frame->handle = argument(call, 2);
 		frame->has |= HAS_HANDLE;
 	}
 	return 0;
 }
 
-int exit_writeback(struct pt_regs *ctx) { return leave_plain(WRITEBACK, PT_REGS_RC(ctx)); }
+static int exit_writeback(struct call call) { return leave_plain(call, WRITEBACK, returned(call)); }
 
 /* ---- zswap level, called with folios (6.6 and later) ------------------------------------- */
 
 #ifdef FOLIO_SWAP
-static int enter_folio(struct pt_regs *ctx, u32 op)
+static int enter_folio(struct call call, u32 op)
 {
-	struct frame *frame = enter(ctx, op);
+	struct frame *frame = enter(call, op);
 
 	if (frame) {
-		frame->key = read_word(PT_REGS_PARM1(ctx) + FOLIO_SWAP);
+		frame->key = read_word(argument(call, 1) + FOLIO_SWAP);
 		frame->has |= HAS_KEY;
 	}
 	return 0;
 }
 
-int enter_store_folio(struct pt_regs *ctx) { return enter_folio(ctx, STORE); }
-int enter_load_folio(struct pt_regs *ctx) { return enter_folio(ctx, LOAD); }
+static int enter_store_folio(struct call call) { return enter_folio(call, STORE); }
+static int enter_load_folio(struct call call) { return enter_folio(call, LOAD); }
 #endif
 
 /* bool: refused without saying why (-EPERM), or not in zswap (-ENOENT). */
-int exit_store_bool(struct pt_regs *ctx)
+static int exit_store_bool(struct call call)
 {
-	return leave_plain(STORE, PT_REGS_RC(ctx) & 0xff ? 0 : -1);
+	return leave_plain(call, STORE, returned(call) & 0xff ? 0 : -1);
 }
 
-int exit_load_bool(struct pt_regs *ctx)
+static int exit_load_bool(struct call call)
 {
-	return leave_plain(LOAD, PT_REGS_RC(ctx) & 0xff ? 0 : -2);
+	return leave_plain(call, LOAD, returned(call) & 0xff ? 0 : -2);
 }
 
-int enter_invalidate_entry(struct pt_regs *ctx)
+static int enter_invalidate_entry(struct call call)
 {
-	struct frame *frame = enter(ctx, INVALIDATE);
+	struct frame *frame = enter(call, INVALIDATE);
 
 	if (frame) {
-		frame->key = PT_REGS_PARM1(ctx);
+		frame->key = argument(call, 1);
 		frame->has |= HAS_KEY;
 	}
 	return 0;
 }
 
-int enter_writeback_entry(struct pt_regs *ctx)
+static int enter_writeback_entry(struct call call)
 {
-	struct frame *frame = enter(ctx, WRITEBACK);
+	struct frame *frame = enter(call, WRITEBACK);
 
 	if (frame) {
-		frame->key = PT_REGS_PARM2(ctx);
+		frame->key = argument(call, 2);
 		frame->has |= HAS_KEY;
 #ifdef ENTRY_HANDLE
-		frame->handle = read_word(PT_REGS_PARM1(ctx) + ENTRY_HANDLE);
+		frame->handle = read_word(argument(call, 1) + ENTRY_HANDLE);
 		frame->has |= HAS_HANDLE;
 #endif
+	}
+	return 0;
+}
+
+/* ---- zram ---------------------------------------------------------------------------------- */
+
+/* What zram does with a slot: arguments are the device, then the slot's index or a page and it. */
+static int enter_zram_read(struct call call)
+{
+	struct frame *frame = enter(call, LOAD);
+
+	if (frame) {
+		frame->key = (u32)argument(call, 3);
+		frame->has |= HAS_KEY;
+	}
+	return 0;
+}
+
+/* Called also before each write, whether the slot holds anything or not. */
+static int enter_zram_free(struct call call)
+{
+	struct frame *frame = enter(call, INVALIDATE);
+
+	if (frame) {
+		frame->key = (u32)argument(call, 2);
+		frame->has |= HAS_KEY;
 	}
 	return 0;
 }
 
 /* ---- allocator level, zpool interface ---------------------------------------------------- */
 
-int enter_malloc(struct pt_regs *ctx)
+static int enter_malloc(struct call call)
 {
-	struct frame *frame = enter(ctx, MALLOC);
+	struct frame *frame = enter(call, MALLOC);
 
 	if (frame) {
-		set_pool(frame, PT_REGS_PARM1(ctx));
-		frame->size = PT_REGS_PARM2(ctx);
-		frame->aux = PT_REGS_PARM4(ctx);	/* where the handle will be written */
+		set_pool(frame, argument(call, 1));
+		frame->size = argument(call, 2);
+		frame->aux = argument(call, 4);	/* where the handle will be written */
 		frame->has |= HAS_SIZE;
 	}
 	return 0;
@@ -451,10 +542,10 @@ static int finish_malloc(struct frame *frame, struct frame *caller, s32 ret)
 	return emit(frame, ret);
 }
 
-int exit_malloc(struct pt_regs *ctx)
+static int exit_malloc(struct call call)
 {
-	struct frame *caller, *frame = leave(MALLOC, &caller);
-	s32 ret = PT_REGS_RC(ctx);
+	struct frame *caller, *frame = leave(call, MALLOC, &caller);
+	s32 ret = returned(call);
 
 	if (!frame)
 		return 0;
@@ -464,22 +555,22 @@ int exit_malloc(struct pt_regs *ctx)
 }
 
 /* zs_malloc() gives the handle, or the error as a number near the end of the address space. */
-int enter_malloc_direct(struct pt_regs *ctx)
+static int enter_malloc_direct(struct call call)
 {
-	struct frame *frame = enter(ctx, MALLOC);
+	struct frame *frame = enter(call, MALLOC);
 
 	if (frame) {
-		set_pool(frame, PT_REGS_PARM1(ctx));
-		frame->size = PT_REGS_PARM2(ctx);
+		set_pool(frame, argument(call, 1));
+		frame->size = argument(call, 2);
 		frame->has |= HAS_SIZE;
 	}
 	return 0;
 }
 
-int exit_malloc_direct(struct pt_regs *ctx)
+static int exit_malloc_direct(struct call call)
 {
-	struct frame *caller, *frame = leave(MALLOC, &caller);
-	u64 result = PT_REGS_RC(ctx);
+	struct frame *caller, *frame = leave(call, MALLOC, &caller);
+	u64 result = returned(call);
 
 	if (!frame)
 		return 0;
@@ -490,22 +581,22 @@ int exit_malloc_direct(struct pt_regs *ctx)
 	return finish_malloc(frame, caller, 0);
 }
 
-static int enter_object(struct pt_regs *ctx, u32 op)
+static int enter_object(struct call call, u32 op)
 {
-	struct frame *frame = enter(ctx, op);
+	struct frame *frame = enter(call, op);
 
 	if (frame) {
-		set_pool(frame, PT_REGS_PARM1(ctx));
-		frame->handle = PT_REGS_PARM2(ctx);
+		set_pool(frame, argument(call, 1));
+		frame->handle = argument(call, 2);
 		frame->has |= HAS_HANDLE;
 	}
 	return 0;
 }
 
 /* A zswap call whose allocator calls all go to one pool belongs to that pool. */
-static int leave_object(u32 op, u64 address)
+static int leave_object(struct call call, u32 op, u64 address)
 {
-	struct frame *caller, *frame = leave(op, &caller);
+	struct frame *caller, *frame = leave(call, op, &caller);
 
 	if (!frame)
 		return 0;
@@ -529,11 +620,11 @@ static int leave_object(u32 op, u64 address)
 	return emit(frame, op == MAP && !address ? -14 : 0);
 }
 
-int enter_free(struct pt_regs *ctx) { return enter_object(ctx, FREE); }
+static int enter_free(struct call call) { return enter_object(call, FREE); }
 
-int exit_free(struct pt_regs *ctx)
+static int exit_free(struct call call)
 {
-	struct frame *caller, *frame = leave(FREE, &caller);
+	struct frame *caller, *frame = leave(call, FREE, &caller);
 
 	if (!frame)
 		return 0;
@@ -545,55 +636,55 @@ int exit_free(struct pt_regs *ctx)
 	return emit(frame, 0);
 }
 
-int enter_map(struct pt_regs *ctx) { return enter_object(ctx, MAP); }
-int exit_map(struct pt_regs *ctx) { return leave_object(MAP, PT_REGS_RC(ctx)); }
+static int enter_map(struct call call) { return enter_object(call, MAP); }
+static int exit_map(struct call call) { return leave_object(call, MAP, returned(call)); }
 
 /* zs_obj_read_sg_begin() returns nothing. */
-int exit_begin(struct pt_regs *ctx) { return leave_plain(MAP, 0); }
+static int exit_begin(struct call call) { return leave_plain(call, MAP, 0); }
 
-int enter_unmap(struct pt_regs *ctx) { return enter_object(ctx, UNMAP); }
-int exit_unmap(struct pt_regs *ctx) { return leave_object(UNMAP, 0); }
+static int enter_unmap(struct call call) { return enter_object(call, UNMAP); }
+static int exit_unmap(struct call call) { return leave_object(call, UNMAP, 0); }
 
-int enter_shrink(struct pt_regs *ctx)
+static int enter_shrink(struct call call)
 {
-	struct frame *frame = enter(ctx, SHRINK);
+	struct frame *frame = enter(call, SHRINK);
 
 	if (frame)
-		set_pool(frame, PT_REGS_PARM1(ctx));
+		set_pool(frame, argument(call, 1));
 	return 0;
 }
 
-int exit_shrink(struct pt_regs *ctx) { return leave_plain(SHRINK, PT_REGS_RC(ctx)); }
+static int exit_shrink(struct call call) { return leave_plain(call, SHRINK, returned(call)); }
 
 /*
  * The pool's own size. zswap asks for it after every store and every freed entry (6.1); the
  * spool's reader attaches the answer to the malloc or free before it in the same task.
  */
-int enter_total(struct pt_regs *ctx)
+static int enter_total(struct call call)
 {
-	struct frame *frame = enter(ctx, TOTAL);
+	struct frame *frame = enter(call, TOTAL);
 
 	if (frame)
-		set_pool(frame, PT_REGS_PARM1(ctx));
+		set_pool(frame, argument(call, 1));
 	return 0;
 }
 
-int exit_total(struct pt_regs *ctx)
+static int exit_total(struct call call)
 {
-	struct frame *caller, *frame = leave(TOTAL, &caller);
+	struct frame *caller, *frame = leave(call, TOTAL, &caller);
 
 	if (!frame)
 		return 0;
-	frame->aux = PT_REGS_RC(ctx);
+	frame->aux = returned(call);
 	frame->has |= HAS_AUX;
 	return emit(frame, 0);
 }
 
-int exit_create(struct pt_regs *ctx)
+static int exit_create(struct call call)
 {
 	u32 zero = 0;
-	u64 pool = PT_REGS_RC(ctx);
-	u32 *open = gate.lookup(&zero);
+	u64 pool = returned(call);
+	u64 *open = gate.lookup(&zero);
 
 	if (pool && open && *open)
 		number_pool(pool, 1);
@@ -602,62 +693,103 @@ int exit_create(struct pt_regs *ctx)
 
 /* ---- inside the allocators ------------------------------------------------------------- */
 
-/*
- * zsmalloc takes a slot of a zspage: the place of the malloc we are in is the zspage (the lower
- * 48 bits of its address) and the number of the slot.
- */
-#ifdef ZSPAGE_FREEOBJ
-int enter_obj_malloc(struct pt_regs *ctx)
+/* The call of this task that we are in, if it is an ``op``. */
+static struct frame *inside(u32 op)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct stack *stack = stacks.lookup(&tid);
-	struct frame *caller;
-	u64 zspage = PT_REGS_PARM2(ctx);
+	struct frame *caller = stack ? top(stack) : 0;
 
-	if (!stack)
-		return 0;
-	caller = top(stack);
-	if (caller && caller->op == MALLOC) {
-		caller->place = zspage << 16 | (read_word(zspage + ZSPAGE_FREEOBJ) & 0xffff);
-		caller->has |= HAS_PLACE;
+	return caller && caller->op == op ? caller : 0;
+}
+
+/*
+ * zsmalloc takes or gives back a slot, with the pool's or the class's lock held: the moment says
+ * in which order calls on several CPUs took effect. The place of a malloc is the zspage and the
+ * number of the slot.
+ */
+#ifdef ZSPAGE_FREEOBJ
+static int enter_obj_malloc(struct call call)
+{
+	struct frame *caller = inside(MALLOC);
+	u64 zspage = argument(call, 2);
+
+	if (caller) {
+		caller->place = zspage;
+		caller->slot = read_word(zspage + ZSPAGE_FREEOBJ) & 0xffff;
+		caller->locked = bpf_ktime_get_ns();
+		caller->has |= HAS_PLACE | HAS_LOCK;
 	}
 	return 0;
 }
 #endif
 
-/* zsmalloc compacts a whole pool. */
-int enter_compact_pool(struct pt_regs *ctx)
+static int enter_obj_free(struct call call)
 {
-	struct frame *frame = enter(ctx, COMPACT);
+	struct frame *caller = inside(FREE);
+
+	if (caller) {
+		caller->locked = bpf_ktime_get_ns();
+		caller->has |= HAS_LOCK;
+	}
+	return 0;
+}
+
+/* zsmalloc compacts a whole pool. */
+static int enter_compact_pool(struct call call)
+{
+	struct frame *frame = enter(call, COMPACT);
 
 	if (frame)
-		set_pool(frame, PT_REGS_PARM1(ctx));
+		set_pool(frame, argument(call, 1));
 	return 0;
 }
 
 /* z3fold compacts one page; 1 as second argument: at once, in a free; 0: from its queue. */
 #ifdef Z3FOLD_HEADER_POOL
-int enter_compact_page(struct pt_regs *ctx)
+static int enter_compact_page(struct call call)
 {
-	struct frame *frame = enter(ctx, COMPACT);
+	struct frame *frame = enter(call, COMPACT);
 
 	if (frame) {
-		frame->place = PT_REGS_PARM1(ctx);
-		frame->size = PT_REGS_PARM2(ctx) & 0xff;
+		frame->place = argument(call, 1);
+		frame->size = argument(call, 2) & 0xff;
 		frame->has |= HAS_PLACE | HAS_SIZE;
-		frame->pool = pool_of(read_word(PT_REGS_PARM1(ctx) + Z3FOLD_HEADER_POOL));
+		frame->pool = pool_of(read_word(argument(call, 1) + Z3FOLD_HEADER_POOL));
 		frame->has |= HAS_POOL;
 	}
 	return 0;
 }
 #endif
 
-int exit_compact(struct pt_regs *ctx)
+static int exit_compact(struct call call)
 {
-	struct frame *caller, *frame = leave(COMPACT, &caller);
+	struct frame *caller, *frame = leave(call, COMPACT, &caller);
 
 	if (!frame)
 		return 0;
 	set_pages(frame);
 	return emit(frame, 0);
 }
+
+/* ---- how handlers are reached ---------------------------------------------------------------- */
+
+#define KPROBE(handler) \
+	int kprobe_##handler(struct pt_regs *ctx) \
+	{ \
+		struct call call = { .context = ctx }; \
+		return handler(call); \
+	}
+
+#define FENTRY(symbol, handler) \
+	KFUNC_PROBE(symbol) \
+	{ \
+		struct call call = { .context = ctx, .traced = 1 }; \
+		return handler(call); \
+	}
+#define FEXIT(symbol, handler) \
+	KRETFUNC_PROBE(symbol) \
+	{ \
+		struct call call = { .context = ctx, .traced = 1 }; \
+		return handler(call); \
+	}

@@ -15,7 +15,9 @@ from ztrace.units import size as size_bytes
 # What to do about a cause of loss (tracer/spool.py CAUSES).
 ADVICE = {
     "ring_full": "a larger --ring-size holds more while the recorder waits for a CPU",
+    "missed_entry": "a task was preempted by another one inside a probe",
     "missed_return": "too many calls slept at once for the kernel's return probes",
+    "unfinished": "calls still running when recording ended",
     "too_deep": "calls were nested deeper than the probes follow; please report this",
     "no_task_room": "more tasks swapped at once than the probes can follow",
     "no_pool_room": "more pools were created than the probes can number",
@@ -29,6 +31,19 @@ def spool_path(output: Path) -> Path:
 
 @click.command(epilog="Example: sudo ztrace record -o trace.parquet --duration 60s")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The trace.")
+@click.option(
+    "--source",
+    type=click.Choice(["zswap", "zram"]),
+    default="zswap",
+    show_default=True,
+    help="Whose calls to record.",
+)
+@click.option(
+    "--probe",
+    "probe_kind",
+    type=click.Choice(["fentry", "kprobe"]),
+    help="Only this kind of probes instead of the best one for each function.",
+)
 @click.option("--duration", type=duration_ns, help="Stop after this long, e.g. 60s.")
 @click.option(
     "--ring-size",
@@ -40,7 +55,13 @@ def spool_path(output: Path) -> Path:
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def command(
-    output: Path, duration: int | None, ring_size: int, force: bool, command: tuple[str, ...]
+    output: Path,
+    source: str,
+    probe_kind: str | None,
+    duration: int | None,
+    ring_size: int,
+    force: bool,
+    command: tuple[str, ...],
 ) -> None:
     """Record zswap and its allocator until Ctrl-C, --duration, or the end of COMMAND.
 
@@ -76,6 +97,8 @@ def command(
 
     plan = Plan(
         spool=spool,
+        source=source,
+        probe_kind=probe_kind,
         command=command,
         duration_s=None if duration is None else duration / 1e9,
         ring_bytes=ring_size,

@@ -16,6 +16,12 @@ from typing import Any
 ZSWAP_PARAMETERS = Path("/sys/module/zswap/parameters")
 ZSWAP_COUNTERS = Path("/sys/kernel/debug/zswap")
 PREEMPTION = Path("/sys/kernel/debug/sched/preempt")
+BLOCK = Path("/sys/block")
+# The figures of mm_stat (Documentation/admin-guide/blockdev/zram.rst), bytes and pages.
+ZRAM_STATISTICS = (
+    *("orig_data_size", "compr_data_size", "mem_used_total", "mem_limit", "mem_used_max"),
+    *("same_pages", "pages_compacted", "huge_pages", "huge_pages_since"),
+)
 VMSTAT = Path("/proc/vmstat")
 VMSTAT_NAMES = ("zswpin", "zswpout", "zswpwb", "pswpin", "pswpout", "nr_zspages")
 
@@ -88,9 +94,31 @@ def zswap_parameters() -> dict[str, str]:
     return {path.name: path.read_text().strip() for path in sorted(ZSWAP_PARAMETERS.iterdir())}
 
 
+def zram_parameters() -> dict[str, str]:
+    """What each zram device was set to, as ``zram0.disksize``; of choices the one taken."""
+    found = {}
+    for device in sorted(BLOCK.glob("zram*")):
+        for name in ("disksize", "comp_algorithm", "mem_limit"):
+            try:
+                text = (device / name).read_text().strip()
+            except OSError:
+                continue  # mem_limit can only be written
+            chosen = [word.strip("[]") for word in text.split() if word.startswith("[")]
+            found[f"{device.name}.{name}"] = chosen[0] if chosen else text
+    return found
+
+
 def counters() -> dict[str, int]:
-    """zswap's debugfs counters (``zswap.NAME``) and vmstat's swap counters (``vmstat.NAME``)."""
+    """What the kernel counts: zswap's debugfs files (``zswap.NAME``), vmstat's swap counters
+    (``vmstat.NAME``), and mm_stat of each zram device (``zram0.NAME``).
+    """
     found: dict[str, int] = {}
+    for device in sorted(BLOCK.glob("zram*")):
+        words = (device / "mm_stat").read_text().split()
+        found |= {
+            f"{device.name}.{name}": int(word)
+            for name, word in zip(ZRAM_STATISTICS, words, strict=False)
+        }
     if ZSWAP_COUNTERS.is_dir():
         for path in sorted(ZSWAP_COUNTERS.iterdir()):
             try:

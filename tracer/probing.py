@@ -21,6 +21,8 @@ from tracer.ring import Ring
 from tracer.spool import CAUSES
 from tracer.system_bcc import load_bcc
 
+KINDS, FAILED = 64, 32  # of events lost, in probes/zswap.c
+
 # struct pool of probes/zswap.c.
 POOL = np.dtype([("type", "S16"), ("created", "<u4"), ("evictable", "<u4"), ("count_at", "<u8")])
 
@@ -165,7 +167,8 @@ class Probing:
         What the kernel itself counts it does not count by CPU: that is under ``all``.
         """
         found: dict[str, dict[str, int]] = {}
-        for cause, per_cpu in zip(CAUSES, self._lost.reshape(len(CAUSES), -1), strict=True):
+        by_cpu = self._lost.reshape(len(CAUSES), KINDS, -1).sum(axis=1)
+        for cause, per_cpu in zip(CAUSES, by_cpu, strict=True):
             counts = {str(cpu): int(count) for cpu, count in enumerate(per_cpu) if count}
             if counts:
                 found[cause] = counts
@@ -174,6 +177,15 @@ class Probing:
             if count:
                 found.setdefault(cause, {})["all"] = count
         return found
+
+    def lost_by_op(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Events lost by op code, shape (FAILED,) each: known to have succeeded; unknown.
+
+        Those known to have failed are in neither. What the kernel skipped is not known by op.
+        """
+        by_kind = self._lost.reshape(len(CAUSES), KINDS, -1).sum(axis=2).astype(np.int64)
+        ring_full = by_kind[CAUSES.index("ring_full"), :FAILED]
+        return ring_full, by_kind[:, :FAILED].sum(axis=0) - ring_full
 
     def _skipped(self) -> dict[str, int]:
         """Runs of programs that the kernel skipped, by cause, since they were attached.

@@ -16,9 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from tracer import machine
+from tracer.crosscheck import check_counters
 from tracer.errors import TracerError
-from tracer.probing import Probing
+from tracer.probing import FAILED, Probing
 from tracer.ring import OP_TOTAL
 from tracer.spool import SpoolWriter
 
@@ -115,44 +118,111 @@ def record(plan: Plan) -> Recorded:
 
 
 def _run(plan: Plan, probing: Probing, spool: SpoolWriter, stop: _Stop) -> Recorded:
-    before = machine.counters()
-    spool.start(_start_document(plan, probing, before))
+    session = _Session(plan, probing, spool)
+    spool.start(_start_document(plan, probing, session.before))
     plan.on_ready(len(probing.attached), [probe.symbol for probe in probing.missing])
     progress = Progress()
     began = time.monotonic()
-    probing.open_gate()
+    session.open()
     command = _start_command(plan.command)
     try:
         saved = began
         while not stop.asked:
             time.sleep(POLL_S)
-            progress.events += _drain(probing, spool)
+            progress.events += session.drain()
             now = time.monotonic()
             progress.seconds = now - began
             if now - saved >= STATE_S:
                 saved = now
-                state = _state_document(probing, before, progress.seconds)
-                spool.state(state)
-                progress.lost = _total(state["lost"])
+                progress.lost = _total(session.save(progress.seconds))
                 plan.on_progress(progress)
             if command is not None and command.poll() is not None:
                 break
             if plan.duration_s is not None and progress.seconds >= plan.duration_s:
                 break
     finally:
-        probing.open_gate(False)
+        session.shut()
         if command is not None and command.poll() is None:
             command.terminate()
         time.sleep(SETTLE_S)
-        progress.events += _drain(probing, spool)
+        progress.events += session.drain()
         progress.seconds = time.monotonic() - began
-        state = _state_document(probing, before, progress.seconds)
-        unfinished = probing.unfinished()
-        if unfinished:
-            state["lost"]["unfinished"] = {"all": unfinished}
-        spool.state(state)
+        lost = session.save(progress.seconds)
     status = command.wait() if command is not None else None
-    return Recorded(progress.events, state["lost"], status, progress.seconds)
+    return Recorded(progress.events, lost, status, progress.seconds)
+
+
+class _Session:
+    """One recording: the gate, what passed it, and the kernel's own counters around it."""
+
+    def __init__(self, plan: Plan, probing: Probing, spool: SpoolWriter) -> None:
+        self._plan, self._probing, self._spool = plan, probing, spool
+        self._recorded = np.zeros(FAILED, np.int64)  # successful calls by op code
+        self.before = machine.counters()
+        self._opened = self._closing = self._closed = self.before
+        self._is_shut = False
+
+    def open(self) -> None:
+        """Let events through."""
+        self._probing.open_gate()
+        self._opened = machine.counters()
+
+    def shut(self) -> None:
+        """Let no more in; calls that are under way still come."""
+        self._closing = machine.counters()
+        self._probing.open_gate(False)
+        self._closed = machine.counters()
+        self._is_shut = True
+
+    def drain(self) -> int:
+        """Move what is in the ring to the spool; returns the number of rows this will make."""
+        records = self._probing.ring.take()
+        if not len(records):
+            return 0
+        self._spool.records(records)
+        op = records["op"]
+        self._recorded += np.bincount(op[records["ret"] == 0], minlength=FAILED)
+        return int((op < OP_TOTAL).sum())
+
+    def save(self, seconds: float) -> dict[str, dict[str, int]]:
+        """Write the state of things to the spool; returns what was lost, by cause and CPU."""
+        probing = self._probing
+        lost = probing.lost()
+        counters: dict[str, Any] = {"start": self.before}
+        if self._is_shut:
+            unfinished = probing.unfinished()
+            if unfinished:
+                lost["unfinished"] = {"all": unfinished}
+            counters["end"] = self._closed
+            counters["check"] = check_counters(
+                (self.before, self._opened, self._closing, self._closed),
+                self._recorded,
+                probing.lost_by_op(),
+                sum(per_cpu.get("all", 0) for per_cpu in lost.values()),
+            )
+        else:
+            counters["end"] = machine.counters()
+        parameters = _parameters(self._plan.source)
+        compressor = _compressor(self._plan.source, parameters)
+        stored_before = _stored(self._plan.source, self.before)
+        state = {
+            "lost": lost,
+            "parameters": parameters,
+            "duration_ns": int(seconds * 1e9),
+            "counters": counters,
+            "pools": [
+                {
+                    "allocator": pool.allocator,
+                    "compressor": compressor,
+                    "created_in_recording": pool.created,
+                    "empty_at_start": pool.created or stored_before == 0,
+                    "header_bytes": pool.header_bytes,
+                }
+                for pool in probing.pools()
+            ],
+        }
+        self._spool.state(state)
+        return lost
 
 
 def _start_command(command: Sequence[str]) -> subprocess.Popen[bytes] | None:
@@ -164,22 +234,13 @@ def _start_command(command: Sequence[str]) -> subprocess.Popen[bytes] | None:
         raise TracerError(f"{command[0]}: {error.strerror}") from error
 
 
-def _drain(probing: Probing, spool: SpoolWriter) -> int:
-    """Move what is in the ring to the spool; returns the number of rows this will make."""
-    records = probing.ring.take()
-    if not len(records):
-        return 0
-    spool.records(records)
-    return int((records["op"] < OP_TOTAL).sum())
-
-
 def _start_document(plan: Plan, probing: Probing, before: dict[str, int]) -> dict[str, Any]:
     return {
         "tool": plan.tool,
         "source": plan.source,
         "kernel": machine.kernel(),
         "machine": machine.machine(),
-        "parameters": machine.zswap_parameters(),
+        "parameters": _parameters(plan.source),
         "probes": {
             one.probe.op: {"kind": one.kind, "symbol": one.probe.symbol}
             for one in probing.attached
@@ -193,25 +254,21 @@ def _start_document(plan: Plan, probing: Probing, before: dict[str, int]) -> dic
     }
 
 
-def _state_document(probing: Probing, before: dict[str, int], seconds: float) -> dict[str, Any]:
-    parameters = machine.zswap_parameters()
-    stored_before = before.get("zswap.stored_pages", 0)
-    return {
-        "lost": probing.lost(),
-        "parameters": parameters,
-        "duration_ns": int(seconds * 1e9),
-        "counters": {"start": before, "end": machine.counters()},
-        "pools": [
-            {
-                "allocator": pool.allocator,
-                "compressor": parameters.get("compressor", "unknown"),
-                "created_in_recording": pool.created,
-                "empty_at_start": pool.created or stored_before == 0,
-                "header_bytes": pool.header_bytes,
-            }
-            for pool in probing.pools()
-        ],
-    }
+def _parameters(source: str) -> dict[str, str]:
+    return machine.zram_parameters() if source == "zram" else machine.zswap_parameters()
+
+
+def _compressor(source: str, parameters: dict[str, str]) -> str:
+    if source == "zswap":
+        return parameters.get("compressor", "unknown")
+    used = {value for name, value in parameters.items() if name.endswith(".comp_algorithm")}
+    return used.pop() if len(used) == 1 else "unknown"
+
+
+def _stored(source: str, counters: dict[str, int]) -> int:
+    """Pages that zswap, or bytes that all zram devices hold."""
+    name = "zswap.stored_pages" if source == "zswap" else ".orig_data_size"
+    return sum(count for counter, count in counters.items() if counter.endswith(name))
 
 
 def _total(lost: dict[str, dict[str, int]]) -> int:

@@ -44,7 +44,7 @@ SLOT = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", RECORD)])
 BUSY = 1 << 31
 
 HAS_KEY, HAS_SIZE, HAS_HANDLE, HAS_AUX, HAS_POOL, HAS_PLACE, HAS_LOCK = 1, 2, 4, 8, 16, 32, 64
-OP_TOTAL = 16
+OP_STORE, OP_LOAD, OP_WRITEBACK, OP_TOTAL = 0, 1, 3, 16
 
 Records = NDArray[np.void]
 

@@ -36,7 +36,7 @@ BACKENDS: dict[str, dict[str, str | None]] = {
 }
 """Below zswap; ``zram`` stands for the swap device of that name, which has zsmalloc below it."""
 
-TRACE = "trace.parquet"
+TRACE, DONE = "trace.parquet", "workload-done"
 
 # Something built in that is not the compressor asked for.
 _OTHER_COMPRESSOR = {"lzo": "lzo-rle", "lzo-rle": "lzo"}
@@ -88,8 +88,9 @@ def record_in_guest(
         modules = [module] if module else []
         status = run_guest(kernel, job, setup.size, modules, watch=listen)
         trace = job / TRACE
-        if status or not trace.exists():
-            last = said[-1] if said else "it said nothing"
+        if status or not trace.exists() or not (job / DONE).exists():
+            failed = [line for line in said if "exited with status" in line]
+            last = [*said, *failed][-1] if said else "it said nothing"
             raise TracerError(f"recording in the guest failed (status {status}): {last}")
         shutil.copyfile(trace, output)
 
@@ -136,6 +137,7 @@ def _workload_script(setup: Setup, workload: Workload) -> str:
     lines += [
         f"( echo 0 >{group}/cgroup.procs; exec {program} )",
         f"swapoff {swap}",
+        f"touch /job/{DONE}",
     ]
     return "\n".join(["#!/bin/sh -e", *lines]) + "\n"
 
@@ -162,7 +164,10 @@ def _zswap(setup: Setup) -> tuple[str, list[str]]:
 def _zram(setup: Setup) -> tuple[str, list[str]]:
     """The swap device, and what sets it up; its pool is made as it gets its size."""
     return "/dev/zram0", [
-        f"echo {setup.compressor} >/sys/block/zram0/comp_algorithm",
-        f"echo {setup.size.swap_mib}M >/sys/block/zram0/disksize",
+        # Which compressors zram has is chosen as a kernel is built (6.12): else its default.
+        "cd /sys/block/zram0",
+        f"if grep -qw {setup.compressor} comp_algorithm; then",
+        f"echo {setup.compressor} >comp_algorithm; fi",
+        f"echo {setup.size.swap_mib}M >disksize",
         "mkswap /dev/zram0 >/dev/null",
     ]

@@ -40,6 +40,9 @@ struct call {
 	int traced;		/* by a trampoline; a constant, so only one way is compiled */
 };
 
+#define FAILED 32		/* of `kind` in lose() */
+#define KINDS  64
+
 #define MAX_DEPTH 8		/* a power of two: indexes are masked for the verifier */
 #define MAX_POOLS 64
 #define TYPE_CHARS 16
@@ -88,13 +91,14 @@ BPF_HASH(numbers, u32, u64, MAX_POOLS);
  */
 #define MAPPED BPF_F_MMAPABLE
 BPF_F_TABLE("array", u32, u64, gate, 1, MAPPED);
-BPF_F_TABLE("array", u32, u64, lost, CAUSES * CPUS, MAPPED);
+BPF_F_TABLE("array", u32, u64, lost, CAUSES * KINDS * CPUS, MAPPED);
 BPF_F_TABLE("array", u32, struct pool, pools, MAX_POOLS, MAPPED);
 BPF_F_TABLE("array", u32, u64, pool_count, 1, MAPPED);
 
-static void lose(u32 cause)
+/* ``kind``: the op, plus FAILED if it is known to have failed. */
+static void lose(u32 cause, u32 kind)
 {
-	u32 at = cause * CPUS + bpf_get_smp_processor_id();
+	u32 at = (cause * KINDS + kind) * CPUS + bpf_get_smp_processor_id();
 	u64 *count = lost.lookup(&at);
 
 	if (count)
@@ -156,7 +160,7 @@ static u32 claim_number(u64 pool)
 			return id;
 		}
 	}
-	lose(NO_POOL_ROOM);
+	lose(NO_POOL_ROOM, TOTAL);
 	return MAX_POOLS;
 }
 
@@ -271,7 +275,7 @@ static struct frame *enter(struct call call, u32 op)
 		stacks.update(&tid, clean);
 		stack = stacks.lookup(&tid);
 		if (!stack) {
-			lose(NO_TASK_ROOM);
+			lose(NO_TASK_ROOM, op);
 			return 0;
 		}
 	}
@@ -281,14 +285,14 @@ static struct frame *enter(struct call call, u32 op)
 		if (!caller || caller->sp > sp || (caller->sp == sp && op == COMPACT))
 			break;
 		if (!caller->exact)
-			lose(MISSED_RETURN);
+			lose(MISSED_RETURN, caller->op & 31);
 		stack->depth--;
 		stack->over = 0;
 		caller = 0;
 	}
 	if (stack->depth >= MAX_DEPTH) {
 		stack->over++;
-		lose(TOO_DEEP);
+		lose(TOO_DEEP, op);
 		return 0;
 	}
 	frame = frame_at(stack, stack->depth);
@@ -337,7 +341,7 @@ static struct frame *leave(struct call call, u32 op, struct frame **caller)
 			return frame;
 		}
 		if (!frame->exact)
-			lose(MISSED_RETURN);
+			lose(MISSED_RETURN, frame->op & 31);
 	}
 	return 0;
 }
@@ -348,7 +352,7 @@ static int emit(struct frame *frame, s32 ret)
 	struct record *record = events.ringbuf_reserve(sizeof(struct record));
 
 	if (!record) {
-		lose(RING_FULL);
+		lose(RING_FULL, (frame->op & 31) + (ret ? FAILED : 0));
 		return 0;
 	}
 	record->ts = frame->ts;

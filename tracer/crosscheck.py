@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Recorded plus lost is what the kernel counted: the check that goes into each trace.
+
+The kernel's counters are read just before the gate is opened and just after, and so around its
+closing. What passed the gate is at least the difference of the inner readings and at most that
+of the outer ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracer.ring import OP_LOAD, OP_STORE, OP_WRITEBACK
+
+# Calls of an op that succeeded -> what counts them.
+COUNTERS = {
+    OP_STORE: "vmstat.zswpout",
+    OP_LOAD: "vmstat.zswpin",
+    OP_WRITEBACK: "zswap.written_back_pages",
+}
+
+Counters = dict[str, int]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One counter: calls recorded, lost for certain, perhaps lost, and the kernel's bounds."""
+
+    counter: str
+    recorded: int
+    lost: int
+    perhaps_lost: int
+    kernel_least: int
+    kernel_most: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether recorded and lost calls are those that the kernel counted."""
+        seen = self.recorded + self.lost
+        return seen <= self.kernel_most and seen + self.perhaps_lost >= self.kernel_least
+
+
+def check_counters(
+    readings: tuple[Counters, Counters, Counters, Counters],
+    recorded: NDArray[np.int64],
+    lost: tuple[NDArray[np.int64], NDArray[np.int64]],
+    skipped: int,
+) -> list[dict[str, Any]]:
+    """Check each counter that this kernel has and that was recorded; plain JSON values.
+
+    ``readings``: before opening, after opening, before closing, after closing. ``recorded``:
+    successful calls by op code. ``lost``: by op code, known to have succeeded, and unknown.
+    ``skipped``: lost calls of any op.
+    """
+    before, opened, closing, closed = readings
+    found = []
+    for op, counter in COUNTERS.items():
+        if not all(counter in reading for reading in readings):
+            continue
+        check = Check(
+            counter=counter,
+            recorded=int(recorded[op]),
+            lost=int(lost[0][op]),
+            perhaps_lost=int(lost[1][op]) + skipped,
+            kernel_least=closing[counter] - opened[counter],
+            kernel_most=closed[counter] - before[counter],
+        )
+        found.append({**asdict(check), "agrees": check.agrees})
+    return found

@@ -5,6 +5,10 @@ A page is cut into 64 chunks, of which the first is the header. Pages with one o
 lists by their number of free chunks; malloc takes the newest page of the smallest list that fits.
 Objects never move and nothing is deferred, so the order of the calls decides everything.
 
+The kernel holds the pool's one lock for a whole free, and for a malloc that finds a page. One that
+finds none looks, allocates a page without the lock and then lists it; these two critical sections
+are :meth:`Zbud.choose` and :meth:`Zbud.grow`, so that concurrent histories can be composed.
+
 The model is that of 6.1, which also keeps pages in order of use for :meth:`Zbud.shrink`. Later
 releases (6.5 on) took that away and place objects alike.
 """
@@ -34,7 +38,7 @@ FULL = 0  # number of the list of full pages; no malloc asks for 0 chunks, so it
 RECLAIM_TRIES = 8
 
 
-class _Page:
+class Page:
     """struct zbud_header: chunks used at each end, 0 = free."""
 
     __slots__ = ("first", "last", "number", "under_reclaim")
@@ -67,11 +71,11 @@ class Zbud:
         self.chunk_bytes = page_bytes // PAGE_CHUNKS
         self.largest = (CHUNKS - 1) * self.chunk_bytes  # one chunk less than a page has
         self._first_at = HEADER_CHUNKS * self.chunk_bytes
-        self.pages: dict[int, _Page] = {}
-        # lists[n]: pages by number, newest last. Bit n of _filled is set if lists[n] is not empty.
-        self.lists: list[dict[int, _Page]] = [{} for _ in range(CHUNKS)]
-        self._filled = 0
-        self.lru: OrderedDict[int, _Page] = OrderedDict()  # least recently used page first
+        self.pages: dict[int, Page] = {}
+        # lists[n]: pages by number, newest last. Bit n of filled is set if lists[n] is not empty.
+        self.lists: list[dict[int, Page]] = [{} for _ in range(CHUNKS)]
+        self.filled = 0
+        self.lru: OrderedDict[int, Page] = OrderedDict()  # least recently used page first
         self.objects = 0
         self._used_chunks = 0
         self.pages_allocated = 0
@@ -82,7 +86,7 @@ class Zbud:
 
     # -- handles ----------------------------------------------------------------------------
 
-    def _handle(self, page: _Page, *, first: bool) -> int:
+    def _handle(self, page: Page, *, first: bool) -> int:
         """encode_handle(): the address of the object at one end of a page."""
         start = (page.number + 1) * self.page_bytes
         if first:
@@ -112,21 +116,23 @@ class Zbud:
 
     # -- lists ------------------------------------------------------------------------------
 
-    def _push(self, page: _Page) -> None:
+    def push(self, page: Page) -> None:
+        """Put a page that is on no list on the one that it belongs to, as its newest."""
         number = page.list_number()
         self.lists[number][page.number] = page
-        self._filled |= 1 << number
+        self.filled |= 1 << number
 
-    def _unlink(self, page: _Page) -> None:
+    def unlink(self, page: Page) -> None:
+        """Take a page off its list."""
         number = page.list_number()
         pages = self.lists[number]
         del pages[page.number]
         if not pages:
-            self._filled &= ~(1 << number)
+            self.filled &= ~(1 << number)
 
-    def _find(self, chunks: int) -> _Page | None:
+    def _find(self, chunks: int) -> Page | None:
         """Take the newest page of the first list that has ``chunks`` free, 1 to 62."""
-        fitting = self._filled >> chunks
+        fitting = self.filled >> chunks
         if not fitting:
             self.lists_searched += CHUNKS - chunks
             return None
@@ -135,31 +141,53 @@ class Zbud:
         pages = self.lists[chunks + skipped]
         page = pages.popitem()[1]
         if not pages:
-            self._filled &= ~(1 << chunks + skipped)
+            self.filled &= ~(1 << chunks + skipped)
         return page
 
     # -- the driver's calls -----------------------------------------------------------------
 
     def malloc(self, size: int) -> int:
         """zbud_alloc(): handle; OSError EINVAL for 0, ENOSPC above 62 chunks."""
+        chunks = self.chunks_of(size)
+        page = self._find(chunks)
+        if page is None:
+            return self.grow(chunks, self.pages_allocated)
+        self.lru.move_to_end(page.number)
+        return self._use(page, chunks)
+
+    def chunks_of(self, size: int) -> int:
+        """size_to_chunks(); OSError EINVAL for 0, ENOSPC above 62 chunks."""
         if size <= 0:
             raise error(EINVAL)
         if size > self.largest:
             raise error(ENOSPC)
-        chunks = -(-size // self.chunk_bytes)
-        page = self._find(chunks)
-        if page is None:
-            page = self.pages[self.pages_allocated] = _Page(self.pages_allocated)
-            self.pages_allocated += 1
-            self.lru[page.number] = page
-        else:
-            self.lru.move_to_end(page.number)
+        return -(-size // self.chunk_bytes)
+
+    def choose(self, chunks: int) -> int | None:
+        """The page that a malloc of ``chunks`` would take now; None if it has to add one."""
+        fitting = self.filled >> chunks
+        if not fitting:
+            return None
+        skipped = (fitting & -fitting).bit_length() - 1
+        return next(reversed(self.lists[chunks + skipped]))
+
+    def grow(self, chunks: int, number: int) -> int:
+        """Second part of a malloc that found no page: add one, ``number``, and use it.
+
+        Numbers of live pages must differ. Returns the handle.
+        """
+        page = self.pages[number] = Page(number)
+        self.pages_allocated += 1
+        self.lru[number] = page
+        return self._use(page, chunks)
+
+    def _use(self, page: Page, chunks: int) -> int:
         first = not page.first
         if first:
             page.first = chunks
         else:
             page.last = chunks
-        self._push(page)
+        self.push(page)
         self.objects += 1
         self._used_chunks += chunks
         return self._handle(page, first=first)
@@ -184,7 +212,7 @@ class Zbud:
             self._used_chunks -= chunks
         linked = not page.under_reclaim
         if linked:
-            self._unlink(page)
+            self.unlink(page)
         if first:
             page.first = 0
         else:
@@ -192,12 +220,13 @@ class Zbud:
         if not linked:
             return  # the reclaim that is under way will see to the page
         if page.first or page.last:
-            self._push(page)
+            self.push(page)
         else:
             del self.lru[number]
-            self._give_back(page)
+            self.give_back(page)
 
-    def _give_back(self, page: _Page) -> None:
+    def give_back(self, page: Page) -> None:
+        """free_zbud_page(): forget a page that is on no list."""
         del self.pages[page.number]
         self.pages_freed += 1
 
@@ -231,7 +260,7 @@ class Zbud:
             return -EINVAL
         for _ in range(RECLAIM_TRIES):
             page = self.lru.popitem(last=False)[1]
-            self._unlink(page)
+            self.unlink(page)
             page.under_reclaim = True
             handles = []  # noted before the first eviction
             if page.first:
@@ -244,10 +273,10 @@ class Zbud:
                 self.evictions += 1
             page.under_reclaim = False
             if not page.first and not page.last:
-                self._give_back(page)
+                self.give_back(page)
                 self.pages_reclaimed += 1
                 return 0
-            self._push(page)
+            self.push(page)
             self.lru[page.number] = page
         return -EAGAIN
 

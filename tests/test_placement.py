@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from allocator import HasPlace, Pool, create
 from replay import ReplayError
-from replay.validate.placement import Placement, compare_places, model_of
+from replay.validate.placement import compare_places, model_of
+from replay.validate.placement_verdict import Placement
 from traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from traces.metadata import Kernel, Machine, PoolInfo
 from ztrace.commands.validate import command
@@ -81,7 +82,7 @@ def test_a_models_own_history_agrees(allocator: str, tmp_path: Path) -> None:
     [pool] = compare(tmp_path / "t", rows, allocator).pools
     mallocs = sum(row["op"] == OPS["malloc"] for row in rows)
     assert pool.places.equal == pool.places.compared == mallocs
-    assert pool.totals.equal == pool.totals.compared == len(rows)
+    assert pool.sizes.equal == pool.sizes.compared == len(rows)
     assert pool.agrees
 
 
@@ -175,4 +176,4 @@ def test_the_command_says_so(tmp_path: Path) -> None:
     bad = CliRunner().invoke(command, [str(path)], standalone_mode=False)
     assert bad.return_value == 1
     assert "599 of 600" in bad.output
-    assert "first total that differs: row 200" in bad.output
+    assert "first size that differs: row 200" in bad.output

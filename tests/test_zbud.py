@@ -266,7 +266,7 @@ def check(pool: Zbud, live: dict[int, int]) -> None:
             assert number == (FULL if state.first and state.last else free)
             assert state is pool.pages[page]
             assert not state.under_reclaim
-        assert pool._filled >> number & 1 == bool(pages)
+        assert pool.filled >> number & 1 == bool(pages)
     assert set(listed) == set(pool.pages)
     assert pool.objects == len(live)
     assert pool.total_bytes == pool.held_bytes == len(spans) * pool.page_bytes

@@ -8,8 +8,9 @@ how long calls overlap, not by the trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ WRITEBACK, SHRINK = OP_CODE["writeback"], OP_CODE["shrink"]
 WANTED = (MALLOC, FREE, WRITEBACK, SHRINK)
 
 FOREVER = np.iinfo(np.int64).max
+ABSENT = 0xFFFF_FFFF_FFFF_FFFF
 
 CALL = np.dtype(
     [
@@ -58,19 +60,24 @@ class Window:
 
 
 def windows(
-    reader: TraceReader, advance: Callable[[int], object] = lambda rows: None
+    reader: TraceReader,
+    advance: Callable[[int], object] = lambda rows: None,
+    *,
+    ops: Sequence[int] = WANTED,
+    also: Sequence[str] = (),
 ) -> Iterator[Window]:
-    """The mallocs, frees, writebacks and shrinks of a trace.
+    """The calls of a trace whose op is one of ``ops``, by default those that ztree is judged by.
 
     TraceError for a damaged trace, ReplayError for one that lacks sizes or handles.
     ``advance`` is called with numbers of rows read, in all twice the trace's: a first pass
-    finds out how far back calls reach.
+    finds out how far back calls reach. ``also`` names further columns for the calls to have,
+    as uint64, ABSENT for null.
     """
     later = horizons(reader, advance)
-    held = np.empty(0, CALL)
+    held = np.empty(0, _with(also))
     first_row = 0
-    for number, batch in enumerate(reader.batches(columns=COLUMNS, rows=BATCH_ROWS)):
-        calls = np.concatenate([held, _calls(batch, first_row, reader.path)])
+    for number, batch in enumerate(reader.batches(columns=(*COLUMNS, *also), rows=BATCH_ROWS)):
+        calls = np.concatenate([held, _calls(batch, first_row, reader.path, ops, also)])
         first_row += batch.num_rows
         advance(batch.num_rows)
         calls = calls[np.lexsort((calls["row"], calls["ts"]))]
@@ -78,6 +85,19 @@ def windows(
         ready = int(np.searchsorted(calls["ts"], until, side="left"))
         held = calls[ready:]
         yield Window(calls[:ready], until)
+
+
+def groups(calls: Calls, limit: int) -> Iterator[tuple[int, int]]:
+    """(first, end) of each run of overlapping calls, sorted by ts, that no later one overlaps.
+
+    ``limit``: no call that is not here yet began before it. A group ends where everything so far
+    returned before the next call began.
+    """
+    if not len(calls):
+        return
+    latest = np.maximum.accumulate(calls["end"])
+    ends = np.flatnonzero(np.append(calls["ts"][1:] > latest[:-1], latest[-1] < limit)) + 1
+    yield from pairwise([0, *ends.tolist()])
 
 
 def horizons(reader: TraceReader, advance: Callable[[int], object]) -> list[int]:
@@ -94,6 +114,10 @@ def horizons(reader: TraceReader, advance: Callable[[int], object]) -> list[int]
     return horizons[::-1]
 
 
+def _with(also: Sequence[str]) -> np.dtype[Any]:
+    return np.dtype([*CALL.descr, *((name, np.uint64) for name in also)])
+
+
 def _check_columns(batch: pa.RecordBatch, op: NDArray[Any], first_row: int, where: Path) -> None:
     """ReplayError unless every malloc has a size and every object a handle."""
     malloc, succeeded = op == MALLOC, batch.column("ret").to_numpy() >= 0
@@ -107,10 +131,12 @@ def _check_columns(batch: pa.RecordBatch, op: NDArray[Any], first_row: int, wher
             )
 
 
-def _calls(batch: pa.RecordBatch, first_row: int, where: Path) -> Calls:
+def _calls(
+    batch: pa.RecordBatch, first_row: int, where: Path, ops: Sequence[int], also: Sequence[str]
+) -> Calls:
     op = batch.column("op").indices.to_numpy(zero_copy_only=False)
-    chosen = np.flatnonzero(np.isin(op, WANTED))
-    calls = np.zeros(len(chosen), CALL)
+    chosen = np.flatnonzero(np.isin(op, ops))
+    calls = np.zeros(len(chosen), _with(also))
     _check_columns(batch, op, first_row, where)
 
     def values(name: str, absent: int = 0) -> NDArray[Any]:
@@ -126,4 +152,6 @@ def _calls(batch: pa.RecordBatch, first_row: int, where: Path) -> Calls:
     for name in ("handle", "size", "ret", "tid", "cpu", "pool"):
         calls[name] = values(name)
     calls["op"] = op[chosen]
+    for name in also:
+        calls[name] = values(name, ABSENT)
     return calls

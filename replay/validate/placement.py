@@ -3,110 +3,35 @@
 puts it?
 
 Their handles are addresses, so what is compared is which objects share a page (or zspage) and
-where in it they lie, and the pool's size after each call. Calls are played in recorded order.
-On one CPU that is the order in which they took effect. On several it need not be, and then
-differences say nothing about the rules: the verdict says how many calls overlapped.
+where in it they lie, and the pool's size after each call. How depends on what a trace tells of
+the order in which calls took effect:
 
-Where an object lies in the kernel: zbud, the handle itself; zsmalloc, the zspage and slot seen
-as it took the slot (column ``place`` of a malloc); z3fold, the address at which it is mapped
-(``place`` of a map), since its objects move. z3fold's queued compactions are played when the
-kernel ran them, zsmalloc's when a whole pool was compacted (rows of op ``compact``).
+- one CPU: the recorded order is that order (recorded_order.py);
+- zbud on several: an order is searched (zbud_checker.py);
+- zsmalloc on several: calls are played as they held the lock (lock_order.py), where recorded;
+- z3fold on several: not determined. Calls are played in recorded order, and differences told
+  apart by whether calls of other CPUs may be their cause (corrected_order.py).
 """
 
 from __future__ import annotations
 
-import errno
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from allocator import HasPlace, Pool, create
-from allocator.z3fold import Z3fold
-from allocator.zsmalloc import Zsmalloc
+import numpy as np
+
 from replay.errors import ReplayError
+from replay.validate.calls import windows
+from replay.validate.placement_verdict import Order, Placement, PoolPlacement
+from replay.validate.recorded_order import PLAYED, RecordedOrder
+from replay.validate.zbud_run import OPS, ZbudRun
 from traces.reader import TraceReader
-from traces.schema import OP_CODE
 
-MALLOC, FREE, MAP, UNMAP, COMPACT, SHRINK = (
-    OP_CODE[name] for name in ("malloc", "free", "map", "unmap", "compact", "shrink")
-)
 COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "place", "total", "cpu")
 
 ALLOCATORS = ("zbud", "z3fold", "zsmalloc")
-
-PAGE_SHIFT = 12
-SLOT_BITS = 16  # of a zsmalloc place; above them is the zspage's address
-
-
-@dataclass
-class Agreement:
-    """How many answers were compared, how many are equal, and the first that is not."""
-
-    compared: int = 0
-    equal: int = 0
-    first: str | None = None
-
-    def note(self, equal: bool, what: Callable[[], str]) -> None:
-        """Count one comparison; ``what`` describes it if it is the first difference."""
-        self.compared += 1
-        self.equal += equal
-        if not equal and self.first is None:
-            self.first = what()
-
-
-@dataclass
-class PoolPlacement:
-    """One pool's comparison with its model."""
-
-    pool: int
-    allocator: str
-    backend: str
-    starts_empty: bool
-    calls: int = 0
-    overlapping: int = 0
-    places: Agreement = field(default_factory=Agreement)
-    totals: Agreement = field(default_factory=Agreement)
-    errors: Agreement = field(default_factory=Agreement)
-    compactions: int = 0
-    compactions_unmatched: int = 0
-    unknown: Counter[str] = field(default_factory=Counter)
-    cpus: set[int] = field(default_factory=set)
-
-    @property
-    def agrees(self) -> bool:
-        """Whether everything that was compared is equal."""
-        parts = (self.places, self.totals, self.errors)
-        return all(one.equal == one.compared for one in parts) and not self.compactions_unmatched
-
-
-@dataclass
-class Placement:
-    """All pools of a trace."""
-
-    trace: str
-    pools: list[PoolPlacement]
-    lost: int
-    wall_s: float = 0.0
-
-    @property
-    def agrees(self) -> bool:
-        """Whether every pool agrees with its model."""
-        return all(pool.agrees for pool in self.pools)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON types."""
-        return {
-            "trace": self.trace,
-            "explained": self.agrees,
-            "lost_events": self.lost,
-            "pools": [
-                {**asdict(pool), "cpus": sorted(pool.cpus), "explained": pool.agrees}
-                for pool in self.pools
-            ],
-            "measured_here": {"wall_s": self.wall_s},
-        }
+BY_ROW = (Order.RECORDED, Order.CORRECTED)
 
 
 def compare_places(
@@ -121,7 +46,76 @@ def compare_places(
     another allocator, without allocator calls, or with calls that cannot have happened.
     """
     began = time.perf_counter()
-    checks: dict[int, _Check] = {}
+    orders = {number: _order(reader, number, backend) for number in _used_pools(reader)}
+    by_row = {number for number, order in orders.items() if order in BY_ROW}
+    passes = 1 + bool(by_row) + 2 * (len(by_row) < len(orders))
+    step = _Share(advance, passes)
+    step(reader.num_rows)  # _used_pools
+    results: dict[int, PoolPlacement] = {}
+    if by_row:
+        results |= _by_row(reader, orders, backend, step)
+    if len(by_row) < len(orders):
+        results |= _by_window(reader, orders, backend, step)
+    lost = reader.metadata.lost_total()
+    found = [results[number] for number in sorted(results)]
+    return Placement(str(reader.path), found, lost, time.perf_counter() - began)
+
+
+@dataclass
+class _Share:
+    """Progress of one of several passes over the rows, as its share of the rows."""
+
+    advance: Callable[[int], object]
+    passes: int
+    done: int = 0
+
+    def __call__(self, rows: int) -> None:
+        before = self.done // self.passes
+        self.done += rows
+        self.advance(self.done // self.passes - before)
+
+
+def _used_pools(reader: TraceReader) -> list[int]:
+    """Pools that calls were made to; ReplayError if there is none, or not of these allocators."""
+    used: set[int] = set()
+    for batch in reader.batches(columns=("op", "pool")):
+        op = batch.column("op").indices.to_numpy()
+        used.update(np.unique(batch.column("pool").to_numpy()[np.isin(op, PLAYED)]).tolist())
+    if not used:
+        raise ReplayError(f"{reader.path}: no malloc or free in it; nothing to validate")
+    pools = reader.metadata.pools
+    for number in sorted(used):
+        allocator = pools[number].allocator if number < len(pools) else "unknown"
+        if allocator not in ALLOCATORS:
+            raise ReplayError(f"{reader.path}: pool {number} is {allocator}; no places to compare")
+    return sorted(used)
+
+
+def _order(reader: TraceReader, number: int, backend: str | None) -> Order:
+    """In which order a pool's calls are played."""
+    metadata = reader.metadata
+    pool = metadata.pools[number]
+    if metadata.machine.cpus == 1 or not pool.empty_at_start or backend is not None:
+        return Order.RECORDED
+    return Order.FOUND if pool.allocator == "zbud" else Order.RECORDED
+
+
+def _result(reader: TraceReader, number: int, order: Order, backend: str | None) -> PoolPlacement:
+    metadata = reader.metadata
+    pool = metadata.pools[number]
+    spec = backend or model_of(pool.allocator, metadata.kernel.release, metadata.machine.cpus)
+    return PoolPlacement(number, pool.allocator, spec, pool.empty_at_start, order)
+
+
+def _by_row(
+    reader: TraceReader, orders: Mapping[int, Order], backend: str | None, step: _Share
+) -> dict[int, PoolPlacement]:
+    """Play pools in the order of rows."""
+    checks = {}
+    for number, order in orders.items():
+        if order in BY_ROW:
+            result = _result(reader, number, order, backend)
+            checks[number] = RecordedOrder(str(reader.path), reader.metadata, result)
     row = 0
     for batch in reader.batches(columns=COLUMNS):
         op = batch.column("op").indices.to_pylist()
@@ -129,21 +123,25 @@ def compare_places(
         for code, ts, dur, pool, size, handle, ret, place, total, cpu in zip(
             op, *rest, strict=True
         ):
-            if code in _PLAYED:
-                check = checks.get(pool)
-                if check is None:
-                    check = checks[pool] = _Check(reader, pool, backend)
-                check.play(row, code, ts, dur, size, handle, ret, place, total, cpu)
+            if code in PLAYED and pool in checks:
+                checks[pool].play(row, code, ts, dur, size, handle, ret, place, total, cpu)
             row += 1
-        advance(batch.num_rows)
-    if not checks:
-        raise ReplayError(f"{reader.path}: no malloc or free in it; nothing to validate")
-    results = [checks[number].result for number in sorted(checks)]
-    lost = reader.metadata.lost_total()
-    return Placement(str(reader.path), results, lost, time.perf_counter() - began)
+        step(batch.num_rows)
+    return {number: check.result for number, check in checks.items()}
 
 
-_PLAYED = (MALLOC, FREE, MAP, UNMAP, COMPACT)
+def _by_window(
+    reader: TraceReader, orders: Mapping[int, Order], backend: str | None, step: _Share
+) -> dict[int, PoolPlacement]:
+    """Play pools in an order made of the recorded times."""
+    runs = {}
+    for number, order in orders.items():
+        if order not in BY_ROW:
+            runs[number] = ZbudRun(_result(reader, number, order, backend))
+    for window in windows(reader, step, ops=OPS, also=("total",)):
+        for number, run in runs.items():
+            run.feed(window.calls[window.calls["pool"] == number], window.until)
+    return {number: run.finish() for number, run in runs.items()}
 
 
 def model_of(allocator: str, kernel_release: str, cpus: int) -> str:
@@ -162,149 +160,3 @@ def model_of(allocator: str, kernel_release: str, cpus: int) -> str:
             version = 6, 12
         return "zsmalloc:6.1" if version < (6, 3) else "zsmalloc:6.12"
     return allocator
-
-
-class _Check:
-    """One pool: its model, and which of the kernel's pages is which of the model's."""
-
-    def __init__(self, reader: TraceReader, number: int, backend: str | None) -> None:
-        metadata = reader.metadata
-        pools = metadata.pools
-        allocator = pools[number].allocator if number < len(pools) else "unknown"
-        if allocator not in ALLOCATORS:
-            raise ReplayError(f"{reader.path}: pool {number} is {allocator}; no places to compare")
-        spec = backend or model_of(allocator, metadata.kernel.release, metadata.machine.cpus)
-        self.where = str(reader.path)
-        self.whole = metadata.starts_empty() and not metadata.lost_total()
-        self.model: Pool = create(spec)
-        if not isinstance(self.model, HasPlace):
-            raise ReplayError(f"{spec}: this model does not tell where objects lie")
-        self.placed: HasPlace = self.model
-        self.allocator = allocator
-        self.result = PoolPlacement(number, allocator, spec, pools[number].empty_at_start)
-        self.live: dict[int, int] = {}  # recorded handle -> the model's
-        self.kernel_page: dict[int, int] = {}  # the model's page -> the kernel's
-        self.model_page: dict[int, int] = {}  # and back
-        self.objects: Counter[int] = Counter()  # live objects by page of the model
-        self.latest = -(1 << 62)
-
-    def play(
-        self,
-        row: int,
-        op: int,
-        ts: int,
-        dur: int,
-        size: int | None,
-        handle: int | None,
-        ret: int,
-        place: int | None,
-        total: int | None,
-        cpu: int,
-    ) -> None:
-        """Play one row and compare what it tells."""
-        result = self.result
-        result.calls += 1
-        result.cpus.add(cpu)
-        result.overlapping += ts <= self.latest
-        self.latest = max(self.latest, ts + dur)
-        if isinstance(self.model, Z3fold):
-            self.model.cpu = cpu
-        if op == COMPACT:
-            self._compact(place, size)
-        elif op == MALLOC:
-            self._malloc(row, size or 0, handle, ret, place)
-        elif handle is None or handle not in self.live:
-            result.unknown["free" if op == FREE else "use"] += 1
-            return
-        elif op == FREE:
-            self._free(handle)
-        elif op == MAP:
-            self.model.map(self.live[handle])
-            if place is not None and self.allocator == "z3fold":
-                self._compare(row, handle, place >> PAGE_SHIFT, place & (1 << PAGE_SHIFT) - 1)
-        else:
-            self.model.unmap(self.live[handle])
-        if total is not None:
-            ours = self.model.total_bytes
-            result.totals.note(total == ours, lambda: f"row {row}: kernel {total}, model {ours}")
-
-    def _malloc(self, row: int, size: int, handle: int | None, ret: int, place: int | None) -> None:
-        result = self.result
-        if ret == -errno.ENOMEM:
-            return  # no page was to be had: not the model's matter
-        try:
-            given = self.model.malloc(size)
-        except OSError as refusal:
-            code = -(refusal.errno or 0)
-            result.errors.note(ret == code, lambda: f"row {row}: kernel {ret}, model {code}")
-            return
-        if ret < 0 or handle is None:
-            result.errors.note(False, lambda: f"row {row}: kernel {ret}, model took {size} bytes")
-            self.model.free(given)
-            return
-        if handle in self.live:
-            if self.whole:
-                raise ReplayError(
-                    f"{self.where}: row {row}: malloc gave {handle:#x}, which is allocated there, "
-                    "yet the trace says that it is whole"
-                )
-            result.unknown["reissued"] += 1
-            self._free(handle)
-        self.live[handle] = given
-        self.objects[self.placed.place(given).page] += 1
-        if self.allocator == "zbud":
-            self._compare(row, handle, handle >> PAGE_SHIFT, handle & (1 << PAGE_SHIFT) - 1)
-        elif self.allocator == "zsmalloc" and place is not None:
-            self._compare(row, handle, place >> SLOT_BITS, place & (1 << SLOT_BITS) - 1)
-
-    def _free(self, handle: int) -> None:
-        given = self.live.pop(handle)
-        self.objects[self.placed.place(given).page] -= 1
-        self.model.free(given)
-
-    def _compact(self, place: int | None, at_once: int | None) -> None:
-        """A compaction of z3fold's queue, or of a whole zsmalloc pool."""
-        result = self.result
-        if isinstance(self.model, Z3fold):
-            if at_once:
-                return  # within a free; the model does that itself
-            result.compactions += 1
-            page = self.model_page.get((place or 0) >> PAGE_SHIFT)
-            done = page is not None and self.model.compact_page(page)
-            result.compactions_unmatched += not done
-        elif isinstance(self.model, Zsmalloc):
-            result.compactions += 1
-            self.model.compact()
-        else:
-            return
-        self._count_objects()
-
-    def _count_objects(self) -> None:
-        """Count again after objects have moved. z3fold knows its pages, and moves too often."""
-        if not isinstance(self.model, Z3fold):
-            self.objects = Counter(self.placed.place(given).page for given in self.live.values())
-
-    def _is_used(self, page: int) -> bool:
-        """Whether a page of the model still holds an object."""
-        if isinstance(self.model, Z3fold):
-            return page in self.model.pages
-        return bool(self.objects[page])
-
-    def _compare(self, row: int, handle: int, kernel_page: int, position: int) -> None:
-        """Note whether an object lies where the model has it."""
-        ours = self.placed.place(self.live[handle])
-        bound = self.kernel_page.get(ours.page)
-        rival = self.model_page.get(kernel_page)
-        # A page number of the model is used once, an address of the kernel's again and again.
-        free = bound is None and (rival is None or not self._is_used(rival))
-        equal = ours.position == position and (bound == kernel_page or free)
-        self.result.places.note(
-            equal,
-            lambda: (
-                f"row {row}: {handle:#x} lies in the kernel's page {kernel_page:#x} "
-                f"(the model's {rival}) at {position}, in the model's page {ours.page} "
-                f"at {ours.position}"
-            ),
-        )
-        self.kernel_page[ours.page] = kernel_page
-        self.model_page[kernel_page] = ours.page

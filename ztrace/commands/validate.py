@@ -12,7 +12,8 @@ from rich.console import Console
 
 from replay.order import OrderWriter
 from replay.validate import Verdict, validate
-from replay.validate.placement import Placement, PoolPlacement, compare_places
+from replay.validate.placement import compare_places
+from replay.validate.placement_verdict import Order, Placement, PoolPlacement
 from replay.validate.races import Race
 from replay.validate.steps import Call, Kind
 from replay.validate.verdict import TreeVerdict, Unexplained
@@ -109,48 +110,70 @@ def _show_placement(placement: Placement, metadata: Metadata, as_json: bool) -> 
         print_json(placement.to_dict())
         return 0 if placement.agrees else 1
     out = console()
+    headers = ("pool", "calls", "overlap", "explained", "undet.", "sizes equal")
     rows = []
     for pool in placement.pools:
-        parts = (pool.places, pool.totals)
+        places, sizes = pool.places, pool.sizes
         rows.append(
             [
-                f"{pool.pool} {pool.backend}",
+                f"{pool.pool} {pool.backend.split(',')[0]}",
                 count_text(pool.calls),
                 count_text(pool.overlapping),
-                *(f"{count_text(one.equal)} of {count_text(one.compared)}" for one in parts),
+                f"{count_text(places.equal)} of {count_text(places.compared)}",
+                count_text(pool.undetermined),
+                f"{count_text(sizes.equal)} of {count_text(sizes.compared)}",
             ]
         )
-    out.print(table(("pool, model", "calls", "overlap", "places equal", "totals equal"), rows))
+    out.print(table(headers, rows))
     for line in lost_lines(metadata):
         out.print(line)
     for pool in placement.pools:
         for line in _placement_notes(pool):
-            out.print(line, soft_wrap=True)
+            out.print(f"pool {pool.pool}: {line}", soft_wrap=True)
     word = "agrees" if placement.agrees else "does NOT agree"
     out.print(f"the model {word} with the kernel; {placement.wall_s:.1f} s")
     return 0 if placement.agrees else 1
 
 
+ORDERS = {
+    Order.RECORDED: "calls played as they returned; explained: the object lies as in the kernel",
+    Order.FOUND: "explained: there is an order in which the model gives the kernel's handle",
+    Order.LOCK: "calls played as they held the lock; explained: the object lies as in the kernel",
+    Order.CORRECTED: "calls played as they returned, the model corrected after each difference",
+}
+
+
 def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
-    for name, one in (("place", pool.places), ("total", pool.totals), ("refusal", pool.errors)):
+    yield ORDERS[pool.order]
+    if pool.counts:
+        yield ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in pool.counts.items())
+    for name, one in (("place", pool.places), ("size", pool.sizes), ("refusal", pool.errors)):
         if one.first is not None:
-            yield f"pool {pool.pool}: first {name} that differs: {one.first}"
+            yield f"first {name} that differs: {one.first}"
+    if pool.sizes.sure < pool.sizes.equal:
+        yield (
+            f"of the equal sizes {pool.sizes.equal - pool.sizes.sure:,} were read while other "
+            "calls ran, and are one of the values that these allow"
+        )
+    if pool.sizes.error_pages:
+        yield f"largest difference of sizes: {pool.sizes.error_pages:,} pages"
     if pool.compactions:
         yield (
-            f"pool {pool.pool}: {pool.compactions:,} recorded compactions played, "
+            f"{pool.compactions:,} recorded compactions played, "
             f"{pool.compactions_unmatched:,} of them of pages the model had not queued"
         )
     if pool.unknown:
         calls = ", ".join(f"{name} {count:,}" for name, count in pool.unknown.items())
-        yield f"pool {pool.pool}: calls on objects from before the trace, or lost: {calls}"
-    if len(pool.cpus) > 1:
+        yield f"calls on objects from before the trace, or lost: {calls}"
+    if len(pool.cpus) > 1 and pool.order == Order.RECORDED:
         yield (
-            f"pool {pool.pool}: {len(pool.cpus)} CPUs; recorded order is not the order of the "
-            f"allocator's lock, and {pool.overlapping:,} calls overlapped: differences from the "
-            "first of these on need not be the model's"
+            f"{len(pool.cpus)} CPUs; recorded order is not the order of the allocator's lock, and "
+            f"{pool.overlapping:,} calls overlapped: differences from the first of these on need "
+            "not be the model's"
         )
     if not pool.starts_empty:
-        yield f"pool {pool.pool}: not known to be empty at the start; older objects are missing"
+        yield "not known to be empty at the start; older objects are missing"
+    yield from pool.notes
 
 
 def _show_trees(out: Console, verdict: Verdict) -> None:

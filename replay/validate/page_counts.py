@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Recorded pool sizes against the values that a pool's count of pages can have had.
+
+A size was read as a call returned. What other CPUs' calls were doing at that time may or may not
+have changed the count before it was read, so on several CPUs a reading is compared with a range.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+@dataclass
+class Sizes:
+    """Readings compared, ``equal``: those in range, of these ``sure``: only one value was possible.
+
+    ``error_pages``: how far the farthest reading lies from its range. ``first`` describes it.
+    """
+
+    compared: int = 0
+    equal: int = 0
+    sure: int = 0
+    error_pages: int = 0
+    first: str | None = None
+
+    def note(self, row: int, pages: int, low: int, high: int) -> None:
+        """Compare one reading of ``pages``."""
+        self.compared += 1
+        if low <= pages <= high:
+            self.equal += 1
+            self.sure += low == high
+            return
+        self.error_pages = max(self.error_pages, low - pages, pages - high)
+        if self.first is None:
+            possible = f"{low}" if low == high else f"{low} to {high}"
+            self.first = f"row {row}: kernel {pages} pages, model {possible}"
+
+
+class _Change(NamedTuple):
+    """The count changed by ``pages`` at some time from ``begin`` to ``end``, in ns."""
+
+    begin: int
+    end: int
+    row: int
+    pages: int
+
+
+class _Reading(NamedTuple):
+    """The count was read at some time from ``begin`` to ``end``, after ``row``'s own change."""
+
+    begin: int
+    end: int
+    row: int
+    pages: int
+
+
+@dataclass
+class Counter:
+    """The count of one pool, from changes and readings that come in order of ``begin``."""
+
+    sizes: Sizes = field(default_factory=Sizes)
+    settled: int = 0
+    changes: deque[_Change] = field(default_factory=deque)
+    readings: deque[_Reading] = field(default_factory=deque)
+
+    def change(self, begin: int, end: int, row: int, pages: int) -> None:
+        """Note a change, by its call's row."""
+        self.changes.append(_Change(begin, end, row, pages))
+
+    def read(self, begin: int, end: int, row: int, pages: int) -> None:
+        """Note a reading; it is compared when everything that began before its end is known."""
+        self.readings.append(_Reading(begin, end, row, pages))
+
+    def advance(self, now: int) -> None:
+        """Compare readings: no change that began before ``now`` is still to come."""
+        while self.readings and self.readings[0].end < now:
+            reading = self.readings.popleft()
+            # What every later reading comes after is settled.
+            while self.changes and self.changes[0].end < reading.begin:
+                self.settled += self.changes.popleft().pages
+            self.sizes.note(reading.row, reading.pages, *self._range(reading))
+
+    def _range(self, reading: _Reading) -> tuple[int, int]:
+        low = high = self.settled
+        for begin, end, row, pages in self.changes:
+            if begin > reading.end:
+                break
+            if end < reading.begin or row == reading.row:
+                low, high = low + pages, high + pages
+            else:
+                low, high = low + min(pages, 0), high + max(pages, 0)
+        return low, high
+
+    def shift(self, pages: int) -> None:
+        """Correct the count from now on."""
+        self.settled += pages

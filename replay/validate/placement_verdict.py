@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a comparison of places found, as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from replay.validate.page_counts import Sizes
+
+
+@dataclass
+class Agreement:
+    """How many answers were compared, how many are equal, and the first that is not."""
+
+    compared: int = 0
+    equal: int = 0
+    first: str | None = None
+
+    def note(self, equal: bool, what: Callable[[], str]) -> None:
+        """Count one comparison; ``what`` describes it if it is the first difference."""
+        self.compared += 1
+        self.equal += equal
+        if not equal and self.first is None:
+            self.first = what()
+
+
+class Order(StrEnum):
+    """In which order a pool's calls were played on its model."""
+
+    RECORDED = "recorded"  # as the calls returned
+    FOUND = "found"  # one that explains them, inside the recorded intervals
+    LOCK = "lock"  # in which they held the allocator's lock
+    CORRECTED = "corrected"  # recorded; after a difference the model is made to agree
+
+
+@dataclass
+class PoolPlacement:
+    """One pool's comparison with its model.
+
+    ``places``: calls whose object's place was compared. ``undetermined``: of those that differ,
+    the ones that calls of other CPUs may have changed, so that they prove nothing. ``counts``:
+    of the search, or of what had to be corrected.
+    """
+
+    pool: int
+    allocator: str
+    backend: str
+    starts_empty: bool
+    order: Order = Order.RECORDED
+    calls: int = 0
+    overlapping: int = 0
+    places: Agreement = field(default_factory=Agreement)
+    undetermined: int = 0
+    sizes: Sizes = field(default_factory=Sizes)
+    errors: Agreement = field(default_factory=Agreement)
+    compactions: int = 0
+    compactions_unmatched: int = 0
+    unknown: Counter[str] = field(default_factory=Counter)
+    counts: dict[str, int] = field(default_factory=dict)
+    cpus: set[int] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything that was compared, and that the trace determines, is equal."""
+        if self.places.equal + self.undetermined < self.places.compared:
+            return False
+        if self.errors.equal < self.errors.compared:
+            return False
+        if self.order == Order.CORRECTED:
+            return True  # the rest follows from what is undetermined
+        return self.sizes.equal == self.sizes.compared and not self.compactions_unmatched
+
+
+@dataclass
+class Placement:
+    """All pools of a trace."""
+
+    trace: str
+    pools: list[PoolPlacement]
+    lost: int
+    wall_s: float = 0.0
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every pool agrees with its model."""
+        return all(pool.agrees for pool in self.pools)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types."""
+        return {
+            "trace": self.trace,
+            "explained": self.agrees,
+            "lost_events": self.lost,
+            "pools": [
+                {**asdict(pool), "cpus": sorted(pool.cpus), "explained": pool.agrees}
+                for pool in self.pools
+            ],
+            "measured_here": {"wall_s": self.wall_s},
+        }

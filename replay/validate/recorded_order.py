@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A pool's calls in recorded order: does every object lie where the model puts it?
+
+On one CPU the recorded order is that in which calls took effect. On several it need not be, and
+then differences say nothing about the rules: the verdict says how many calls overlapped.
+
+Where an object lies in the kernel: zbud, the handle itself; zsmalloc, the zspage and slot seen
+as it took the slot (column ``place`` of a malloc); z3fold, the address at which it is mapped
+(``place`` of a map), since its objects move. z3fold's queued compactions are played when the
+kernel ran them, zsmalloc's when a whole pool was compacted (rows of op ``compact``).
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+
+from allocator import HasPlace, Pool, create
+from allocator.z3fold import Z3fold
+from allocator.zsmalloc import Zsmalloc
+from replay.errors import ReplayError
+from replay.validate.placement_verdict import PoolPlacement
+from traces import Metadata
+from traces.schema import OP_CODE
+
+MALLOC, FREE, MAP, UNMAP, COMPACT = (
+    OP_CODE[name] for name in ("malloc", "free", "map", "unmap", "compact")
+)
+PLAYED = (MALLOC, FREE, MAP, UNMAP, COMPACT)
+
+PAGE_SHIFT = 12
+SLOT_BITS = 16  # of a zsmalloc place; above them is the zspage's address
+
+
+class RecordedOrder:
+    """One pool: its model, and which of the kernel's pages is which of the model's."""
+
+    def __init__(self, where: str, metadata: Metadata, result: PoolPlacement) -> None:
+        self.where = where
+        self.whole = metadata.starts_empty() and not metadata.lost_total()
+        self.model: Pool = create(result.backend)
+        if not isinstance(self.model, HasPlace):
+            raise ReplayError(f"{result.backend}: this model does not tell where objects lie")
+        self.placed: HasPlace = self.model
+        self.allocator = result.allocator
+        self.result = result
+        self.live: dict[int, int] = {}  # recorded handle -> the model's
+        self.kernel_page: dict[int, int] = {}  # the model's page -> the kernel's
+        self.model_page: dict[int, int] = {}  # and back
+        self.objects: Counter[int] = Counter()  # live objects by page of the model
+        self.latest = -(1 << 62)
+
+    def play(
+        self,
+        row: int,
+        op: int,
+        ts: int,
+        dur: int,
+        size: int | None,
+        handle: int | None,
+        ret: int,
+        place: int | None,
+        total: int | None,
+        cpu: int,
+    ) -> None:
+        """Play one row and compare what it tells."""
+        result = self.result
+        result.calls += 1
+        result.cpus.add(cpu)
+        result.overlapping += ts <= self.latest
+        self.latest = max(self.latest, ts + dur)
+        if isinstance(self.model, Z3fold):
+            self.model.cpu = cpu
+        if op == COMPACT:
+            self._compact(place, size)
+        elif op == MALLOC:
+            self._malloc(row, size or 0, handle, ret, place)
+        elif handle is None or handle not in self.live:
+            result.unknown["free" if op == FREE else "use"] += 1
+            return
+        elif op == FREE:
+            self._free(handle)
+        elif op == MAP:
+            self.model.map(self.live[handle])
+            if place is not None and self.allocator == "z3fold":
+                self._compare(row, handle, place >> PAGE_SHIFT, place & (1 << PAGE_SHIFT) - 1)
+        else:
+            self.model.unmap(self.live[handle])
+        if total is not None:
+            ours = self.model.total_bytes // self.model.page_bytes
+            result.sizes.note(row, total // self.model.page_bytes, ours, ours)
+
+    def _malloc(self, row: int, size: int, handle: int | None, ret: int, place: int | None) -> None:
+        result = self.result
+        if ret == -errno.ENOMEM:
+            return  # no page was to be had: not the model's matter
+        try:
+            given = self.model.malloc(size)
+        except OSError as refusal:
+            code = -(refusal.errno or 0)
+            result.errors.note(ret == code, lambda: f"row {row}: kernel {ret}, model {code}")
+            return
+        if ret < 0 or handle is None:
+            result.errors.note(False, lambda: f"row {row}: kernel {ret}, model took {size} bytes")
+            self.model.free(given)
+            return
+        if handle in self.live:
+            if self.whole:
+                raise ReplayError(
+                    f"{self.where}: row {row}: malloc gave {handle:#x}, which is allocated there, "
+                    "yet the trace says that it is whole"
+                )
+            result.unknown["reissued"] += 1
+            self._free(handle)
+        self.live[handle] = given
+        self.objects[self.placed.place(given).page] += 1
+        if self.allocator == "zbud":
+            self._compare(row, handle, handle >> PAGE_SHIFT, handle & (1 << PAGE_SHIFT) - 1)
+        elif self.allocator == "zsmalloc" and place is not None:
+            self._compare(row, handle, place >> SLOT_BITS, place & (1 << SLOT_BITS) - 1)
+
+    def _free(self, handle: int) -> None:
+        given = self.live.pop(handle)
+        self.objects[self.placed.place(given).page] -= 1
+        self.model.free(given)
+
+    def _compact(self, place: int | None, at_once: int | None) -> None:
+        """A compaction of z3fold's queue, or of a whole zsmalloc pool."""
+        result = self.result
+        if isinstance(self.model, Z3fold):
+            if at_once:
+                return  # within a free; the model does that itself
+            result.compactions += 1
+            page = self.model_page.get((place or 0) >> PAGE_SHIFT)
+            done = page is not None and self.model.compact_page(page)
+            result.compactions_unmatched += not done
+        elif isinstance(self.model, Zsmalloc):
+            result.compactions += 1
+            self.model.compact()
+        else:
+            return
+        self._count_objects()
+
+    def _count_objects(self) -> None:
+        """Count again after objects have moved. z3fold knows its pages, and moves too often."""
+        if not isinstance(self.model, Z3fold):
+            self.objects = Counter(self.placed.place(given).page for given in self.live.values())
+
+    def _is_used(self, page: int) -> bool:
+        """Whether a page of the model still holds an object."""
+        if isinstance(self.model, Z3fold):
+            return page in self.model.pages
+        return bool(self.objects[page])
+
+    def _compare(self, row: int, handle: int, kernel_page: int, position: int) -> None:
+        """Note whether an object lies where the model has it."""
+        ours = self.placed.place(self.live[handle])
+        bound = self.kernel_page.get(ours.page)
+        rival = self.model_page.get(kernel_page)
+        # A page number of the model is used once, an address of the kernel's again and again.
+        free = bound is None and (rival is None or not self._is_used(rival))
+        equal = ours.position == position and (bound == kernel_page or free)
+        self.result.places.note(
+            equal,
+            lambda: (
+                f"row {row}: {handle:#x} lies in the kernel's page {kernel_page:#x} "
+                f"(the model's {rival}) at {position}, in the model's page {ours.page} "
+                f"at {ours.position}"
+            ),
+        )
+        self.kernel_page[ours.page] = kernel_page
+        self.model_page[kernel_page] = ours.page

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a recorded zbud call may have done next, and doing and undoing it on the model.
+
+The model's pages are numbered by the kernel's addresses, so that its handles are the kernel's.
+A handle tells the page and the end of it that a call was about. Hence a set of completed calls
+fixes which pages exist, what is in them and so which list each is on. Only the order of the pages
+within a list, newest last, depends on the order of calls unseen, and the order of use, by which
+6.1 reclaims: of that only when each page was used is kept, as an interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from enum import IntEnum
+from typing import NamedTuple
+
+from allocator.zbud import PAGE_CHUNKS, Page, Zbud
+
+
+class Kind(IntEnum):
+    """What a call does, or a critical section of a shrink."""
+
+    MALLOC = 0
+    FREE = 1
+    NO_PAGE = 2  # a malloc that found no page and got none: -ENOMEM
+    RECLAIM = 3  # a shrink takes a page off its list
+    PUT_BACK = 4  # and lists it again, or gives it back if it is empty
+
+
+class Call(NamedTuple):
+    """A recorded call on the object at one end of page ``number``; times in ns."""
+
+    ts: int
+    end: int
+    row: int
+    kind: Kind
+    number: int
+    first: bool  # which end
+    chunks: int  # of a malloc
+    handle: int
+    total: int  # pages of the pool as the call returned, -1 if not recorded
+    cpu: int
+    tid: int
+
+
+class Step(IntEnum):
+    """A critical section. A malloc that finds no page has two, LOOK and GROW."""
+
+    WHOLE = 0
+    LOOK = 1
+    GROW = 2
+
+
+# A list's number and some of its pages, oldest first.
+Segment = tuple[int, tuple[int, ...]]
+
+
+class Saved(NamedTuple):
+    """One step's undo: the page that the step works on, before it."""
+
+    number: int
+    page: Page | None
+    first: int
+    last: int
+    under_reclaim: bool
+    list_number: int  # -1: on none
+    pages: dict[int, Page] | None  # the list, unless the page was its newest
+    pushed: int
+    used: tuple[int, int] | None
+
+
+class State:
+    """A pool's model, with what the order of overlapping calls leaves open about it."""
+
+    def __init__(self, model: Zbud) -> None:
+        self.model = model
+        self._clock = 0
+        self._pushed: dict[int, int] = {}  # page -> when it was put on its list, by our count
+        self._used: dict[int, tuple[int, int]] = {}  # page -> when malloc used it last, in ns
+
+    # -- what may come next -----------------------------------------------------------------
+
+    def steps(self, call: Call, *, looked: bool) -> list[Step]:
+        """What the call may do now in agreement with its recorded result."""
+        page = self.model.pages.get(call.number)
+        if call.kind == Kind.MALLOC:
+            return self._malloc_steps(call, page, looked)
+        if call.kind == Kind.NO_PAGE:
+            possible = self.model.choose(call.chunks) is None
+        elif page is None:
+            possible = False
+        elif call.kind == Kind.FREE:
+            possible = self.holds(call)
+        elif call.kind == Kind.RECLAIM:
+            possible = not page.under_reclaim and self._may_be_oldest(call.number)
+        else:
+            possible = page.under_reclaim
+        return [Step.WHOLE] if possible else []
+
+    def _malloc_steps(self, call: Call, page: Page | None, looked: bool) -> list[Step]:
+        grows = [Step.GROW] if page is None and call.first else []
+        if looked:
+            return grows
+        chosen = self.model.choose(call.chunks)
+        if chosen is None:
+            return [*grows, Step.LOOK] if call.first else []
+        fits = chosen == call.number and page is not None and call.first == (not page.first)
+        return [Step.WHOLE] if fits else []
+
+    def holds(self, call: Call) -> bool:
+        """Whether there is an object at the call's handle."""
+        page = self.model.pages.get(call.number)
+        if page is None:
+            return False
+        if call.first:
+            return bool(page.first)
+        at = self.model.chunk_bytes * (PAGE_CHUNKS - page.last)
+        return bool(page.last) and call.handle % self.model.page_bytes == at
+
+    def _may_be_oldest(self, number: int) -> bool:
+        """Whether no other page that is in order of use is sure to have been used before."""
+        earliest = self._used[number][0]
+        pages = self.model.pages
+        return all(
+            self._used[other][1] >= earliest or pages[other].under_reclaim
+            for other in pages
+            if other != number
+        )
+
+    # -- doing it ---------------------------------------------------------------------------
+
+    def act(self, call: Call, step: Step) -> bool:
+        """Have the model make a step, which must be possible; whether it answers as recorded."""
+        model, number = self.model, call.number
+        if step == Step.LOOK or call.kind == Kind.NO_PAGE:
+            return True
+        agreed = True
+        if call.kind == Kind.MALLOC:
+            if step == Step.GROW:
+                agreed = model.grow(call.chunks, number) == call.handle
+            else:
+                agreed = model.malloc(call.chunks * model.chunk_bytes) == call.handle
+            self._use(call)
+        elif call.kind == Kind.FREE:
+            model.free(call.handle)
+        else:
+            page = model.pages[number]
+            if call.kind == Kind.RECLAIM:
+                model.unlink(page)
+            elif page.first or page.last:
+                model.push(page)
+                self._use(call)
+            else:
+                del model.lru[number]
+                model.give_back(page)
+            page.under_reclaim = call.kind == Kind.RECLAIM
+        self._clock += 1
+        self._pushed[number] = self._clock
+        return agreed
+
+    def _use(self, call: Call) -> None:
+        """Note that a page went to the head of the order of use.
+
+        Of several uses the last was begun and ended no sooner than any: so the order in which
+        they are met does not matter.
+        """
+        ts, end = self._used.get(call.number, (call.ts, call.end))
+        self._used[call.number] = max(ts, call.ts), max(end, call.end)
+
+    def save(self, number: int) -> Saved:
+        """What it takes to undo the next step, which must be about page ``number``."""
+        page = self.model.pages.get(number)
+        pushed, used = self._pushed.get(number, 0), self._used.get(number)
+        if page is None:
+            return Saved(number, None, 0, 0, False, -1, None, pushed, used)
+        at, pages = -1, None
+        if not page.under_reclaim:
+            at = page.list_number()
+            if next(reversed(self.model.lists[at])) != number:
+                pages = dict(self.model.lists[at])
+        ends = (page.first, page.last, page.under_reclaim)
+        return Saved(number, page, *ends, at, pages, pushed, used)
+
+    def undo(self, saved: Saved) -> None:
+        """Take a step back; counters of work are not restored."""
+        model, number, page = self.model, saved.number, saved.page
+        self._pushed[number] = saved.pushed
+        if saved.used is not None:
+            self._used[number] = saved.used
+        else:
+            self._used.pop(number, None)
+        now = model.pages.get(number)
+        if now is not None and not now.under_reclaim:
+            model.unlink(now)
+        if page is None:
+            if now is not None:
+                del model.pages[number], model.lru[number]
+            return
+        model.pages[number] = model.lru[number] = page
+        page.first, page.last = saved.first, saved.last
+        page.under_reclaim = saved.under_reclaim
+        if saved.pages is not None:
+            model.lists[saved.list_number] = saved.pages
+            model.filled |= 1 << saved.list_number
+        elif saved.list_number >= 0:
+            model.push(page)
+
+    def force(self, call: Call) -> None:
+        """Make the model agree with a call that it cannot explain."""
+        model, number = self.model, call.number
+        if call.kind == Kind.NO_PAGE or (call.kind != Kind.MALLOC and number not in model.pages):
+            return
+        page = model.pages.get(number)
+        if page is None:
+            page = model.pages[number] = model.lru[number] = Page(number)
+        elif not page.under_reclaim:
+            model.unlink(page)
+        page.under_reclaim = call.kind == Kind.RECLAIM
+        if call.kind in (Kind.MALLOC, Kind.FREE):
+            chunks = call.chunks if call.kind == Kind.MALLOC else 0
+            if call.first:
+                page.first = chunks
+            else:
+                page.last = chunks
+        self._clock += 1
+        self._pushed[number] = self._clock
+        self._use(call)
+        if page.under_reclaim:
+            return
+        if page.first or page.last:
+            model.push(page)
+        else:
+            del model.lru[number]
+            model.give_back(page)
+
+    # -- the order within lists -------------------------------------------------------------
+
+    def order(self, numbers: Iterable[int]) -> tuple[Segment, ...]:
+        """How some pages lie on their lists, by list."""
+        pages = self.model.pages
+        found: dict[int, list[int]] = {}
+        listed = [one for one in numbers if one in pages and not pages[one].under_reclaim]
+        for number in sorted(listed, key=self._pushed.__getitem__):
+            found.setdefault(pages[number].list_number(), []).append(number)
+        return tuple((at, tuple(found[at])) for at in sorted(found))
+
+    def arrange(self, segments: Iterable[Segment]) -> None:
+        """Put pages that are neighbours on their list into the given order."""
+        for at, numbers in segments:
+            members: Collection[int] = set(numbers)
+            stamps = sorted(self._pushed[number] for number in numbers)
+            self._pushed.update(zip(numbers, stamps, strict=True))
+            old, new = self.model.lists[at], {}
+            for number, page in old.items():
+                if number not in members:
+                    new[number] = page
+                elif number not in new:
+                    new.update({one: old[one] for one in numbers})
+            self.model.lists[at] = new
+
+    def answer(self, call: Call) -> str:
+        """What the model would have answered, in words."""
+        model = self.model
+        if call.kind in (Kind.MALLOC, Kind.NO_PAGE):
+            chosen = model.choose(call.chunks)
+            if chosen is None:
+                return "no page has room: a new one"
+            return f"page {(chosen + 1) * model.page_bytes:#x}"
+        if call.kind == Kind.FREE:
+            return "no such object"
+        page = model.pages.get(call.number)
+        if page is None:
+            return "no such page"
+        return "not under reclaim" if call.kind == Kind.PUT_BACK else "not the page unused longest"

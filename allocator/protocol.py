@@ -118,7 +118,11 @@ class Pool(Protocol):
         ...
 
     def stats(self) -> dict[str, Any]:
-        """Counters of the backend's state and work; keys are the backend's, values plain."""
+        """Counters of the backend's state and work; keys are the backend's, values plain.
+
+        Every model of ours has ``pages_allocated`` (in all, given back or not), ``searched``
+        (lists or blocks that malloc and compaction looked at for room) and ``objects_moved``.
+        """
         ...
 
 

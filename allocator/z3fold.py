@@ -691,7 +691,7 @@ class Z3fold:
             "pages_freed": self.pages_freed,
             "pages_reclaimed": self.pages_reclaimed,
             "evictions": self.evictions,
-            "lists_searched": self.lists_searched,
+            "searched": self.lists_searched,
             "compactions": self.compactions,
             "compactions_queued": self.compactions_queued,
             "compactions_pending": self.deferred,

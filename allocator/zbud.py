@@ -305,7 +305,7 @@ class Zbud:
             "pages_freed": self.pages_freed,
             "pages_reclaimed": self.pages_reclaimed,
             "evictions": self.evictions,
-            "lists_searched": self.lists_searched,
+            "searched": self.lists_searched,
             "objects_moved": 0,
             "used_chunks": self._used_chunks,
             "free_chunks": free,

@@ -157,6 +157,7 @@ class SizeClass:
         "moved",
         "relinks",
         "revived",
+        "searched",
         "used",
         "zspages",
         "zspages_freed",
@@ -177,6 +178,7 @@ class SizeClass:
         self.zspages_freed = 0
         self.deferred = 0  # times an empty zspage could not be given back
         self.revived = 0  # times malloc took a slot of such a zspage
+        self.searched = 0  # lists whose head malloc and compaction looked at
         self.relinks = 0  # times a zspage changed its list
         self.moved = 0  # objects moved by compaction
         self.emptied = 0  # zspages emptied by compaction
@@ -237,7 +239,12 @@ class SizeClass:
     def choose(self) -> Zspage | None:
         """find_get_zspage(): head of the fullest list with room, EMPTY last; None: no room."""
         room = self._present & self._room
-        return self.heads[room.bit_length() - 1] if room else None
+        if not room:
+            self.searched += self.full
+            return None
+        group = room.bit_length() - 1
+        self.searched += self.full - group
+        return self.heads[group]
 
     def take(self, zspage: Zspage, handle: int) -> int:
         """Give ``handle`` the slot freed last in a listed zspage; returns the slot."""
@@ -312,8 +319,10 @@ class SizeClass:
         """Unlink and return the head of the fullest or emptiest list of partly used zspages."""
         partial = self._present & self._room & ~(1 << EMPTY)
         if not partial:
+            self.searched += self.full - 1
             return None
         group = (partial if fullest else partial & -partial).bit_length() - 1
+        self.searched += self.full - group if fullest else group
         zspage = self.heads[group]
         assert zspage is not None
         self._remove(zspage)
@@ -726,6 +735,7 @@ class Zsmalloc:
             "padding_bytes": held_slot_bytes - self._stored_bytes,
             "compactable_pages": self.compactable_pages,
             "compactions": self._compactions,
+            "searched": sum(size_class.searched for size_class in self.classes),
             "objects_moved": sum(size_class.moved for size_class in self.classes),
             "zspages_made": sum(size_class.zspages_made for size_class in self.classes),
             "zspages_freed": sum(size_class.zspages_freed for size_class in self.classes),

@@ -331,6 +331,7 @@ class Ztree:
         self._evicted_unfreed: set[int] = set()
         self._evicting: int | None = None
         self._stuck: Block | None = None  # where the last reclaim gave -EAGAIN (H14)
+        self.blocks_searched = 0  # whose free_slots malloc read: current, last, the same or not
         self.blocks_inserted = 0
         self.blocks_deleted = 0
 
@@ -371,6 +372,7 @@ class Ztree:
         block = tree.look()
         if block is None:
             return self.end_malloc(self.begin_malloc(size))
+        self.blocks_searched += 1 if tree.current is None or block is tree.current else 2
         return self._give(tree, block, tree.take(block))
 
     def begin_malloc(self, size: int) -> Begun:
@@ -380,6 +382,7 @@ class Ztree:
         between them. ``size`` must be 1 to page_bytes. OSError ENOMEM if no pages.
         """
         tree = self.trees[bisect_left(self._slot_sizes, size)]
+        self.blocks_searched += (tree.current is not None) + (tree.last is not None)
         if tree.free_total > 0:
             self.hazards.meet(
                 "H11",
@@ -568,6 +571,7 @@ class Ztree:
         stranded = [tree.stranded_slots() for tree in self.trees]
         return {
             "pages_allocated": sum(tree.counter << tree.kind.order for tree in self.trees),
+            "searched": self.blocks_searched,
             "objects_moved": 0,
             "blocks_inserted": self.blocks_inserted,
             "blocks_deleted": self.blocks_deleted,

@@ -7,6 +7,8 @@ An ITEM is ``key=value`` or the bare name of a variant::
     z3fold:cpus=2,work=deferred up to three; lists of two CPUs, compaction when it is told to
     zsmalloc:6.1                the rules of that release; also 6.12 and 7.2
     zsmalloc:6.12,chain_size=4  zspages of up to 4 pages
+    ztree                       as posted in 2021
+    ztree:late                  the author's later tree; zblock:2022 and zblock:2025 came after it
     ztree:table=FILE            other block types: a line "order slots" each, # begins a comment
 
 All take ``page_bytes=N``. Third parties add theirs under the entry point group
@@ -64,7 +66,10 @@ def _table(path: str) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A built-in backend: where its class is, how its items' values are read, its variants."""
+    """A built-in backend: where its maker is, how its items' values are read, its variants.
+
+    The variant ``""`` is the one without a name.
+    """
 
     module: str
     cls: str
@@ -93,6 +98,12 @@ _BUILTIN: dict[str, _Kind] = {
         "Z3fold",
         {"page_bytes": _page_bytes, "cpus": _number, "work": str},
     ),
+    "zblock": _Kind(
+        "allocator.successors",
+        "zblock",
+        {"page_bytes": _page_bytes, "table": _table},
+        ("2022", "2025"),
+    ),
     "zbud": _Kind("allocator.zbud", "Zbud", {"page_bytes": _page_bytes}),
     "zsmalloc": _Kind(
         "allocator.zsmalloc",
@@ -100,7 +111,12 @@ _BUILTIN: dict[str, _Kind] = {
         {"page_bytes": _page_bytes, "chain_size": _number},
         ("6.1", "6.12", "7.2"),
     ),
-    "ztree": _Kind("allocator.ztree", "Ztree", {"page_bytes": _page_bytes, "table": _table}),
+    "ztree": _Kind(
+        "allocator.successors",
+        "ztree",
+        {"page_bytes": _page_bytes, "table": _table},
+        ("", "late"),
+    ),
 }
 
 
@@ -156,7 +172,7 @@ def _arguments(spec: _Spec, kind: _Kind) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     if spec.variant is not None:
         if spec.variant not in kind.variants:
-            known = ", ".join([*kind.variants, *(f"{key}=..." for key in kind.items)])
+            known = ", ".join([*filter(None, kind.variants), *(f"{key}=..." for key in kind.items)])
             raise BackendError(f"{spec.text}: no item {spec.variant!r}; {spec.name} takes {known}")
         arguments["variant"] = spec.variant
     for key, value in spec.items.items():

@@ -63,13 +63,16 @@ class BlockType(NamedTuple):
 
 
 def block_types(
-    page_bytes: int, long_bytes: int, table: Sequence[tuple[int, int]]
+    page_bytes: int, long_bytes: int, table: Sequence[tuple[int, int]], header_bytes: int = 0
 ) -> tuple[BlockType, ...]:
-    """Compute tree_desc[] for a machine: a slot is the block's share, cut to whole longs."""
+    """Compute tree_desc[] for a machine: a slot is the block's share, cut to whole longs.
+
+    ``header_bytes``: what the block's metadata takes of its first page, 0 in the posted ztree.
+    """
     types = []
     for number, (order, slots) in enumerate(table):
         block_bytes = page_bytes << order
-        slot_bytes = block_bytes // (slots * long_bytes) * long_bytes
+        slot_bytes = (block_bytes - header_bytes) // (slots * long_bytes) * long_bytes
         types.append(BlockType(number, order, slots, slot_bytes, block_bytes))
     return tuple(types)
 
@@ -79,9 +82,9 @@ class Block:
 
     __slots__ = ("coeff", "free_slots", "index", "slots", "under_reclaim")
 
-    def __init__(self, index: int, slots: int) -> None:
+    def __init__(self, index: int, slots: int, states: int = MAX_SLOTS) -> None:
         self.index = index
-        self.slots = bytearray(MAX_SLOTS)
+        self.slots = bytearray(states)
         self.free_slots = slots
         self.coeff = 0
         self.under_reclaim = False
@@ -124,6 +127,12 @@ class BlockTree:
             return self.last
         return None
 
+    def looked_at(self, found: Block | None) -> int:
+        """Blocks whose free slots :meth:`look` read until it found this one."""
+        if found is not None and found is self.current:
+            return 1
+        return (self.current is not None) + (self.last is not None)
+
     def insert(self) -> Block:
         """Add a fresh block, which becomes ``last`` (end of alloc_block())."""
         block = Block(self.counter, self.kind.slots)
@@ -163,7 +172,7 @@ class BlockTree:
         slot = block.slots.find(FREE, 0, slots)
         if slot < 0:
             slot = slots
-        if slot < MAX_SLOTS:  # byte 16 is already the data pointer's; no slot state there
+        if slot < len(block.slots):  # byte 16 is already the data pointer's; no slot state there
             block.slots[slot] = OCCUPIED
         self.weigh(block)
         return slot
@@ -300,6 +309,11 @@ class Ztree:
     """
 
     tree_class = BlockTree
+    # What later versions change; see allocator/successors.py.
+    header_bytes = 0  # of a block's metadata, where it lies in the block
+    slot_bits = SLOT_BITS  # width of the handle's slot
+    most_types = 1 << TYPE_BITS
+    evictable: tuple[int, ...] = (UNMAPPED,)  # states of slots that reclaim tries
 
     def __init__(
         self,
@@ -317,11 +331,10 @@ class Ztree:
         self._type_shift = self._handle_bits - TYPE_BITS
         if max_index is None:
             max_index = (1 << (self._type_shift - SLOT_BITS)) - 1
-        _check_table(table)
-        self.types = block_types(page_bytes, long_bytes, table)
-        self._slot_sizes = [kind.slot_bytes for kind in self.types]
-        if self._slot_sizes != sorted(self._slot_sizes) or self._slot_sizes[-1] < page_bytes:
-            raise BackendError("ztree table: slot sizes must ascend and end at a whole page")
+        self._check_table(table)
+        self.types = block_types(page_bytes, long_bytes, table, self.header_bytes)
+        self._limits = self._size_limits()
+        self._largest = min(page_bytes, self._limits[-1])
         self.trees = [self.tree_class(kind, max_index) for kind in self.types]
         self._pages_available = pages_available
         self._total_bytes = 0
@@ -334,6 +347,21 @@ class Ztree:
         self.blocks_searched = 0  # whose free_slots malloc read: current, last, the same or not
         self.blocks_inserted = 0
         self.blocks_deleted = 0
+
+    def _check_table(self, table: Sequence[tuple[int, int]]) -> None:
+        """The handle's fields bound a table; the page allocator bounds orders."""
+        if not 1 <= len(table) <= self.most_types:
+            raise BackendError(f"ztree table: 1 to {self.most_types} block types, not {len(table)}")
+        for order, slots in table:
+            if not 0 <= order <= 10 or not 1 <= slots <= 1 << self.slot_bits:
+                raise BackendError(f"ztree table: order {order}, {slots} slots is not possible")
+
+    def _size_limits(self) -> list[int]:
+        """The largest size that each type takes: its slot's. Ascending, up to a page."""
+        limits = [kind.slot_bytes for kind in self.types]
+        if limits != sorted(limits) or limits[-1] < self.page_bytes:
+            raise BackendError("ztree table: slot sizes must ascend and end at a whole page")
+        return limits
 
     # -- handles ----------------------------------------------------------------------------
 
@@ -360,19 +388,19 @@ class Ztree:
 
     def type_of(self, size: int) -> int:
         """The block type that takes ``size`` bytes, 1 to page_bytes: the first that fits."""
-        return bisect_left(self._slot_sizes, size)
+        return bisect_left(self._limits, size)
 
     def malloc(self, size: int) -> int:
         """ztree_alloc(): handle; OSError EINVAL for 0, ENOSPC above a page, ENOMEM if no pages."""
         if size <= 0:
             raise error(EINVAL)
-        if size > self.page_bytes:
+        if size > self._largest:
             raise error(ENOSPC)
-        tree = self.trees[bisect_left(self._slot_sizes, size)]
+        tree = self.trees[bisect_left(self._limits, size)]
         block = tree.look()
         if block is None:
             return self.end_malloc(self.begin_malloc(size))
-        self.blocks_searched += 1 if tree.current is None or block is tree.current else 2
+        self.blocks_searched += tree.looked_at(block)
         return self._give(tree, block, tree.take(block))
 
     def begin_malloc(self, size: int) -> Begun:
@@ -381,8 +409,8 @@ class Ztree:
         The kernel holds no lock between the two parts, so on several CPUs other calls may come
         between them. ``size`` must be 1 to page_bytes. OSError ENOMEM if no pages.
         """
-        tree = self.trees[bisect_left(self._slot_sizes, size)]
-        self.blocks_searched += (tree.current is not None) + (tree.last is not None)
+        tree = self.trees[bisect_left(self._limits, size)]
+        self.blocks_searched += tree.looked_at(None)
         if tree.free_total > 0:
             self.hazards.meet(
                 "H11",
@@ -473,6 +501,10 @@ class Ztree:
                     self.hazards.meet("H14", f"reclaim is stuck on one block of {tree.kind}")
                 self._stuck = block
             return reclaimed or -EAGAIN
+        return self._no_candidate()
+
+    def _no_candidate(self) -> int:
+        """What reclaim does when no type has a block for it."""
         self.hazards.meet("H12", "no block to reclaim: the scan leaves the table of trees")
         raise HazardError("H12", "shrink found no block and ran off the table of trees")
 
@@ -480,7 +512,7 @@ class Ztree:
         """The loop over a block's slots: evict those UNMAPPED until evict() refuses."""
         reclaimed = 0
         for slot in range(tree.kind.slots):
-            if block.slots[slot] != UNMAPPED:
+            if block.slots[slot] not in self.evictable:
                 continue
             handle = self.encode(tree.kind.number, block.index, slot)
             owned = handle in self._owned
@@ -594,12 +626,3 @@ class Ztree:
                 for tree, lost in zip(self.trees, stranded, strict=True)
             ],
         }
-
-
-def _check_table(table: Sequence[tuple[int, int]]) -> None:
-    """The handle's fields bound a table: 16 types, 16 slots; the page allocator bounds orders."""
-    if not 1 <= len(table) <= 1 << TYPE_BITS:
-        raise BackendError(f"ztree table: 1 to {1 << TYPE_BITS} block types, not {len(table)}")
-    for order, slots in table:
-        if not 0 <= order <= 10 or not 1 <= slots <= MAX_SLOTS:
-            raise BackendError(f"ztree table: order {order}, {slots} slots is not possible")

@@ -4,7 +4,7 @@
 Rows are played in file order, the order in which the recorder saw calls return. On one CPU
 that is the order in which they took effect. On several it need not be, since calls overlap;
 then the model may place objects differently than the kernel did, and the result says so.
-Two things are not done row by row:
+Three things are not done row by row:
 
 *   A shrink. The kernel calls back for each object that it wants evicted, and those calls
     return before the shrink does. The model's shrink is called where the recorded one began;
@@ -15,6 +15,9 @@ Two things are not done row by row:
     the shrink counts as diverged. A shrink recorded on another allocator chose by other rules:
     it is not driven, its frees are played as plain ones. Neither is one of two that overlap.
 
+*   A compaction that the recorded allocator's kernel did by itself (replay/compaction.py). It
+    is played in that allocator's model alone.
+
 *   A handle given out again before its free was seen to return. That is in order while the
     two calls overlap: the free let go of the object and was delayed on its way out. The model
     is given the malloc first, so it answers with another handle.
@@ -24,7 +27,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable
 from itertools import groupby
 from time import perf_counter
@@ -35,11 +37,14 @@ import numpy.typing as npt
 
 from allocator import HazardError, Pool, create
 from allocator.ztree import Begun, Ztree
+from replay.backends import as_recorded, family, models
+from replay.compaction import Compaction, compaction
 from replay.errors import ReplayError
 from replay.header import header_bytes
 from replay.metrics import HELD, OBJECTS, STORED, WIDTH, Every, PoolResult, Result, Timeline
 from replay.reorder import INSERT, InOrder
 from replay.rows import (
+    COMPACT,
     FREE,
     MALLOC,
     MAP,
@@ -102,7 +107,16 @@ def replay(
     if every is not None:
         moments = every.boundaries(found.first_ns, found.last_ns)
     timeline = Timeline(found.first_ns, found.last_ns, page_bytes, moments)
-    engine = _Engine(reader, backend, make, timeline)
+    cpus = max(reader.metadata.machine.cpus, *(cpu + 1 for cpu in found.cpus))
+    compacts = bool(found.calls.get(OPS[COMPACT]))
+
+    def make_for(allocator: str) -> Pool:
+        """The model of one pool."""
+        if make_pool is not None:
+            return make_pool()
+        return create(as_recorded(backend, allocator, cpus, compactions=compacts))
+
+    engine = _Engine(reader, backend, make_for, timeline)
     for rows in segments(reader, found.shrinks, page_bytes):
         engine.feed(rows)
         advance(rows.rows)
@@ -141,6 +155,7 @@ class _PoolRun:
 
     __slots__ = (
         "begun",
+        "compaction",
         "free",
         "handles_tell",
         "held",
@@ -170,26 +185,23 @@ class _PoolRun:
         self.held = 0
         self.model_total = 0
         self.recorded_total = NO_TOTAL
-        self.result = PoolResult(number, allocator, allocator in (_family(backend), "unknown"))
+        self.result = PoolResult(number, allocator, models(backend, allocator))
         # Of these allocators the handle tells where the object is; of others it is an address.
-        self.handles_tell = _family(backend) in HANDLES_TELL
+        self.handles_tell = family(backend) in HANDLES_TELL
+        self.compaction: Compaction | None = None
+        if family(backend) == allocator:
+            self.compaction = compaction(model)
         self.more_bytes = 0  # what this backend's zswap header takes beyond the recorded one's
 
     def begin(self, handle: int, size: int) -> None:
-        """First part of the malloc that is going to give ``handle``, of ztree only."""
-        if isinstance(self.model, Ztree):
+        """First part of the malloc that is going to give ``handle``, of the recorded ztree only."""
+        if self.result.compared and isinstance(self.model, Ztree):
             self.begun[handle] = self.model.begin_malloc(size)
 
     def end(self, handle: int) -> int:
         """Second part; returns the model's handle."""
         assert isinstance(self.model, Ztree)
         return self.model.end_malloc(self.begun.pop(handle))
-
-
-def _family(backend: str) -> str:
-    """The kernel's name of the allocator that a backend models: ``zsmalloc`` of zsmalloc-6.1."""
-    match = re.match(r"[A-Za-z0-9]+", backend)
-    return match[0] if match else backend
 
 
 class _Engine:
@@ -199,7 +211,7 @@ class _Engine:
         self,
         reader: TraceReader | InOrder,
         backend: str,
-        make: Callable[[], Pool],
+        make: Callable[[str], Pool],
         timeline: Timeline,
     ) -> None:
         metadata = reader.metadata
@@ -248,6 +260,9 @@ class _Engine:
         self.timeline.finish()
         for run in self.met:
             run.result.stats = run.model.stats()
+            if run.compaction is not None:
+                run.result.compactions = run.compaction.done
+                run.result.compactions_unmatched = run.compaction.unmatched
             hazards = run.model.hazards
             for name, count in hazards.counts.items():
                 run.result.hazards[name] = (count, hazards.first.get(name, ""))
@@ -260,9 +275,9 @@ class _Engine:
 
     def _meet(self, number: int) -> None:
         allocator = self.names[number] if number < len(self.names) else "unknown"
-        run = _PoolRun(number, allocator, self.backend, self.make())
+        run = _PoolRun(number, allocator, self.backend, self.make(allocator))
         if not run.result.compared and number < len(self.headers):
-            run.more_bytes = header_bytes(_family(self.backend), self.release)
+            run.more_bytes = header_bytes(self.backend, self.release)
             run.more_bytes -= self.headers[number]
         self.runs[number] = run
         self.met.append(run)
@@ -282,21 +297,27 @@ class _Engine:
             rows.end_ns[start:stop],
             rows.size[start:stop],
             rows.ts_ns[start:stop],
+            rows.cpu[start:stop],
+            rows.place[start:stop],
             strict=True,
         )
         op = pool = handle = number = 0
         while True:
             try:
-                for op, pool, handle, ret, total, number, end_ns, size, ts_ns in todo:
+                for op, pool, handle, ret, total, number, end_ns, size, ts_ns, cpu, place in todo:
                     run = runs[pool]
                     if run is None:
                         continue
+                    if run.compaction is not None:
+                        run.compaction.on_cpu(cpu)
                     if op in _USES:
                         known = run.live.get(handle)
                         if known is None:
                             self._unknown(run, op, handle, number)
                         elif op == MAP:
                             run.map(known[0])
+                            if run.compaction is not None:
+                                run.compaction.mapped(known[0], place)
                         else:
                             run.unmap(known[0])
                         if total < 0:
@@ -321,6 +342,11 @@ class _Engine:
                     elif op == INSERT:
                         run.begin(handle, size)
                         continue
+                    elif op == COMPACT:
+                        if run.compaction is not None:
+                            run.compaction.play(place, bool(size))
+                        elif total < 0:
+                            continue
                     self._point(run, end_ns, total, number)
                 return
             except HazardError as hazard:

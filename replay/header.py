@@ -7,18 +7,19 @@ import re
 
 # Drivers with a shrink callback: until 6.4 zswap keeps the swap entry with the object
 # (mm/zswap.c, struct zswap_header), so that the driver can have it written back.
-EVICTABLE = ("zbud", "z3fold", "ztree")
+EVICTABLE = ("zbud", "z3fold", "ztree", "zblock:2022")
 HEADER_BYTES = 8
 REMOVED_IN = (6, 5)
 
 
-def header_bytes(allocator: str, kernel_release: str) -> int:
-    """Bytes that zswap of a kernel adds to each object given to an allocator.
+def header_bytes(backend: str, kernel_release: str) -> int:
+    """Bytes that zswap of a kernel adds to each object given to the allocator of a backend.
 
     0 for a release that cannot be read. What a pool of that very kernel really had is in a
     trace's metadata; this is for allocators that the trace was not recorded on.
     """
     match = re.match(r"(\d+)\.(\d+)", kernel_release)
-    if match is None or allocator not in EVICTABLE:
+    evictable = any(f"{backend},".startswith((f"{name}:", f"{name},")) for name in EVICTABLE)
+    if match is None or not evictable:
         return 0
     return HEADER_BYTES if (int(match[1]), int(match[2])) < REMOVED_IN else 0

@@ -223,6 +223,8 @@ class PoolResult:
     model did not. ``failed``: errno name -> failed mallocs; ENOMEM ones and those of other
     allocators never reach the model. ``shrinks_not_replayed`` and ``shrinks_diverged``: not
     driven, and driven until the model wanted to evict something else than the kernel.
+    ``compactions`` of the recorded allocator that its own model has done; of
+    ``compactions_unmatched`` the model does not know the page, or has it not queued.
     ``hazards``: name -> (count, first). ``stopped``: why the replay of this pool ended early.
     ``stats``, ``stats_near_peak``: the model's, at the end and when it was near the peak.
     """
@@ -241,6 +243,8 @@ class PoolResult:
     failed: dict[str, int] = field(default_factory=dict)
     shrinks_not_replayed: int = 0
     shrinks_diverged: int = 0
+    compactions: int = 0
+    compactions_unmatched: int = 0
     hazards: dict[str, tuple[int, str]] = field(default_factory=dict)
     stopped: str | None = None
     stats: dict[str, Any] = field(default_factory=dict)
@@ -377,6 +381,7 @@ class Result:
                 for name in (
                     *("reissued", "refused", "failed_enomem"),
                     *("shrinks_not_replayed", "shrinks_diverged"),
+                    *("compactions", "compactions_unmatched"),
                 )
             },
             "hazards": _hazards(self.hazards()),

@@ -23,11 +23,11 @@ from traces.schema import OP_CODE, OPS
 
 Ints = npt.NDArray[np.int64]
 
-MALLOC, FREE, MAP, UNMAP, SHRINK, WRITEBACK = (
-    OP_CODE[name] for name in ("malloc", "free", "map", "unmap", "shrink", "writeback")
+MALLOC, FREE, MAP, UNMAP, SHRINK, WRITEBACK, COMPACT = (
+    OP_CODE[name] for name in ("malloc", "free", "map", "unmap", "shrink", "writeback", "compact")
 )
 DRIVEN = (MALLOC, FREE, MAP, UNMAP, SHRINK, INSERT)
-"""Codes of the ops that a model is driven with."""
+"""Codes of the calls that a model is driven with; a compaction is none, the kernel does it."""
 
 NO_HANDLE = 2**64 - 1
 """Stands for a handle that is null."""
@@ -37,7 +37,19 @@ NO_TOTAL = -1
 
 _LARGEST_NS = 2**62
 _LARGEST_TOTAL = 2**55  # sums of 256 pools stay within int64
-_COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "total", "tid")
+_COLUMNS = (
+    "ts_ns",
+    "dur_ns",
+    "op",
+    "pool",
+    "size",
+    "handle",
+    "ret",
+    "total",
+    "cpu",
+    "place",
+    "tid",
+)
 
 
 class Span(NamedTuple):
@@ -135,7 +147,8 @@ class Rows:
     """Columns of a piece of the trace, equally long lists, rows that do not concern it left out.
 
     ``number`` is the row's number in the file, ``end_ns`` the call's return, ``op`` the code.
-    ``handle`` and ``total`` are :data:`NO_HANDLE` and :data:`NO_TOTAL` where null. ``tid`` is
+    ``handle`` and ``total`` are :data:`NO_HANDLE` and :data:`NO_TOTAL` where null, ``place`` is 0
+    where null. ``tid`` is
     empty in a piece without shrinks. ``shrinks``: first and last position of each one's span.
     ``ends`` are end_ns again, ``driven`` whether a model is driven with the row, both arrays.
     ``pools`` are the pools of driven rows; ``rows`` counts those left out too.
@@ -150,6 +163,8 @@ class Rows:
     handle: list[int]
     ret: list[int]
     total: list[int]
+    cpu: list[int]
+    place: list[int]
     tid: list[int]
     shrinks: list[Span]
     ends: Ints
@@ -192,7 +207,7 @@ def _load(table: pa.Table, first: int, spans: list[Span], page_bytes: int, where
     op = _codes(table)
     driven = np.isin(op, DRIVEN)
     total_null = table.column("total").is_null().to_numpy()
-    wanted = driven | ~total_null
+    wanted = driven | ~total_null | (op == COMPACT)
     if spans:
         wanted |= op == WRITEBACK
     size = table.column("size").fill_null(0).to_numpy()
@@ -216,6 +231,8 @@ def _load(table: pa.Table, first: int, spans: list[Span], page_bytes: int, where
         handle=handle[wanted].tolist(),
         ret=ret[wanted].tolist(),
         total=total[wanted].tolist(),
+        cpu=table.column("cpu").to_numpy()[wanted].tolist(),
+        place=table.column("place").fill_null(0).to_numpy()[wanted].tolist(),
         tid=table.column("tid").to_numpy()[wanted].tolist() if spans else [],
         shrinks=[Span(*np.searchsorted(number, span).tolist()) for span in spans],
         ends=end[wanted],

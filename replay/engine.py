@@ -381,6 +381,7 @@ class _Engine:
                 self._drop(run, handle, run.leaving.pop(handle))
             run.leaving[handle] = _Leaving(*before, end_ns, number)
         live[handle] = (given, size)
+        result.mallocs += 1
         self.objects += 1
         self.stored += size
 

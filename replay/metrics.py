@@ -218,10 +218,11 @@ class PoolResult:
     mallocs that succeeded, rows with the kernel's total, mallocs that failed with EINVAL or
     ENOSPC, and shrinks. ``total_difference`` is the model's total minus the kernel's, in bytes,
     where its absolute value was greatest; None if there was none to compare.
-    ``unknown``: op -> calls with a handle that nobody gave out. ``reissued``: objects dropped
-    because their handle was given out again. ``refused``: objects that the kernel took and the
-    model did not. ``failed``: errno name -> failed mallocs; ENOMEM ones and those of other
-    allocators never reach the model. ``shrinks_not_replayed`` and ``shrinks_diverged``: not
+    ``mallocs``: objects that the model took. ``unknown``: op -> calls with a handle that nobody
+    gave out. ``reissued``: objects dropped because their handle was given out again. ``refused``:
+    objects that the kernel took and the model did not. ``failed``: errno name -> failed mallocs;
+    ENOMEM ones and those of other allocators never reach the model.
+    ``shrinks_not_replayed`` and ``shrinks_diverged``: not
     driven, and driven until the model wanted to evict something else than the kernel.
     ``compactions`` of the recorded allocator that its own model has done; of
     ``compactions_unmatched`` the model does not know the page, or has it not queued.
@@ -237,6 +238,7 @@ class PoolResult:
     errors: Agreement = field(default_factory=Agreement)
     shrinks: Agreement = field(default_factory=Agreement)
     total_difference: int | None = None
+    mallocs: int = 0
     unknown: dict[str, int] = field(default_factory=dict)
     reissued: int = 0
     refused: int = 0
@@ -254,6 +256,25 @@ class PoolResult:
     def failed_enomem(self) -> int:
         """Mallocs that failed for want of memory; the model was not asked."""
         return self.failed.get("ENOMEM", 0)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the models did over a replay: common counters of all backends (Pool.stats).
+
+    ``mallocs``: objects taken; ``pages``: allocated in all; ``searched``: lists or blocks that
+    were looked at for room; ``moved``: objects moved by compaction. None where a backend does
+    not count it.
+    """
+
+    mallocs: int
+    pages: int | None
+    searched: int | None
+    moved: int | None
+
+    def per_malloc(self, count: int | None) -> float | None:
+        """A count over the objects taken; None if there is no count, or no object."""
+        return None if count is None or not self.mallocs else count / self.mallocs
 
 
 @dataclass
@@ -354,6 +375,11 @@ class Result:
         ]
         return sum(found) if found else None
 
+    def work(self) -> Work:
+        """The work of all pools' models."""
+        counts = map(self.stat, ("pages_allocated", "searched", "objects_moved"))
+        return Work(self.count("mallocs"), *counts)
+
     def total_difference(self) -> int | None:
         """The pools' greatest difference, model minus kernel, in bytes."""
         found = [p.total_difference for p in self.pools if p.total_difference is not None]
@@ -387,6 +413,7 @@ class Result:
             "hazards": _hazards(self.hazards()),
             "classes": self.classes(),
             "classes_near_peak": self.classes("stats_near_peak"),
+            "work": asdict(self.work()),
             "stranded_slots": self.stat("stranded_slots"),
             "stranded_bytes": self.stat("stranded_bytes"),
             "stranded_bytes_near_peak": self.stat("stranded_bytes", "stats_near_peak"),

@@ -539,7 +539,7 @@ def test_undefined_behaviour_ends_the_pool(tmp_path: Path, ztrace: Command) -> N
     trace = kernel.recording.write(tmp_path / "t.parquet", whole("ztree", "ztree"))
     status, out, err = ztrace("replay", trace, "--backend", "ztree", "--json")
     assert status == 1
-    assert err.startswith(f"ztrace: {trace}: replay of pool 0 ended early at row 1: shrink: H12")
+    assert err.startswith(f"ztrace: {trace}: replay of pool 0 by ztree ended early at row 1: ")
     data = json.loads(out)
     assert data["hazards"]["H12"]["count"] == 1
     assert data["handles"]["equal"] == data["handles"]["compared"] == 2

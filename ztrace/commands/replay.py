@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, fields
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from allocator import names
+from replay.backends import ALL
+from replay.backends import every as every_backend
 from replay.engine import replay
 from replay.metrics import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
 from replay.order import read_order
@@ -21,6 +19,7 @@ from replay.reorder import InOrder, find_order
 from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.writer import AtomicFile
+from ztrace.comparison import ratio, series_csv, show_comparison
 from ztrace.console import (
     bytes_text,
     console,
@@ -93,19 +92,18 @@ def command(
     """Drive an allocator model with the calls in TRACE and measure its memory.
 
     Where TRACE was recorded on the same allocator, the model's handles and totals are compared
-    with the kernel's. A trace of ztree from several CPUs is taken in the order that ztrace
-    validate finds. Exit status 1 if a pool's replay had to end early.
+    with the kernel's. Several backends are shown side by side; all are those that fit the
+    trace. A trace of ztree from several CPUs is taken in the order that ztrace validate finds.
+    Exit status 1 if a pool's replay had to end early.
     """
     if order is not None and recorded_order:
         raise click.UsageError("--order and --recorded-order exclude each other")
     if output is not None and every is None:
         raise click.UsageError("-o writes the time series: say how fine it is with --every")
-    chosen = [*names()] if "all" in backends else list(backends)
-    if len(chosen) > 1:
-        if every is not None:
-            raise click.UsageError("--every shows the time series of one backend at a time")
-        return _compare(trace, chosen, order, recorded_order, as_json)
-    [backend] = chosen
+    backends = tuple(dict.fromkeys(backends))
+    if len(backends) > 1 or ALL in backends:
+        return _compare(*(trace, backends, every, output, force, order, recorded_order, as_json))
+    [backend] = backends
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
@@ -116,63 +114,57 @@ def command(
             source = reader if recorded_order else _in_order(reader, backend, order)
             result = replay(source, backend, every=every, advance=advance)
         if file is not None:
-            file.write(_series_csv(result.series).encode())
+            file.write(series_csv({result.backend: result.series}).encode())
     if as_json:
         print_json(result.to_dict())
     else:
         _show(console(), result, metadata)
-    stopped = [pool for pool in result.pools if pool.stopped]
-    for pool in stopped:
-        click.echo(
-            f"ztrace: {trace}: replay of pool {pool.pool} ended early at {pool.stopped}", err=True
-        )
-    return 1 if stopped else 0
+    return _report_stopped(trace, result)
 
 
 def _compare(
-    trace: Path, backends: list[str], order: Path | None, recorded_order: bool, as_json: bool
+    trace: Path,
+    backends: Sequence[str],
+    every: Every | None,
+    output: Path | None,
+    force: bool,
+    order: Path | None,
+    recorded_order: bool,
+    as_json: bool,
 ) -> int:
-    """Replay one trace through several models; one line each."""
+    """Replay one trace through several models, side by side."""
     results = []
-    with (
-        TraceReader(trace) as reader,
-        progress(trace.name, 2 * reader.num_rows * len(backends)) as (advance),
-    ):
+    with ExitStack() as stack:
+        reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
-        source = reader if recorded_order else _in_order(reader, backends[0], order)
-        for backend in backends:
-            results.append(replay(source, backend, advance=advance))
+        if ALL in backends:
+            backends = [*every_backend(metadata), *(name for name in backends if name != ALL)]
+        file = None
+        if output is not None:
+            file = stack.enter_context(AtomicFile(output, force=force))
+        with progress(trace.name, 2 * reader.num_rows * len(backends)) as advance:
+            source = reader if recorded_order else _in_order(reader, backends[0], order)
+            for backend in backends:
+                results.append(replay(source, backend, every=every, advance=advance))
+        if file is not None:
+            file.write(series_csv({result.backend: result.series for result in results}).encode())
     if as_json:
         print_json({"replays": [result.to_dict() for result in results]})
-        return 0
-    out = console()
-    recorded = ", ".join(f"{pool.allocator}" for pool in metadata.pools)
-    out.print(f"{trace}: recorded on {recorded}, kernel {metadata.kernel.release}", soft_wrap=True)
-    for line in lost_lines(metadata):
-        out.print(line)
-    rows = [
-        [
-            result.backend,
-            bytes_text(result.held_bytes.peak),
-            bytes_text(result.held_bytes.mean or 0),
-            _ratio(result.at_peak.density),
-            _ratio(result.mean_density),
-            count_text(result.stat("pages_allocated") or 0),
-            count_text(result.stat("objects_moved") or 0),
-            count_text(result.count("refused")),
-        ]
-        for result in results
-    ]
-    headers = ("backend", "peak", "mean", "density", "mean", "pages", "moved", "refused")
-    out.print(table(headers, rows))
-    out.print(
-        "peak, mean: memory held; density: pages stored / pages held, at the peak and over\n"
-        "time; pages: allocated in all; moved: objects moved by compaction; refused: what the\n"
-        "model did not take. Sizes are what zswap of the recorded kernel gives each allocator,\n"
-        "its header included. z3fold compacts at once, as if its worker never waited.",
-        soft_wrap=True,
-    )
-    return 0
+    else:
+        show_comparison(console(), results, metadata)
+    return max(_report_stopped(trace, result) for result in results)
+
+
+def _report_stopped(trace: Path, result: Result) -> int:
+    """Say which pools' replay ended early; the exit status."""
+    stopped = [pool for pool in result.pools if pool.stopped]
+    for pool in stopped:
+        click.echo(
+            f"ztrace: {trace}: replay of pool {pool.pool} by {result.backend} ended early at "
+            f"{pool.stopped}",
+            err=True,
+        )
+    return 1 if stopped else 0
 
 
 def _in_order(reader: TraceReader, backend: str, order: Path | None) -> TraceReader | InOrder:
@@ -242,11 +234,11 @@ def _show_memory(out: Console, result: Result) -> None:
         level("live objects", result.objects, str),
         level("stored", result.stored_bytes),
         level("held", result.held_bytes),
-        ["density", *map(_ratio, (peak.density, end.density))],
+        ["density", *map(ratio, (peak.density, end.density))],
         ["model total", bytes_text(peak.model_total), bytes_text(end.model_total)],
         ["kernel total", _total(peak.kernel_total), _total(end.kernel_total)],
     ]
-    rows[3].append(_ratio(result.mean_density))
+    rows[3].append(ratio(result.mean_density))
     out.print(table(["", "peak", "end", "mean"], [[*row, ""][:4] for row in rows]))
     out.print("density = pages stored / pages held, at the peak that of held; means are over time")
 
@@ -255,10 +247,6 @@ def _size(value: float, kind: type[str] | None) -> str:
     if kind is None:
         return bytes_text(value)
     return count_text(value) if isinstance(value, int) else f"{value:,.1f}"
-
-
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _total(value: int | None) -> str:
@@ -313,6 +301,8 @@ def _notes(result: Result) -> Iterable[str]:
         ("refused", "objects the model refused"),
         ("shrinks_not_replayed", "shrinks not replayed, their frees played as plain ones"),
         ("shrinks_diverged", "shrinks diverged: the model chose other objects than the kernel"),
+        ("compactions", "recorded compactions done"),
+        ("compactions_unmatched", "recorded compactions of pages the model has not queued"),
     ):
         if result.count(name):
             yield f"{text}: {count_text(result.count(name))}"
@@ -362,15 +352,5 @@ def _series_row(moment: Moment, first_ns: int) -> list[str]:
         bytes_text(moment.held_bytes),
         bytes_text(moment.model_total),
         _total(moment.kernel_total),
-        _ratio(moment.density),
+        ratio(moment.density),
     ]
-
-
-def _series_csv(series: list[Moment]) -> str:
-    """The series with the field names of Moment; None is empty."""
-    text = io.StringIO()
-    names = [field.name for field in fields(Moment)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(moment) for moment in series)
-    return text.getvalue()

@@ -289,6 +289,13 @@ class SizeClass:
         for zspage in self.listed(EMPTY):
             self._drop(zspage)
 
+    def keep(self, zspage: Zspage) -> None:
+        """Undo :meth:`give_back`: the zspage's pages could not be locked after all."""
+        self.zspages += 1
+        self.zspages_freed -= 1
+        self.deferred += 1
+        self.insert(zspage)
+
     def _drop(self, zspage: Zspage) -> None:
         self._remove(zspage)
         self.zspages -= 1
@@ -558,13 +565,20 @@ class Zsmalloc:
             raise error(EINVAL)
         if size > self.page_bytes:
             raise error(self._rules.too_large)
-        size_class = self.classes[self._of_size[size]]
-        zspage = size_class.choose()
+        zspage = self.size_class(size).choose()
         if zspage is None:
             return self.end_malloc(self.begin_malloc(size))
+        return self.malloc_from(zspage, size)
+
+    def size_class(self, size: int) -> SizeClass:
+        """The state of the class that takes ``size`` bytes, 1 to page_bytes."""
+        return self.classes[self._of_size[size]]
+
+    def malloc_from(self, zspage: Zspage, size: int) -> int:
+        """A malloc that has chosen a zspage of the size's class; returns the handle."""
         handle = self._next_handle
         self._next_handle = handle + 1
-        self._words[handle] = (zspage, size_class.take(zspage, handle), size)
+        self._words[handle] = (zspage, self.size_class(size).take(zspage, handle), size)
         self._stored_bytes += size
         return handle
 
@@ -671,6 +685,11 @@ class Zsmalloc:
         return any(handle in self._mapped for handle in zspage.owners)
 
     # -- where objects are ------------------------------------------------------------------
+
+    def holder(self, handle: int) -> tuple[SizeClass, Zspage]:
+        """The class and the zspage of a live object; KeyError for any other handle."""
+        zspage, _, size = self._words[handle]
+        return self.size_class(size), zspage
 
     def place(self, handle: int) -> Place:
         """Where a live object is now; KeyError for any other handle.

@@ -27,7 +27,7 @@ COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "cpu", "tid
 BATCH_ROWS = 131072
 
 MALLOC, FREE = OP_CODE["malloc"], OP_CODE["free"]
-WRITEBACK, SHRINK = OP_CODE["writeback"], OP_CODE["shrink"]
+WRITEBACK, SHRINK, COMPACT = (OP_CODE[name] for name in ("writeback", "shrink", "compact"))
 WANTED = (MALLOC, FREE, WRITEBACK, SHRINK)
 
 FOREVER = np.iinfo(np.int64).max
@@ -141,6 +141,8 @@ def _calls(
 
     def values(name: str, absent: int = 0) -> NDArray[Any]:
         column = batch.column(name)
+        if absent:
+            column = column.cast(pa.uint64())
         if column.null_count:
             column = pc.fill_null(column, absent)
         filled: NDArray[Any] = column.to_numpy(zero_copy_only=False)[chosen]

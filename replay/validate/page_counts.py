@@ -64,6 +64,7 @@ class Counter:
     settled: int = 0
     changes: deque[_Change] = field(default_factory=deque)
     readings: deque[_Reading] = field(default_factory=deque)
+    kept: int = 0  # pages whose giving back was put off, as their free's own reading shows
 
     def change(self, begin: int, end: int, row: int, pages: int) -> None:
         """Note a change, by its call's row."""
@@ -80,7 +81,11 @@ class Counter:
             # What every later reading comes after is settled.
             while self.changes and self.changes[0].end < reading.begin:
                 self.settled += self.changes.popleft().pages
-            self.sizes.note(reading.row, reading.pages, *self._range(reading))
+            low, high = self._range(reading)
+            correction = self._put_off(reading, low, high)
+            self.settled += correction
+            self.kept += correction
+            self.sizes.note(reading.row, reading.pages, low + correction, high + correction)
 
     def _range(self, reading: _Reading) -> tuple[int, int]:
         low = high = self.settled
@@ -93,6 +98,18 @@ class Counter:
                 low, high = low + min(pages, 0), high + max(pages, 0)
         return low, high
 
-    def shift(self, pages: int) -> None:
-        """Correct the count from now on."""
-        self.settled += pages
+    def _put_off(self, reading: _Reading, low: int, high: int) -> int:
+        """Pages that a free has emptied and not given back yet; negative: those of before now."""
+        if low <= reading.pages <= high:
+            return 0
+        own = -sum(change.pages for change in self.changes if change.row == reading.row)
+        if own > 0 and low <= reading.pages - own <= high:
+            return own
+        return -self.kept if low <= reading.pages + self.kept <= high else 0
+
+    def revive(self, begin: int, end: int, row: int, pages: int) -> None:
+        """A malloc uses pages again whose giving back was put off."""
+        if self.kept >= pages:
+            self.kept -= pages
+        else:
+            self.change(begin, end, row, pages)

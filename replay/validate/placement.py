@@ -22,15 +22,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from replay.errors import ReplayError
-from replay.validate.calls import windows
+from replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
+from replay.validate.lock_order import LockOrder
 from replay.validate.placement_verdict import Order, Placement, PoolPlacement
 from replay.validate.recorded_order import PLAYED, RecordedOrder
-from replay.validate.zbud_run import OPS, ZbudRun
+from replay.validate.zbud_run import ZbudRun
 from traces.reader import TraceReader
 
 COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "place", "total", "cpu")
 
 ALLOCATORS = ("zbud", "z3fold", "zsmalloc")
+OPS = (MALLOC, FREE, WRITEBACK, SHRINK, COMPACT)
 BY_ROW = (Order.RECORDED, Order.CORRECTED)
 
 
@@ -97,14 +99,32 @@ def _order(reader: TraceReader, number: int, backend: str | None) -> Order:
     pool = metadata.pools[number]
     if metadata.machine.cpus == 1 or not pool.empty_at_start or backend is not None:
         return Order.RECORDED
+    if pool.allocator == "zsmalloc":
+        return Order.LOCK if _tells_lock(reader, number) else Order.RECORDED
     return Order.FOUND if pool.allocator == "zbud" else Order.RECORDED
+
+
+def _tells_lock(reader: TraceReader, number: int) -> bool:
+    """Whether each malloc and free of a zsmalloc pool has the moment of its lock and its place."""
+    for batch in reader.batches(columns=("op", "pool", "ret", "place", "lock_ns")):
+        op = batch.column("op").indices.to_numpy()
+        done = (batch.column("pool").to_numpy() == number) & (batch.column("ret").to_numpy() == 0)
+        malloc, free = done & (op == MALLOC), done & (op == FREE)
+        untold = batch.column("lock_ns").is_null().to_numpy(False) & (malloc | free)
+        if (untold | (batch.column("place").is_null().to_numpy(False) & malloc)).any():
+            return False
+    return True
 
 
 def _result(reader: TraceReader, number: int, order: Order, backend: str | None) -> PoolPlacement:
     metadata = reader.metadata
     pool = metadata.pools[number]
     spec = backend or model_of(pool.allocator, metadata.kernel.release, metadata.machine.cpus)
-    return PoolPlacement(number, pool.allocator, spec, pool.empty_at_start, order)
+    result = PoolPlacement(number, pool.allocator, spec, pool.empty_at_start, order)
+    many = pool.allocator == "zsmalloc" and metadata.machine.cpus != 1
+    if order == Order.RECORDED and many and not _tells_lock(reader, number):
+        result.notes.append("the trace does not say when calls held the lock (lock_ns)")
+    return result
 
 
 def _by_row(
@@ -134,11 +154,12 @@ def _by_window(
     reader: TraceReader, orders: Mapping[int, Order], backend: str | None, step: _Share
 ) -> dict[int, PoolPlacement]:
     """Play pools in an order made of the recorded times."""
-    runs = {}
+    runs: dict[int, ZbudRun | LockOrder] = {}
     for number, order in orders.items():
         if order not in BY_ROW:
-            runs[number] = ZbudRun(_result(reader, number, order, backend))
-    for window in windows(reader, step, ops=OPS, also=("total",)):
+            result = _result(reader, number, order, backend)
+            runs[number] = ZbudRun(result) if order == Order.FOUND else LockOrder(result)
+    for window in windows(reader, step, ops=OPS, also=("total", "place", "lock_ns")):
         for number, run in runs.items():
             run.feed(window.calls[window.calls["pool"] == number], window.until)
     return {number: run.finish() for number, run in runs.items()}

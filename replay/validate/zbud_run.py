@@ -17,8 +17,6 @@ from replay.validate.placement_verdict import PoolPlacement
 from replay.validate.zbud_checker import Checker, Failure
 from replay.validate.zbud_steps import Call, Kind
 
-OPS = (MALLOC, FREE, WRITEBACK, SHRINK)
-
 
 class ZbudRun:
     """One pool that began empty, a window of its calls at a time. ``model``: for tests."""

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace anonymise``: a trace to give away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from traces.anonymise import NUMBERED, anonymise
+from traces.reader import TraceReader
+from traces.writer import TraceWriter
+from ztrace.console import bytes_text, console, count_text, progress
+
+
+@click.command("anonymise", epilog="Example: ztrace anonymise trace.parquet -o public.parquet")
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The trace to write."
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--keep-machine",
+    is_flag=True,
+    help="Keep the kernel's full release and build, its configuration's digest, the CPU model "
+    "and the size of memory.",
+)
+@click.option(
+    "--keep-handles",
+    is_flag=True,
+    help="Keep the handles of pools whose allocator the trace does not name; they may be "
+    "addresses.",
+)
+def command(trace: Path, output: Path, force: bool, keep_machine: bool, keep_handles: bool) -> None:
+    """Write TRACE without what tells whose it is; replay and validate answer as before.
+
+    Sizes, lifetimes, order, reuse of places, durations and times from the first call on stay.
+    Tasks, cgroups, swap slots and kernel addresses get new numbers, equal ones equal numbers;
+    the time of day, the command, notes and details of the machine are dropped. ztree's handles
+    stay: they are no addresses. docs/files.md has the whole list.
+    """
+    with (
+        TraceReader(trace) as reader,
+        progress(trace.name, 2 * reader.num_rows) as advance,
+        TraceWriter(output, reader.metadata, force=force) as writer,
+    ):
+        anonymise(
+            reader,
+            writer,
+            keep_machine=keep_machine,
+            keep_handles=keep_handles,
+            advance=advance,
+        )
+        allocators = {pool.allocator for pool in reader.metadata.pools} or {"unknown"}
+    size = output.stat().st_size
+    console().print(f"{output}: {count_text(writer.rows)} rows, {bytes_text(size)}", soft_wrap=True)
+    if "unknown" in allocators and not keep_handles:
+        known = " or ".join(NUMBERED)
+        console().print(
+            "a pool's allocator is not known: its handles are renamed as addresses are; if they "
+            f"are numbers as those of {known}, --keep-handles keeps them",
+            soft_wrap=True,
+        )

@@ -11,12 +11,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from replay.validate.placement import compare_places
 from tracer.lab.debian import fetch_kernel
 from tracer.lab.qemu import GuestSize, run_guest
 from tracer.lab.workloads import WORKLOADS, compile_workload
 from traces import TraceReader
 
 pytestmark = pytest.mark.kernel
+
+ENDS = ("interrupted", "timed", "killed", "terminated", "small", "hungup", "full", "oom", "fresh")
+"""The ways to end that the guest's script goes through."""
 
 SCRIPT = Path(__file__).parent / "guest" / "recorder.sh"
 
@@ -26,9 +30,11 @@ def job(lab: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the guest's script has left its results in."""
     folder = tmp_path_factory.mktemp("recorder")
     compile_workload(WORKLOADS["known23"], folder)
+    compile_workload(WORKLOADS["bursts"], folder)
     shutil.copy(SCRIPT, folder / "script")
+    shutil.copy(SCRIPT.with_name("hangup.py"), folder)
     (folder / "run").write_text(f'export ZTRACE="{sys.executable} -m ztrace"\n. /job/script\n')
-    run_guest(fetch_kernel("6.1"), folder, GuestSize(), watch=print)
+    run_guest(fetch_kernel("6.1"), folder, GuestSize(), ["z3fold"], watch=print)
     return folder
 
 
@@ -46,9 +52,17 @@ def test_doctor_says_that_recording_works(job: Path) -> None:
     assert findings["record"] is True
     [symbols] = [one for one in findings["findings"] if one["name"] == "symbols"]
     assert symbols["found"] == "12 of 12 probe points"
+    probes = json.loads(read(job, "probes.json"))["probes"]
+    kinds = {one["symbol"]: one["kind"] for one in probes}
+    assert kinds["zpool_malloc"] == "fentry"
+    # Its module was removed.
+    [gone] = [one for one in probes if one["symbol"] == "do_compact_page"]
+    assert not gone["kind"]
+    assert "not in this kernel" in gone["reason"]
+    assert not any(one["lacks"] for one in probes if one["op"] != "compact")
 
 
-@pytest.mark.parametrize("name", ["interrupted", "timed", "killed"])
+@pytest.mark.parametrize("name", ENDS)
 def test_probes_are_there_while_recording_and_gone_after(job: Path, name: str) -> None:
     before = int(read(job, "before"))
     assert int(read(job, f"{name}.probes")) > before
@@ -66,12 +80,75 @@ def test_a_recording_that_is_ended_is_whole(job: Path, name: str) -> None:
     assert "lost 0" in read(job, f"{name}.out")
 
 
+def test_pool_swap_and_module_may_go_away_while_recording(job: Path) -> None:
+    assert read(job, "terminated.status") == "0"
+    assert stores(job / "terminated.parquet") == 3 * 23
+    with TraceReader(job / "terminated.parquet") as trace:
+        assert trace.metadata.lost_total() == 0
+        # Back to the first compressor: the first pool was gone, as nothing was left in it.
+        assert len(trace.metadata.pools) >= 2
+        assert all(one["agrees"] for one in trace.metadata.counters.extra["check"])
+    assert read(job, "parameters.after") == read(job, "parameters.before")
+
+
+def test_what_a_small_ring_loses_is_counted_to_the_event(job: Path) -> None:
+    with TraceReader(job / "small.parquet") as trace:
+        assert trace.metadata.lost_total() > 0
+        checks = {one["counter"]: one for one in trace.metadata.counters.extra["check"]}
+    for counter in ("vmstat.zswpout", "vmstat.zswpin"):
+        check = checks[counter]
+        assert check["kernel_least"] == check["kernel_most"]
+        assert check["recorded"] + check["lost"] == check["kernel_most"]
+        assert not check["perhaps_lost"]
+        assert check["agrees"]
+    assert checks["vmstat.zswpout"]["lost"] > 0
+
+
+def test_a_closed_terminal_ends_the_recording_and_loses_nothing(job: Path) -> None:
+    assert read(job, "hungup.status") == "0"
+    assert stores(job / "hungup.parquet") == 23
+
+
+def test_a_full_disk_ends_the_recording_and_keeps_what_was_written(job: Path) -> None:
+    assert read(job, "full.status") == "2"
+    assert "No space left" in read(job, "full.err")
+    assert "ztrace recover" in read(job, "full.err")
+    assert stores(job / "full.parquet") > 100
+    with TraceReader(job / "full.parquet") as trace:
+        assert "cut off" in trace.metadata.notes[0]
+
+
+def test_the_oom_killers_victim_leaves_its_spool(job: Path) -> None:
+    assert read(job, "oom.status") == "137"
+    assert int(read(job, "oom.count")) == 1
+    assert stores(job / "oom.parquet") == 23
+
+
+def test_a_fresh_pool_is_seen_from_its_first_call(job: Path) -> None:
+    assert read(job, "fresh.during") == "lzo-rle"
+    assert read(job, "fresh.end") == "lzo"
+    with TraceReader(job / "fresh.parquet") as trace:
+        [note] = trace.metadata.notes
+        assert "lzo-rle" in note
+        pools = compare_places(trace).pools
+    fresh = [pool for pool in pools if pool.starts_empty]
+    assert len(fresh) == 1
+    assert fresh[0].places.equal == fresh[0].places.compared == 23
+    assert fresh[0].agrees
+
+
+def test_a_killed_recorder_does_not_leave_another_compressor_behind(job: Path) -> None:
+    assert read(job, "freshkilled.end") == "lzo"
+
+
 def test_the_file_belongs_to_who_called_sudo_and_to_nobody_else(job: Path) -> None:
     assert read(job, "timed.owner") == "1234 2345 600"
 
 
 def test_a_killed_recorders_spool_becomes_a_trace(job: Path) -> None:
     assert read(job, "killed.status") == "137"
+    with TraceReader(job / "recovered.parquet") as trace:
+        assert "cut off" in trace.metadata.notes[0]
     assert not (job / "killed.parquet").exists()
     assert read(job, "killed.mode") == "600"
     # A second recorder does not touch the first one's spool, and says what to do with it.

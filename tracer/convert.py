@@ -52,6 +52,7 @@ def convert(
     """
     reader = SpoolReader(spool)
     start, state = reader.documents()
+    whole = state.pop("final", False)
     metadata = Metadata.from_json(json.dumps({**start, **state}), str(spool))
     layout = _Layout(
         page_bytes=metadata.machine.page_bytes,
@@ -64,10 +65,11 @@ def convert(
             rows = records["op"] < len(OPS)
             writer.write(columns(records[rows], totals[rows], layout))
             advance(int(rows.sum()))
-        if reader.torn_bytes or not state:
+        if reader.torn_bytes or not whole:
             writer.metadata.notes.append(
                 f"the recorder was cut off: {reader.torn_bytes} bytes of the spool's end are "
-                "unusable, and what it had not yet written (at most a second) is missing"
+                "unusable, and what it had not yet written is missing (under a second, or what "
+                "came after the disk was full); losses are those known by then"
             )
     return metadata
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import shutil
@@ -15,6 +16,7 @@ from tracer.errors import TracerError
 from tracer.kmod import running_headers
 from tracer.lab.debian import KEYRING
 from tracer.lab.qemu import QEMU
+from tracer.probing import Probing
 from tracer.system_bcc import INSTALL_HINT, find_bcc, load_bcc
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
@@ -36,6 +38,58 @@ def examine() -> Iterator[Finding]:
     """Look at everything, in the order in which it matters."""
     for check in (*_RECORD, *_LAB):
         yield check()
+
+
+@dataclass(frozen=True)
+class ProbeFinding:
+    """One kernel function that recording wants.
+
+    ``op``: the call it stands for, empty for helpers. ``kind``: how it is probed, empty if it
+    is not; ``reason`` then says why, and ``lacks`` what a trace will be without.
+    """
+
+    symbol: str
+    op: str
+    kind: str
+    reason: str = ""
+    lacks: str = ""
+
+
+def examine_probes(source: str) -> list[ProbeFinding]:
+    """Attach every probe for ``source`` (abi.SOURCES), with nothing recorded, and detach them.
+
+    TracerError if the probes that recording cannot do without are not there.
+    """
+    with Probing(mmap.PAGESIZE, source) as probing:
+        found = [
+            ProbeFinding(one.probe.symbol, one.probe.op or "", one.kind) for one in probing.attached
+        ]
+        names = _names_in_kernel({probe.symbol for probe in probing.without})
+        served = {one.op for one in found}
+        for probe in probing.without:
+            seen = names[probe.symbol]
+            if probe.symbol in seen:
+                reason = "in this kernel, but not traceable"
+            elif seen:
+                reason = f"compiled as {min(seen)}, with other arguments"
+            else:
+                reason = "not in this kernel: of another release, inlined, or a module not loaded"
+            op = probe.op or ""
+            lacks = f"rows of {op}" if op and op not in served else ""
+            found.append(ProbeFinding(probe.symbol, op, "", reason, lacks))
+    return found
+
+
+def _names_in_kernel(symbols: set[str]) -> dict[str, set[str]]:
+    """Names in /proc/kallsyms that are one of ``symbols``, or one that a compiler renamed."""
+    found: dict[str, set[str]] = {symbol: set() for symbol in symbols}
+    with Path("/proc/kallsyms").open() as lines:
+        for line in lines:
+            name = line.split()[2]
+            stem = name.partition(".")[0]
+            if stem in found:
+                found[stem].add(name)
+    return found
 
 
 def _user() -> Finding:

@@ -96,6 +96,7 @@ class Probing:
         :func:`best_kinds`. TracerError if the kernel has not what it takes.
         """
         abi = examine_kernel(traceable_functions(), source)
+        self.without = abi.missing
         self.missing = [probe for probe in abi.missing if probe.essential]
         if not {"malloc", "free"} <= {probe.op for probe in abi.probes}:
             raise TracerError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -21,6 +22,7 @@ import numpy as np
 from tracer import machine
 from tracer.crosscheck import check_counters
 from tracer.errors import TracerError
+from tracer.fresh_pool import fresh_pool
 from tracer.probing import FAILED, Probing
 from tracer.ring import OP_TOTAL
 from tracer.spool import SpoolWriter
@@ -58,6 +60,7 @@ class Plan:
     spool: Path
     source: str = "zswap"
     probe_kind: str | None = None  # None: the best one for each function
+    fresh_pool: bool = False
     command: Sequence[str] = ()
     duration_s: float | None = None
     ring_bytes: int = 16 << 20
@@ -108,6 +111,8 @@ def record(plan: Plan) -> Recorded:
     if os.geteuid() != 0:
         raise TracerError("recording needs root (it loads BPF programs): sudo ztrace record …")
     kinds = plan.probe_kind and (plan.probe_kind,)
+    if plan.command and shutil.which(plan.command[0]) is None:
+        raise TracerError(f"{plan.command[0]}: no such command")
     with _stop_on_signals() as stop, Probing(plan.ring_bytes, plan.source, kinds) as probing:
         spool = SpoolWriter(plan.spool)
         try:
@@ -119,37 +124,59 @@ def record(plan: Plan) -> Recorded:
 
 def _run(plan: Plan, probing: Probing, spool: SpoolWriter, stop: _Stop) -> Recorded:
     session = _Session(plan, probing, spool)
-    spool.start(_start_document(plan, probing, session.before))
-    plan.on_ready(len(probing.attached), [probe.symbol for probe in probing.missing])
-    progress = Progress()
-    began = time.monotonic()
-    session.open()
-    command = _start_command(plan.command)
+    command = None
     try:
-        saved = began
-        while not stop.asked:
-            time.sleep(POLL_S)
-            progress.events += session.drain()
-            now = time.monotonic()
-            progress.seconds = now - began
-            if now - saved >= STATE_S:
-                saved = now
-                progress.lost = _total(session.save(progress.seconds))
-                plan.on_progress(progress)
-            if command is not None and command.poll() is not None:
-                break
-            if plan.duration_s is not None and progress.seconds >= plan.duration_s:
-                break
+        spool.start(_start_document(plan, probing, session.before))
+        plan.on_ready(len(probing.attached), [probe.symbol for probe in probing.missing])
+        session.open()
+        with _new_pool(plan, probing, session):
+            command = _start_command(plan.command)
+            _watch(plan, session, stop, command)
+            session.shut()
+        time.sleep(SETTLE_S)
+        session.drain()
+        lost = session.save()
+    except OSError as error:
+        raise TracerError(
+            f"{plan.spool}: {error.strerror} after {session.progress.seconds:.0f} s; what was "
+            "recorded until then is in it: make room, then ztrace recover"
+        ) from error
     finally:
         session.shut()
         if command is not None and command.poll() is None:
             command.terminate()
-        time.sleep(SETTLE_S)
-        progress.events += session.drain()
-        progress.seconds = time.monotonic() - began
-        lost = session.save(progress.seconds)
     status = command.wait() if command is not None else None
-    return Recorded(progress.events, lost, status, progress.seconds)
+    return Recorded(session.progress.events, lost, status, session.progress.seconds)
+
+
+@contextlib.contextmanager
+def _new_pool(plan: Plan, probing: Probing, session: _Session) -> Iterator[None]:
+    """A fresh pool while recording, if the plan wants one."""
+    if not plan.fresh_pool:
+        yield
+        return
+    with fresh_pool(lambda: sum(pool.created for pool in probing.pools())) as note:
+        session.notes.append(note)
+        yield
+
+
+def _watch(
+    plan: Plan, session: _Session, stop: _Stop, command: subprocess.Popen[bytes] | None
+) -> None:
+    """Move events to the spool until there is a reason to stop."""
+    saved = time.monotonic()
+    while not stop.asked:
+        time.sleep(POLL_S)
+        session.drain()
+        now = time.monotonic()
+        if now - saved >= STATE_S:
+            saved = now
+            session.save()
+            plan.on_progress(session.progress)
+        if command is not None and command.poll() is not None:
+            return
+        if plan.duration_s is not None and session.progress.seconds >= plan.duration_s:
+            return
 
 
 class _Session:
@@ -161,34 +188,42 @@ class _Session:
         self.before = machine.counters()
         self._opened = self._closing = self._closed = self.before
         self._is_shut = False
+        self.progress = Progress()
+        self.notes: list[str] = []
+        self._began = time.monotonic()
 
     def open(self) -> None:
         """Let events through."""
+        self._began = time.monotonic()
         self._probing.open_gate()
         self._opened = machine.counters()
 
     def shut(self) -> None:
-        """Let no more in; calls that are under way still come."""
+        """Let no more in; calls that are under way still come. Once is enough."""
+        if self._is_shut:
+            return
         self._closing = machine.counters()
         self._probing.open_gate(False)
         self._closed = machine.counters()
         self._is_shut = True
 
-    def drain(self) -> int:
-        """Move what is in the ring to the spool; returns the number of rows this will make."""
+    def drain(self) -> None:
+        """Move what is in the ring to the spool."""
+        self.progress.seconds = time.monotonic() - self._began
         records = self._probing.ring.take()
         if not len(records):
-            return 0
+            return
         self._spool.records(records)
         op = records["op"]
         self._recorded += np.bincount(op[records["ret"] == 0], minlength=FAILED)
-        return int((op < OP_TOTAL).sum())
+        self.progress.events += int((op < OP_TOTAL).sum())
 
-    def save(self, seconds: float) -> dict[str, dict[str, int]]:
+    def save(self) -> dict[str, dict[str, int]]:
         """Write the state of things to the spool; returns what was lost, by cause and CPU."""
         probing = self._probing
         lost = probing.lost()
         counters: dict[str, Any] = {"start": self.before}
+        state: dict[str, Any] = {"final": self._is_shut}
         if self._is_shut:
             unfinished = probing.unfinished()
             if unfinished:
@@ -205,10 +240,11 @@ class _Session:
         parameters = _parameters(self._plan.source)
         compressor = _compressor(self._plan.source, parameters)
         stored_before = _stored(self._plan.source, self.before)
-        state = {
+        state |= {
             "lost": lost,
+            "notes": self.notes,
             "parameters": parameters,
-            "duration_ns": int(seconds * 1e9),
+            "duration_ns": int(self.progress.seconds * 1e9),
             "counters": counters,
             "pools": [
                 {
@@ -222,6 +258,7 @@ class _Session:
             ],
         }
         self._spool.state(state)
+        self.progress.lost = sum(sum(per_cpu.values()) for per_cpu in lost.values())
         return lost
 
 
@@ -269,7 +306,3 @@ def _stored(source: str, counters: dict[str, int]) -> int:
     """Pages that zswap, or bytes that all zram devices hold."""
     name = "zswap.stored_pages" if source == "zswap" else ".orig_data_size"
     return sum(count for counter, count in counters.items() if counter.endswith(name))
-
-
-def _total(lost: dict[str, dict[str, int]]) -> int:
-    return sum(sum(per_cpu.values()) for per_cpu in lost.values())

@@ -5,7 +5,8 @@
     frame = header(kind u32, raw bytes u32, stored bytes u32, crc32 of payload u32) payload
 
 ``START`` and ``STATE`` frames hold JSON (what is known at the beginning; the latest losses,
-pools and counters), ``RECORDS`` frames hold struct record arrays. Whatever kills the recorder,
+pools and counters), ``RECORDS`` frames hold struct record arrays. The last STATE of a recording
+that ended by itself says so (``final``). Whatever kills the recorder,
 all frames written before it can be read; a torn last frame is recognised and left out.
 """
 
@@ -49,6 +50,7 @@ class SpoolWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self.path = path
         self._fd = os.open(path, flags, 0o600)
+        self._whole = 0  # bytes up to the end of the last frame
         self._packer = zstandard.ZstdCompressor(level=1)
         self._write(MAGIC)
 
@@ -69,9 +71,16 @@ class SpoolWriter:
         self._write(HEADER.pack(kind, len(raw), len(payload), zlib.crc32(payload)) + payload)
 
     def _write(self, data: bytes) -> None:
+        """Write all of it, or nothing: on a full disk the file ends with its last whole frame."""
         view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError:
+            os.ftruncate(self._fd, self._whole)
+            os.lseek(self._fd, self._whole, os.SEEK_SET)
+            raise
+        self._whole += len(data)
 
     def close(self) -> None:
         """Close the file; it stays."""

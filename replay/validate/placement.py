@@ -97,10 +97,13 @@ def _order(reader: TraceReader, number: int, backend: str | None) -> Order:
     """In which order a pool's calls are played."""
     metadata = reader.metadata
     pool = metadata.pools[number]
-    if metadata.machine.cpus == 1 or not pool.empty_at_start or backend is not None:
+    if not pool.empty_at_start or backend is not None:
         return Order.RECORDED
     if pool.allocator == "zsmalloc":
+        # Also of one CPU: where the kernel preempts, calls overlap on it, too.
         return Order.LOCK if _tells_lock(reader, number) else Order.RECORDED
+    if metadata.machine.cpus == 1:
+        return Order.RECORDED
     return Order.FOUND if pool.allocator == "zbud" else Order.RECORDED
 
 

@@ -9,16 +9,23 @@ cd /job
 
 probes() { wc -l </sys/kernel/debug/kprobes/list; }
 
+# ready FILE: wait until a recorder says that it records, at most two minutes
+ready() {
+	tries=600
+	until grep -q Recording $1; do
+		tries=$((tries - 1))
+		[ $tries -gt 0 ] || return 1
+		sleep 0.2
+	done
+}
+
 # start NAME [OPTION…]: a recorder in the background, $recorder, ready when this returns
 start() {
 	name=$1
 	shift
 	$ZTRACE record -o $name.parquet "$@" 2>$name.err >$name.out &
 	recorder=$!
-	while ! grep -q Recording $name.err; do
-		kill -0 $recorder || return 1
-		sleep 0.2
-	done
+	ready $name.err
 	probes >$name.probes
 }
 
@@ -70,3 +77,84 @@ $ZTRACE record -o timed.parquet --duration 1s 2>exists.err
 echo $? >exists.status
 cksum timed.parquet | cmp - timed.sum
 echo $? >exists.same
+
+parameters() { grep -H . /sys/module/zswap/parameters/*; }
+
+echo "pool, swap and module go away; SIGTERM"
+parameters >parameters.before
+start terminated
+./known23
+echo lzo-rle >/sys/module/zswap/parameters/compressor
+./known23
+echo lzo >/sys/module/zswap/parameters/compressor
+swapoff /dev/vda
+rmmod z3fold
+swapon /dev/vda
+./known23
+kill -TERM $recorder
+end
+parameters >parameters.after
+
+echo "a ring of one page; Ctrl-C twice"
+start small --ring-size 4k
+./bursts 60 120 1
+kill -INT $recorder
+sleep 0.3
+kill -INT $recorder
+end
+[ -e small.parquet.spool ] && $ZTRACE recover small.parquet.spool -o small.parquet
+
+echo "a closed terminal"
+name=hungup
+python3 /job/hangup.py /job/known23 $ZTRACE record -o hungup.parquet >hungup.status
+probes >hungup.after
+
+echo "a full disk"
+mkdir -p /run/small
+mount -t tmpfs -o size=64k tmpfs /run/small
+name=full
+$ZTRACE record -o /run/small/full.parquet 2>full.err >full.out &
+recorder=$!
+ready full.err
+probes >full.probes
+while kill -0 $recorder 2>/dev/null; do ./bursts 10 120 1; done
+end
+$ZTRACE recover /run/small/full.parquet.spool -o full.parquet
+
+echo "the OOM killer"
+start oom
+./known23
+sleep 2
+echo 1000 >/proc/$recorder/oom_score_adj
+echo f >/proc/sysrq-trigger
+end
+$ZTRACE recover oom.parquet.spool -o oom.parquet
+dmesg | grep -c 'Out of memory' >oom.count
+
+echo "a fresh pool, while pages stay in the old one"
+python3 -c "
+import mmap, random, time
+pages = mmap.mmap(-1, 1 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+pages[:] = b''.join(random.randbytes(2048) + bytes(2048) for _ in range(256))
+pages.madvise(21)
+time.sleep(1000)" &
+holder=$!
+sleep 2
+compressor=/sys/module/zswap/parameters/compressor
+start fresh --fresh-pool
+sleep 1
+cat $compressor >fresh.during
+./known23
+kill -INT $recorder
+end
+cat $compressor >fresh.end
+start freshkilled --fresh-pool
+sleep 1
+kill -9 $recorder
+end
+sleep 1
+cat $compressor >freshkilled.end
+kill $holder
+
+echo "what can be probed"
+$ZTRACE doctor --probes --json >probes.json

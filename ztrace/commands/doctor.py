@@ -7,16 +7,27 @@ from dataclasses import asdict
 
 import click
 
-from tracer.doctor import Finding, examine
+from tracer.doctor import Finding, examine, examine_probes
 
 
-@click.command(epilog="Example: sudo ztrace doctor")
+@click.command(epilog="Example: sudo ztrace doctor --probes")
+@click.option("--probes", is_flag=True, help="Attach each probe, and say what a trace will lack.")
+@click.option(
+    "--source",
+    type=click.Choice(["zswap", "zram"]),
+    default="zswap",
+    show_default=True,
+    help="Whose probes.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def command(as_json: bool) -> int:
+def command(probes: bool, source: str, as_json: bool) -> int:
     """Say what of ztrace works on this machine and, for what does not, what mends it.
 
     Replay, info, stat, import and export work everywhere. Exit 0 if recording works, 1 if not.
     """
+    if probes:
+        _show_probes(source, as_json)
+        return 0
     findings = list(examine())
     can_record = all(one.works for one in findings if one.serves == "record")
     if as_json:
@@ -37,3 +48,16 @@ def _show(finding: Finding) -> None:
     click.echo(f"  {'ok' if finding.works else 'NO':3}{finding.name:20}{finding.found}")
     if not finding.works:
         click.echo(f"     -> {finding.remedy}")
+
+
+def _show_probes(source: str, as_json: bool) -> None:
+    from ztrace.console import console, print_json, table
+
+    found = examine_probes(source)
+    if as_json:
+        print_json({"source": source, "probes": [asdict(one) for one in found]})
+        return
+    rows = [(one.symbol, one.op or "-", one.kind or "NO", one.reason) for one in found]
+    console().print(table(["function", "call", "probe", "why not"], rows, texts=4))
+    lacking = sorted({one.lacks for one in found if one.lacks})
+    click.echo(f"a trace will lack: {', '.join(lacking) or 'nothing'}")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def spool_path(output: Path) -> Path:
     help="Only this kind of probes instead of the best one for each function.",
 )
 @click.option("--duration", type=duration_ns, help="Stop after this long, e.g. 60s.")
+@click.option("--fresh-pool", is_flag=True, help="Make zswap start a new pool to record.")
 @click.option(
     "--ring-size",
     type=size_bytes,
@@ -59,6 +61,7 @@ def command(
     source: str,
     probe_kind: str | None,
     duration: int | None,
+    fresh_pool: bool,
     ring_size: int,
     force: bool,
     command: tuple[str, ...],
@@ -86,19 +89,20 @@ def command(
 
     def on_ready(probes: int, missing: list[str]) -> None:
         for symbol in missing:
-            click.echo(f"not on this kernel: {symbol}", err=True)
-        click.echo(f"Recording with {probes} probes. Hit Ctrl-C to end.", err=True)
+            _say(f"not on this kernel: {symbol}; ztrace doctor --probes says more")
+        _say(f"Recording with {probes} probes. Hit Ctrl-C to end.")
 
     def on_progress(progress: Progress) -> None:
         if live:
             rate = progress.events / progress.seconds
             line = f"\r{progress.seconds:7.0f} s  {progress.events:,} events  {rate:,.0f}/s"
-            click.echo(f"{line}  lost {progress.lost:,}  ", nl=False, err=True)
+            _say(f"{line}  lost {progress.lost:,}  ", nl=False)
 
     plan = Plan(
         spool=spool,
         source=source,
         probe_kind=probe_kind,
+        fresh_pool=fresh_pool,
         command=command,
         duration_s=None if duration is None else duration / 1e9,
         ring_bytes=ring_size,
@@ -114,10 +118,16 @@ def command(
         if spool.exists():
             hand_over(spool)
     if live:
-        click.echo("", err=True)
+        _say("")
     if recorded.command_status:
-        click.echo(f"{command[0]} exited with status {recorded.command_status}", err=True)
+        _say(f"{command[0]} exited with status {recorded.command_status}")
     finish(spool, output, force)
+
+
+def _say(text: str, nl: bool = True) -> None:
+    """Say it on stderr. The terminal may have been closed: recording goes on, or ends, anyway."""
+    with contextlib.suppress(OSError):
+        click.echo(text, nl=nl, err=True)
 
 
 def finish(spool: Path, output: Path, force: bool) -> None:
@@ -127,14 +137,24 @@ def finish(spool: Path, output: Path, force: bool) -> None:
     from ztrace.console import bytes_text, progress
 
     rows = 0
-    with progress("writing", None) as advance:
+    try:
+        with progress("writing", None) as advance:
 
-        def count(written: int) -> None:
-            nonlocal rows
-            rows += written
-            advance(written)
+            def count(written: int) -> None:
+                nonlocal rows
+                rows += written
+                advance(written)
 
-        metadata = convert(spool, output, force=force, advance=count)
+            metadata = convert(spool, output, force=force, advance=count)
+    except KeyboardInterrupt:
+        raise click.ClickException(
+            f"{spool}: interrupted before the trace was written; all of it is here: ztrace recover"
+        ) from None
+    except OSError as error:
+        raise click.ClickException(
+            f"{output}: {error.strerror}; the recording is in {spool}: make room, then "
+            "ztrace recover"
+        ) from error
     spool.unlink()
     hand_over(output)
     size = output.stat().st_size

@@ -141,6 +141,15 @@ def test_a_killed_recorder_does_not_leave_another_compressor_behind(job: Path) -
     assert read(job, "freshkilled.end") == "lzo"
 
 
+def test_top_shows_what_happens_and_leaves_nothing(job: Path) -> None:
+    seconds = [json.loads(line) for line in read(job, "top.json").splitlines()]
+    assert 2 <= len(seconds) <= 4
+    assert seconds[-1]["stores"] == seconds[-1]["loads"] == 23
+    assert sum(one["calls"].get("malloc", {"count": 0})["count"] for one in seconds) == 23
+    assert all(one["lost"] == 0 for one in seconds)
+    assert read(job, "top.after") == read(job, "before")
+
+
 def test_the_file_belongs_to_who_called_sudo_and_to_nobody_else(job: Path) -> None:
     assert read(job, "timed.owner") == "1234 2345 600"
 

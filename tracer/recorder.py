@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import shutil
 import signal
@@ -18,14 +19,15 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tracer import machine
 from tracer.crosscheck import check_counters
 from tracer.errors import TracerError
 from tracer.fresh_pool import fresh_pool
 from tracer.probing import FAILED, Probing
-from tracer.ring import OP_TOTAL
-from tracer.spool import SpoolWriter
+from tracer.ring import HAS_AUX, OP_FREE, OP_LOAD, OP_MALLOC, OP_NAMES, OP_STORE, OP_TOTAL, Records
+from tracer.spool import Discard, SpoolWriter
 
 POLL_S = 0.05
 STATE_S = 1.0  # the most that is missing after a kill
@@ -36,11 +38,24 @@ MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
 
 @dataclass
 class Progress:
-    """What a status line shows while recording."""
+    """What a status line shows while recording.
+
+    ``stores`` and ``loads`` count successful ones. ``recent`` is what came since the last look:
+    durations in ns by op code; ``pool_bytes`` the pool's last size that was seen, if any.
+    """
 
     events: int = 0
     seconds: float = 0.0
     lost: int = 0
+    stores: int = 0
+    loads: int = 0
+    pool_bytes: int | None = None
+    recent: dict[int, list[NDArray[np.uint32]]] = field(default_factory=dict)
+
+    def percentile_ns(self, op: str, percent: float) -> float | None:
+        """A percentile of the recent durations of an op, None if there were none."""
+        parts = self.recent.get(OP_NAMES.index(op))
+        return float(np.percentile(np.concatenate(parts), percent)) if parts else None
 
 
 @dataclass
@@ -57,7 +72,7 @@ class Recorded:
 class Plan:
     """What to record and for how long."""
 
-    spool: Path
+    spool: Path | None  # None: keep nothing
     source: str = "zswap"
     probe_kind: str | None = None  # None: the best one for each function
     fresh_pool: bool = False
@@ -114,7 +129,7 @@ def record(plan: Plan) -> Recorded:
     if plan.command and shutil.which(plan.command[0]) is None:
         raise TracerError(f"{plan.command[0]}: no such command")
     with _stop_on_signals() as stop, Probing(plan.ring_bytes, plan.source, kinds) as probing:
-        spool = SpoolWriter(plan.spool)
+        spool = SpoolWriter(plan.spool) if plan.spool else Discard()
         try:
             with _locked_memory():
                 return _run(plan, probing, spool, stop)
@@ -122,7 +137,7 @@ def record(plan: Plan) -> Recorded:
             spool.close()
 
 
-def _run(plan: Plan, probing: Probing, spool: SpoolWriter, stop: _Stop) -> Recorded:
+def _run(plan: Plan, probing: Probing, spool: SpoolWriter | Discard, stop: _Stop) -> Recorded:
     session = _Session(plan, probing, spool)
     command = None
     try:
@@ -173,6 +188,7 @@ def _watch(
             saved = now
             session.save()
             plan.on_progress(session.progress)
+            session.progress.recent.clear()
         if command is not None and command.poll() is not None:
             return
         if plan.duration_s is not None and session.progress.seconds >= plan.duration_s:
@@ -182,7 +198,7 @@ def _watch(
 class _Session:
     """One recording: the gate, what passed it, and the kernel's own counters around it."""
 
-    def __init__(self, plan: Plan, probing: Probing, spool: SpoolWriter) -> None:
+    def __init__(self, plan: Plan, probing: Probing, spool: SpoolWriter | Discard) -> None:
         self._plan, self._probing, self._spool = plan, probing, spool
         self._recorded = np.zeros(FAILED, np.int64)  # successful calls by op code
         self.before = machine.counters()
@@ -216,7 +232,24 @@ class _Session:
         self._spool.records(records)
         op = records["op"]
         self._recorded += np.bincount(op[records["ret"] == 0], minlength=FAILED)
-        self.progress.events += int((op < OP_TOTAL).sum())
+        self._note(op, records)
+
+    def _note(self, op: NDArray[np.uint8], records: Records) -> None:
+        """Take what a status line shows from new records."""
+        progress = self.progress
+        progress.events += int((op < OP_TOTAL).sum())
+        progress.stores, progress.loads = (
+            int(self._recorded[OP_STORE]),
+            int(self._recorded[OP_LOAD]),
+        )
+        for code in np.unique(op).tolist():
+            progress.recent.setdefault(code, []).append(records["dur"][op == code])
+        sized = records[((op == OP_MALLOC) | (op == OP_FREE)) & ((records["has"] & HAS_AUX) != 0)]
+        if len(sized):
+            progress.pool_bytes = int(sized["aux"][-1]) * mmap.PAGESIZE
+        totals = records["aux"][op == OP_TOTAL]
+        if len(totals):
+            progress.pool_bytes = int(totals[-1])
 
     def save(self) -> dict[str, dict[str, int]]:
         """Write the state of things to the spool; returns what was lost, by cause and CPU."""

@@ -44,7 +44,12 @@ SLOT = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", RECORD)])
 BUSY = 1 << 31
 
 HAS_KEY, HAS_SIZE, HAS_HANDLE, HAS_AUX, HAS_POOL, HAS_PLACE, HAS_LOCK = 1, 2, 4, 8, 16, 32, 64
-OP_STORE, OP_LOAD, OP_WRITEBACK, OP_TOTAL = 0, 1, 3, 16
+# enum op of probes/zswap.c: those of a trace, in its order (traces/schema.py), and TOTAL.
+OP_NAMES = (
+    *("store", "load", "invalidate", "writeback", "malloc", "free", "map", "unmap"),
+    *("shrink", "compact", "sample"),
+)
+OP_STORE, OP_LOAD, OP_WRITEBACK, OP_MALLOC, OP_FREE, OP_TOTAL = 0, 1, 3, 4, 5, 16
 
 Records = NDArray[np.void]
 

@@ -87,6 +87,22 @@ class SpoolWriter:
         os.close(self._fd)
 
 
+class Discard:
+    """Takes what a spool takes and keeps nothing, for looking on."""
+
+    def records(self, records: Records) -> None:
+        """Forget records."""
+
+    def start(self, document: dict[str, Any]) -> None:
+        """Forget what is known when recording begins."""
+
+    def state(self, document: dict[str, Any]) -> None:
+        """Forget the latest losses."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class SpoolReader:
     """Reads a spool's frames in order, also one that was cut off.
 

@@ -18,6 +18,7 @@ from ztrace import __version__
 # name -> (module, one-line help shown by `ztrace --help` without importing the module)
 COMMANDS: dict[str, tuple[str, str]] = {
     "record": ("ztrace.commands.record", "Record zswap and its allocator on this kernel."),
+    "top": ("ztrace.commands.top", "Show what zswap and its allocator do right now."),
     "recover": ("ztrace.commands.recover", "Turn the spool of a killed recorder into a trace."),
     "doctor": ("ztrace.commands.doctor", "Say what works on this machine and what mends the rest."),
     "info": ("ztrace.commands.info", "Show a trace's metadata and losses."),

@@ -17,6 +17,9 @@ from rich.text import Text
 
 from traces.errors import printable
 from traces.metadata import Metadata
+from ztrace.units import bytes_text as bytes_text
+from ztrace.units import count_text as count_text
+from ztrace.units import ns_text as ns_text
 
 WIDTH = 80
 """Columns of a terminal that nobody measured: a pipe, a file, a mail."""
@@ -97,35 +100,6 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
 def print_json(document: Mapping[str, Any]) -> None:
     """Print a document as indented ASCII JSON on stdout."""
     print(json.dumps(document, indent=2, allow_nan=False))
-
-
-def count_text(number: int) -> str:
-    """1234567 -> ``1,234,567``."""
-    return f"{number:,}"
-
-
-def bytes_text(size: int | float) -> str:
-    """Bytes with a binary unit: ``4.0 KiB``; whole bytes below 1 KiB."""
-    if size < 1024:
-        return f"{size:.0f} B"
-    value, unit = size / 1024, "KiB"
-    for larger in ("MiB", "GiB", "TiB", "PiB"):
-        if value < 1023.95:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.1f} {unit}"
-
-
-def ns_text(duration_ns: int | float) -> str:
-    """Nanoseconds with the unit that fits: ``850 ns``, ``1.2 us``, ``3.5 s``."""
-    if duration_ns < 999.5:
-        return f"{duration_ns:.0f} ns"
-    value, unit = duration_ns / 1000, "us"
-    for larger in ("ms", "s"):
-        if value < 999.95:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:,.1f} {unit}"
 
 
 def lost_lines(metadata: Metadata) -> list[str]:

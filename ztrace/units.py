@@ -28,3 +28,41 @@ def size(text: str) -> int:
     if match is None or unit is None:
         raise click.BadParameter(f"{text!r} is no size; write for instance 16M, 64k, 4096")
     return round(float(match[1]) * unit)
+
+
+def count_text(number: int) -> str:
+    """1234567 -> ``1,234,567``."""
+    return f"{number:,}"
+
+
+def bytes_text(size: int | float) -> str:
+    """Bytes with a binary unit: ``4.0 KiB``; whole bytes below 1 KiB."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    value, unit = size / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB", "PiB"):
+        if value < 1023.95:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}"
+
+
+def ns_text(duration_ns: int | float) -> str:
+    """Nanoseconds with the unit that fits: ``850 ns``, ``1.2 us``, ``3.5 s``."""
+    if duration_ns < 999.5:
+        return f"{duration_ns:.0f} ns"
+    value, unit = duration_ns / 1000, "us"
+    for larger in ("ms", "s"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:,.1f} {unit}"
+
+
+def short(number: float) -> str:
+    """1234567 -> ``1.23M``: three digits, for where there is little room."""
+    for unit in ("", "k", "M", "G"):
+        if abs(number) < 999.5:
+            return f"{number:.3g}{unit}"
+        number /= 1000
+    return f"{number:.3g}T"

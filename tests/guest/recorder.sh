@@ -156,5 +156,13 @@ sleep 1
 cat $compressor >freshkilled.end
 kill $holder
 
+echo "looking on"
+$ZTRACE top --json --duration 4s >top.json 2>top.err &
+recorder=$!
+name=top
+until [ -s top.json ] || ! kill -0 $recorder; do sleep 0.2; done
+./known23
+end
+
 echo "what can be probed"
 $ZTRACE doctor --probes --json >probes.json

@@ -6,12 +6,17 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ztrace import __version__
+from ztrace.units import bytes_text, ns_text, short
 from ztrace.units import duration as duration_ns
 from ztrace.units import size as size_bytes
+
+if TYPE_CHECKING:
+    from tracer.recorder import Progress
 
 # What to do about a cause of loss (tracer/spool.py CAUSES).
 ADVICE = {
@@ -72,7 +77,7 @@ def command(
     tasks. Give a COMMAND after -- to record while it runs.
     """
     # Late imports: until recording is over, nothing large may be loaded.
-    from tracer.recorder import Plan, Progress, record
+    from tracer.recorder import Plan, record
 
     if ring_size < 4096 or ring_size & (ring_size - 1):
         raise click.UsageError("--ring-size must be a power of two, at least 4096")
@@ -94,9 +99,7 @@ def command(
 
     def on_progress(progress: Progress) -> None:
         if live:
-            rate = progress.events / progress.seconds
-            line = f"\r{progress.seconds:7.0f} s  {progress.events:,} events  {rate:,.0f}/s"
-            _say(f"{line}  lost {progress.lost:,}  ", nl=False)
+            _say(f"\r{status_line(progress)}", nl=False)
 
     plan = Plan(
         spool=spool,
@@ -124,6 +127,22 @@ def command(
     finish(spool, output, force)
 
 
+def status_line(progress: Progress) -> str:
+    """At most 79 columns: time, rate, stores, loads, p99 of malloc, pool, lost."""
+    rate = progress.events / max(progress.seconds, 1e-9)
+    slow = progress.percentile_ns("malloc", 99)
+    parts = [
+        f"{progress.seconds:.0f} s",
+        f"{short(rate)}/s",
+        f"stores {short(progress.stores)}",
+        f"loads {short(progress.loads)}",
+        f"p99 malloc {'-' if slow is None else ns_text(slow)}",
+        f"pool {'-' if progress.pool_bytes is None else bytes_text(progress.pool_bytes)}",
+        f"lost {short(progress.lost)}",
+    ]
+    return "  ".join(parts).ljust(79)[:79]
+
+
 def _say(text: str, nl: bool = True) -> None:
     """Say it on stderr. The terminal may have been closed: recording goes on, or ends, anyway."""
     with contextlib.suppress(OSError):
@@ -134,7 +153,7 @@ def finish(spool: Path, output: Path, force: bool) -> None:
     """Turn the spool into the trace, remove the spool, say what was recorded and lost."""
     from tracer.convert import convert
     from tracer.ownership import hand_over
-    from ztrace.console import bytes_text, progress
+    from ztrace.console import progress
 
     rows = 0
     try:

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace top``: what zswap and its allocator do right now."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from tracer.ring import OP_NAMES
+from ztrace.console import console, count_text, ns_text, table
+from ztrace.units import bytes_text
+from ztrace.units import duration as duration_ns
+
+if TYPE_CHECKING:
+    from tracer.recorder import Progress
+
+HEADERS = ("call", "per second", "p50", "p99", "max")
+
+
+@click.command(epilog="Example: sudo ztrace top")
+@click.option(
+    "--source",
+    type=click.Choice(["zswap", "zram"]),
+    default="zswap",
+    show_default=True,
+    help="Whose calls to show.",
+)
+@click.option("--duration", type=duration_ns, help="Stop after this long, e.g. 60s.")
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON a second, for machines.")
+def command(source: str, duration: int | None, as_json: bool) -> None:
+    """Show rates and durations of all calls, second by second, until Ctrl-C. Keeps nothing."""
+    from tracer.recorder import Plan, record
+
+    plan = Plan(spool=None, source=source, duration_s=None if duration is None else duration / 1e9)
+    if as_json:
+        plan.on_progress = lambda progress: click.echo(json.dumps(summary(progress)))
+        record(plan)
+        return
+    if not sys.stdout.isatty():
+        plan.on_progress = lambda progress: console().print(view(progress))
+        record(plan)
+        return
+    with Live(Text("attaching probes ..."), auto_refresh=False) as live:
+        plan.on_progress = lambda progress: live.update(view(progress), refresh=True)
+        record(plan)
+
+
+def summary(progress: Progress) -> dict[str, Any]:
+    """The last second as plain JSON types; durations in ns."""
+    calls = {}
+    for code, parts in sorted(progress.recent.items()):
+        if code < len(OP_NAMES):
+            name = OP_NAMES[code]
+            calls[name] = {
+                "count": sum(len(part) for part in parts),
+                **{f"p{percent}_ns": progress.percentile_ns(name, percent) for percent in (50, 99)},
+                "max_ns": progress.percentile_ns(name, 100),
+            }
+    return {
+        "seconds": progress.seconds,
+        "events": progress.events,
+        "stores": progress.stores,
+        "loads": progress.loads,
+        "pool_bytes": progress.pool_bytes,
+        "lost": progress.lost,
+        "calls": calls,
+    }
+
+
+def view(progress: Progress) -> Group:
+    """The last second as a table below a line of totals."""
+    found = summary(progress)
+    pool = "-" if progress.pool_bytes is None else bytes_text(progress.pool_bytes)
+    head = (
+        f"{progress.seconds:.0f} s  {count_text(progress.events)} events  "
+        f"stores {count_text(progress.stores)}  loads {count_text(progress.loads)}  "
+        f"pool {pool}  lost {count_text(progress.lost)}"
+    )
+    rows = [
+        (
+            name,
+            count_text(one["count"]),
+            *(ns_text(one[key]) for key in ("p50_ns", "p99_ns", "max_ns")),
+        )
+        for name, one in found["calls"].items()
+    ]
+    return Group(Text(head), table(HEADERS, rows))

@@ -200,10 +200,10 @@ def test_no_identity_is_left(tmp_path: Path) -> None:
         counters=Counters(
             {"vmstat.zswpin": 99887766, "vmstat.pswpin": 5},
             {"vmstat.zswpin": 99887768},
-            {"x": "zeus"},
+            extra={"x": "zeus"},
         ),
         notes=["zeus"],
-        extra={"source": "zswap", "hostname": "zeus"},
+        extra={"hostname": "zeus"},
     )
     row = {"ts_ns": 998877665544, "op": "malloc", "handle": KERNEL + 0x123040, "size": 9}
     row |= {"dur_ns": 5, "pool": 0, "ret": 0, "cpu": 3, "tid": 31337, "cgroup": 424242, "key": 5151}
@@ -217,7 +217,7 @@ def test_no_identity_is_left(tmp_path: Path) -> None:
     assert (after.machine.cpus, after.machine.page_bytes) == (4, 4096)
     assert after.pools == [PoolInfo("zbud", "lzo", True, True, 8)]
     assert after.counters == Counters({"vmstat.zswpin": 0}, {"vmstat.zswpin": 2})
-    assert after.extra == {"source": "zswap"} and after.parameters == {"enabled": "Y"}
+    assert after.extra == {} and after.parameters == {"enabled": "Y"}
     assert read(out).to_pylist() == [
         dict.fromkeys(SCHEMA.names)
         | {"ts_ns": 0, "op": "malloc", "handle": 0xFFFF000000001040, "size": 9, "dur_ns": 5}

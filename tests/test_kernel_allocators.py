@@ -49,7 +49,7 @@ def test_known_workload(kernel: str, backend: str, lab: None, tmp_path: Path) ->
         metadata = trace.metadata
         assert metadata.kernel.release.startswith(kernel)
         assert metadata.lost_total() == 0
-        assert all(one["agrees"] for one in metadata.counters.extra["check"])
+        assert all(one.agrees for one in metadata.counters.check)
         [pool] = compare_places(trace).pools
     # Where a task can be preempted inside the kernel, fentry would lose events.
     kinds = {op: probe.kind for op, probe in metadata.probes.items()}

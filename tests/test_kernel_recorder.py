@@ -87,21 +87,21 @@ def test_pool_swap_and_module_may_go_away_while_recording(job: Path) -> None:
         assert trace.metadata.lost_total() == 0
         # Back to the first compressor: the first pool was gone, as nothing was left in it.
         assert len(trace.metadata.pools) >= 2
-        assert all(one["agrees"] for one in trace.metadata.counters.extra["check"])
+        assert all(one.agrees for one in trace.metadata.counters.check)
     assert read(job, "parameters.after") == read(job, "parameters.before")
 
 
 def test_what_a_small_ring_loses_is_counted_to_the_event(job: Path) -> None:
     with TraceReader(job / "small.parquet") as trace:
         assert trace.metadata.lost_total() > 0
-        checks = {one["counter"]: one for one in trace.metadata.counters.extra["check"]}
+        checks = {one.counter: one for one in trace.metadata.counters.check}
     for counter in ("vmstat.zswpout", "vmstat.zswpin"):
         check = checks[counter]
-        assert check["kernel_least"] == check["kernel_most"]
-        assert check["recorded"] + check["lost"] == check["kernel_most"]
-        assert not check["perhaps_lost"]
-        assert check["agrees"]
-    assert checks["vmstat.zswpout"]["lost"] > 0
+        assert check.kernel_least == check.kernel_most
+        assert check.recorded + check.lost == check.kernel_most
+        assert not check.perhaps_lost
+        assert check.agrees
+    assert checks["vmstat.zswpout"].lost > 0
 
 
 def test_a_closed_terminal_ends_the_recording_and_loses_nothing(job: Path) -> None:

@@ -48,7 +48,11 @@ def test_keys_of_the_document() -> None:
     }
     assert document["probes"] == {"malloc": {"kind": "fentry", "symbol": "zpool_malloc"}}
     assert document["lost"]["ring full"] == {"0": 3, "1": 4}
-    assert document["counters"] == {"start": {"stored_pages": 1}, "end": {"stored_pages": 24}}
+    assert document["counters"] == {
+        "start": {"stored_pages": 1},
+        "end": {"stored_pages": 24},
+        "check": [],
+    }
     assert "extra" not in FULL.to_json()
 
 

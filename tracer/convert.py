@@ -60,7 +60,7 @@ def convert(
         mapped_places=[n for n, pool in enumerate(metadata.pools) if pool.allocator == "z3fold"],
     )
     with TraceWriter(output, metadata, force=force) as writer:
-        zram = metadata.extra.get("source") == "zram"
+        zram = metadata.source == "zram"
         for records, totals in with_totals(reader.records(), zram=zram):
             rows = records["op"] < len(OPS)
             writer.write(columns(records[rows], totals[rows], layout))

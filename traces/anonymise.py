@@ -100,6 +100,7 @@ def anonymous(metadata: Metadata, *, keep_machine: bool = False) -> Metadata:
     return Metadata(
         schema=metadata.schema,
         tool=metadata.tool,
+        source=metadata.source if metadata.source in ("zswap", "zram") else "unknown",
         kernel=replace(kernel, extra={})
         if keep_machine
         else Kernel(release=digits[0] if digits else "unknown"),
@@ -119,7 +120,6 @@ def anonymous(metadata: Metadata, *, keep_machine: bool = False) -> Metadata:
         counters=_since_start(metadata.counters),
         order=metadata.order,
         notes=["anonymised: tasks, cgroups, swap slots and addresses are renamed"],
-        extra={k: v for k, v in metadata.extra.items() if k == "source" and v in ("zswap", "zram")},
     )
 
 
@@ -134,7 +134,7 @@ def _since_start(counters: Counters) -> Counters:
             else:
                 start.pop(name, None)
                 end.pop(name, None)
-    return Counters(start, end)
+    return Counters(start, end, [replace(one, extra={}) for one in counters.check])
 
 
 class _Renaming:

@@ -75,11 +75,36 @@ class Probe:
 
 
 @dataclass
+class CounterCheck:
+    """A counter of the kernel's own beside what was recorded of it.
+
+    ``recorded`` calls are in the trace, ``lost`` ones were counted as they were lost,
+    ``perhaps_lost`` are of a kind unknown. The kernel counted between ``kernel_least`` and
+    ``kernel_most``: read on both sides of the moments at which recording began and ended.
+    """
+
+    counter: str = "unknown"
+    recorded: int = 0
+    lost: int = 0
+    perhaps_lost: int = 0
+    kernel_least: int = 0
+    kernel_most: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether recorded and lost calls are those that the kernel counted."""
+        seen = self.recorded + self.lost
+        return seen <= self.kernel_most and seen + self.perhaps_lost >= self.kernel_least
+
+
+@dataclass
 class Counters:
     """Kernel counters (name -> value) before the first and after the last event."""
 
     start: dict[str, int] = field(default_factory=dict)
     end: dict[str, int] = field(default_factory=dict)
+    check: list[CounterCheck] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -87,6 +112,7 @@ class Counters:
 class Metadata:
     """The whole document.
 
+    ``source`` is whose calls were recorded, zswap's or zram's.
     ``probe_cost_ns`` maps an op to the ns that its probe costs, None if not measured.
     ``filters`` says which calls were kept (name -> value), ``sampling`` the periods of what
     was sampled (name -> number); both are empty when every call was recorded.
@@ -96,6 +122,7 @@ class Metadata:
 
     schema: int = SCHEMA_VERSION
     tool: str = "ztrace 0.1.0"
+    source: str = "zswap"
     kernel: Kernel = field(default_factory=Kernel)
     machine: Machine = field(default_factory=Machine)
     pools: list[PoolInfo] = field(default_factory=list)
@@ -292,11 +319,24 @@ def _probe(value: Any, path: str, where: str) -> Probe:
     )
 
 
+def _check_of(value: Any, path: str, where: str) -> CounterCheck:
+    f = _Fields(value, path, where)
+    return CounterCheck(
+        counter=f.take("counter", _text, "unknown"),
+        **{
+            name: f.take(name, _int, 0)
+            for name in ("recorded", "lost", "perhaps_lost", "kernel_least", "kernel_most")
+        },
+        extra=f.rest,
+    )
+
+
 def _counters(value: Any, path: str, where: str) -> Counters:
     f = _Fields(value, path, where)
     return Counters(
         start=f.take("start", _map(_int), {}),
         end=f.take("end", _map(_int), {}),
+        check=f.take("check", _list(_check_of), []),
         extra=f.rest,
     )
 
@@ -313,6 +353,7 @@ def _metadata(document: Any, where: str) -> Metadata:
     return Metadata(
         schema=schema,
         tool=f.take("tool", _text, "unknown"),
+        source=f.take("source", _text, "zswap"),
         kernel=f.take("kernel", _kernel, Kernel()),
         machine=f.take("machine", _machine, Machine()),
         pools=f.take("pools", _list(_pool), []),

@@ -67,6 +67,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     memory = bytes_text(machine.memory_bytes) if machine.memory_bytes else "unknown"
     facts = [
         ("written by", f"{metadata.tool}, schema {metadata.schema}"),
+        ("source", metadata.source),
         ("kernel", kernel.release),
         ("build", kernel.version),
         ("config", kernel.config_sha256 or "unknown"),
@@ -120,7 +121,24 @@ def _tables(out: Console, metadata: Metadata) -> None:
         ]
         out.print()
         out.print(table(["counter", "at start", "at end"], rows))
+    if metadata.counters.check:
+        rows = [
+            [
+                one.counter,
+                count_text(one.recorded),
+                count_text(one.lost) + (f"+{one.perhaps_lost:,}?" if one.perhaps_lost else ""),
+                _range(one.kernel_least, one.kernel_most),
+                _yes(one.agrees),
+            ]
+            for one in metadata.counters.check
+        ]
+        out.print()
+        out.print(table(["check", "recorded", "lost", "kernel counted", "agrees"], rows))
     out.print()
+
+
+def _range(least: int, most: int) -> str:
+    return count_text(most) if least == most else f"{count_text(least)}-{count_text(most)}"
 
 
 def _yes(flag: bool) -> str:

@@ -108,7 +108,6 @@ def matrix(workload: str, keep: Path | None, as_json: bool) -> int:
             with TraceReader(path) as trace:
                 metadata = trace.metadata
                 placement = compare_places(trace)
-            checks = metadata.counters.extra.get("check", [])
             done.append(
                 {
                     "kernel": metadata.kernel.release,
@@ -119,7 +118,7 @@ def matrix(workload: str, keep: Path | None, as_json: bool) -> int:
                     "compared": sum(pool.places.compared for pool in placement.pools),
                     "explained": sum(pool.places.equal for pool in placement.pools),
                     "lost": metadata.lost_total(),
-                    "counters_agree": all(one["agrees"] for one in checks),
+                    "counters_agree": all(one.agrees for one in metadata.counters.check),
                     "agrees": placement.agrees,
                 }
             )

@@ -8,13 +8,13 @@ script makes the pool: the recorder sees the allocator's very first call.
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tracer.convert import convert
 from tracer.errors import TracerError
 from tracer.kmod import build_module
 from tracer.lab.debian import Kernel, fetch_kernel
@@ -87,12 +87,12 @@ def record_in_guest(
         module = there[setup.backend]
         modules = [module] if module else []
         status = run_guest(kernel, job, setup.size, modules, watch=listen)
-        trace = job / TRACE
-        if status or not trace.exists() or not (job / DONE).exists():
+        spool = job / f"{TRACE}.spool"
+        if status or not spool.exists() or not (job / DONE).exists():
             failed = [line for line in said if "exited with status" in line]
             last = [*said, *failed][-1] if said else "it said nothing"
             raise TracerError(f"recording in the guest failed (status {status}): {last}")
-        shutil.copyfile(trace, output)
+        convert(spool, output, force=True)
 
 
 def _build_ztree(setup: Setup, kernel: Kernel, job: Path) -> str:
@@ -111,7 +111,8 @@ def _run_script(setup: Setup, module: str | None) -> str:
     record = shlex.join(
         [
             *(sys.executable, "-m", "ztrace", "record", "-o", f"/job/{TRACE}"),
-            *("--source", "zram" if setup.backend == "zram" else "zswap"),
+            # Making the trace takes minutes in an emulated guest, a second outside.
+            *("--spool-only", "--source", "zram" if setup.backend == "zram" else "zswap"),
             *(*setup.record_options, "--", "/job/workload"),
         ]
     )

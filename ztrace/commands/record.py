@@ -59,6 +59,9 @@ def spool_path(output: Path) -> Path:
     show_default=True,
     help="Events the kernel holds for the recorder; a power of two.",
 )
+@click.option(
+    "--spool-only", is_flag=True, help="Leave the spool for ztrace recover, here or elsewhere."
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def command(
@@ -68,6 +71,7 @@ def command(
     duration: int | None,
     fresh_pool: bool,
     ring_size: int,
+    spool_only: bool,
     force: bool,
     command: tuple[str, ...],
 ) -> None:
@@ -124,7 +128,10 @@ def command(
         _say("")
     if recorded.command_status:
         _say(f"{command[0]} exited with status {recorded.command_status}")
-    finish(spool, output, force)
+    if spool_only:
+        _say(f"{spool}: {recorded.events:,} events. Next: ztrace recover {spool} -o {output}")
+    else:
+        finish(spool, output, force)
 
 
 def status_line(progress: Progress) -> str:

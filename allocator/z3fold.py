@@ -56,7 +56,7 @@ NO_CPU = -1
 WORK = ("immediate", "deferred")
 
 
-class _Page:
+class Page:
     """struct z3fold_header: ``chunks[FIRST..LAST]`` in use (0 = free) and the page's flags.
 
     ``references``: one per object, one while compaction is queued, one while reclaim is at it.
@@ -130,7 +130,7 @@ class _Word:
 
     __slots__ = ("number", "page", "slots")
 
-    def __init__(self, slots: _Slots, page: _Page, number: int) -> None:
+    def __init__(self, slots: _Slots, page: Page, number: int) -> None:
         self.slots = slots
         self.page = page
         self.number = number
@@ -160,17 +160,17 @@ class Z3fold:
         self.header_chunks = -(-HEADER_BYTES // self.chunk_bytes)
         self.chunks = PAGE_CHUNKS - self.header_chunks  # usable ones, NCHUNKS
         self.largest = (self.chunks - 1) * self.chunk_bytes  # above that: headless
-        self.pages: dict[int, _Page] = {}
+        self.pages: dict[int, Page] = {}
         # lists[cpu][n]: pages by number, newest last. The kernel has lists up to chunks - 1; the
         # last one here is what lies behind its array. Bit n of _filled[cpu]: list n is not empty.
-        self.lists: list[list[dict[int, _Page]]] = [
+        self.lists: list[list[dict[int, Page]]] = [
             [{} for _ in range(self.chunks + 1)] for _ in range(cpus)
         ]
         self._filled = [0] * cpus
-        self.lru: OrderedDict[int, _Page] = OrderedDict()  # least recently used page first
-        self._queue: dict[int, _Page] = {}  # pages that await compaction, oldest first
+        self.lru: OrderedDict[int, Page] = OrderedDict()  # least recently used page first
+        self._queue: dict[int, Page] = {}  # pages that await compaction, oldest first
         self._words: dict[int, _Word] = {}  # by handle, while the object lives
-        self._headless: dict[int, _Page] = {}  # the same for headless pages
+        self._headless: dict[int, Page] = {}  # the same for headless pages
         self._evicted_unfreed: set[int] = set()
         self._cpu = 0
         self.objects = 0
@@ -202,7 +202,7 @@ class Z3fold:
 
     # -- handles ----------------------------------------------------------------------------
 
-    def _lookup(self, handle: int) -> tuple[_Page, int] | None:
+    def _lookup(self, handle: int) -> tuple[Page, int] | None:
         """The page of a live object and its place there, 0 if headless; None if there is none."""
         word = self._words.get(handle)
         if word is not None:
@@ -211,7 +211,7 @@ class Z3fold:
         headless = self._headless.get(handle)
         return None if headless is None else (headless, 0)
 
-    def _resolve(self, handle: int, call: str) -> tuple[_Page, int]:
+    def _resolve(self, handle: int, call: str) -> tuple[Page, int]:
         """As :meth:`_lookup`, but a handle that is no object's is a fatal hazard.
 
         The kernel follows the word: it is 0 after a free, or in memory that is somebody else's.
@@ -253,7 +253,7 @@ class Z3fold:
             chunk = PAGE_CHUNKS - page.chunks[LAST]
         return Place(page.number, chunk * self.chunk_bytes)
 
-    def _give_word(self, page: _Page, buddy: int) -> int:
+    def _give_word(self, page: Page, buddy: int) -> int:
         """__encode_handle(): use a word of the page's slots; returns its address."""
         slots = page.slots
         if slots is None:  # a new page, or one whose own objects have all been freed
@@ -267,7 +267,7 @@ class Z3fold:
         self._words[handle] = _Word(slots, page, number)
         return handle
 
-    def _clear_word(self, handle: int, page: _Page, *, claimed: bool) -> None:
+    def _clear_word(self, handle: int, page: Page, *, claimed: bool) -> None:
         """free_handle(): forget an object of ``page``; empty slots are given back.
 
         Not for a page that is claimed: the kernel leaves the word as it is.
@@ -296,7 +296,7 @@ class Z3fold:
 
     # -- lists ------------------------------------------------------------------------------
 
-    def _free_chunks(self, page: _Page) -> int:
+    def _free_chunks(self, page: Page) -> int:
         """num_free_chunks(): the widest gap that is of use, not their sum."""
         _, first, middle, last = page.chunks
         if not middle:
@@ -305,7 +305,7 @@ class Z3fold:
         behind = 0 if last else PAGE_CHUNKS - (page.middle_start + middle)
         return max(before, behind)
 
-    def _add(self, page: _Page) -> None:
+    def _add(self, page: Page) -> None:
         """add_to_unbuddied(): onto a list of the current CPU, unless all places are in use."""
         _, first, middle, last = page.chunks
         if first and middle and last:
@@ -326,7 +326,7 @@ class Z3fold:
                 f"on list {number}; the last one is {self.chunks - 1}",
             )
 
-    def _unlink(self, page: _Page) -> None:
+    def _unlink(self, page: Page) -> None:
         number = page.list_number
         if number is None:
             return
@@ -336,7 +336,7 @@ class Z3fold:
             self._filled[page.cpu] &= ~(1 << number)
         page.list_number = None
 
-    def _take(self, cpu: int, number: int) -> _Page | None:
+    def _take(self, cpu: int, number: int) -> Page | None:
         """Take the newest page off a list; None if malloc must not use it, which leaves it off."""
         pages = self.lists[cpu][number]
         page = pages.popitem()[1]
@@ -349,7 +349,7 @@ class Z3fold:
         page.references += 1
         return page
 
-    def _find(self, chunks: int) -> _Page | None:
+    def _find(self, chunks: int) -> Page | None:
         """__z3fold_alloc(): best fit on this CPU's lists, then an exact fit on any CPU's.
 
         The page has one reference more.
@@ -370,7 +370,7 @@ class Z3fold:
                     return page
         return None
 
-    def _put_in(self, page: _Page, chunks: int) -> int:
+    def _put_in(self, page: Page, chunks: int) -> int:
         """get_free_buddy() and what follows: use a place of a page that was found, or is new.
 
         There is one that fits: malloc refuses pages that have changed since they were listed.
@@ -391,21 +391,21 @@ class Z3fold:
         used[buddy] = chunks
         return buddy
 
-    def _new_page(self, *, headless: bool = False) -> _Page:
+    def _new_page(self, *, headless: bool = False) -> Page:
         number = self.pages_allocated
-        page = self.pages[number] = self.lru[number] = _Page(number, headless=headless)
+        page = self.pages[number] = self.lru[number] = Page(number, headless=headless)
         self.pages_allocated += 1
         self._headless_pages += headless
         return page
 
-    def _give_back(self, page: _Page) -> None:
+    def _give_back(self, page: Page) -> None:
         """release_z3fold_page(): counted at once; that the kernel frees it later is not seen."""
         del self.pages[page.number]
         self.lru.pop(page.number, None)
         self.pages_freed += 1
         self._headless_pages -= page.headless
 
-    def _drop_reference(self, page: _Page) -> bool:
+    def _drop_reference(self, page: Page) -> bool:
         """kref_put(): True if that was the last reference and the page is gone."""
         page.references -= 1
         if page.references:
@@ -519,7 +519,7 @@ class Z3fold:
         self._compact(page)
         return True
 
-    def _compact(self, page: _Page) -> None:
+    def _compact(self, page: Page) -> None:
         """do_compact_page(): in the worker, or in a free if the page was on no list."""
         self.compactions += 1
         page.needs_compacting = False
@@ -532,7 +532,7 @@ class Z3fold:
             self._add(page)
             page.claimed = False
 
-    def _empty(self, page: _Page) -> bool:
+    def _empty(self, page: Page) -> bool:
         """compact_single_buddy(): move a page's only object into another; True if it was done.
 
         The object's handle stays, and with it its word in the slots of this page.
@@ -556,7 +556,7 @@ class Z3fold:
         self.objects_moved += 1
         return True
 
-    def _move_middle(self, page: _Page) -> None:
+    def _move_middle(self, page: Page) -> None:
         """z3fold_compact_page(): join the gaps on both sides of a middle."""
         _, first, middle, last = page.chunks
         if not middle or page.middle_mapped:
@@ -608,7 +608,7 @@ class Z3fold:
             page.claimed = False
         return -EAGAIN
 
-    def _reclaim_headless(self, page: _Page, evict: Evict) -> bool:
+    def _reclaim_headless(self, page: Page, evict: Evict) -> bool:
         """Evict the object; True if the page was given back, on evict()'s word alone."""
         handle = (page.number + 1) * self.page_bytes | 1
         owned = handle in self._headless
@@ -628,7 +628,7 @@ class Z3fold:
             self.objects -= 1
         return True
 
-    def _reclaim_normal(self, page: _Page, evict: Evict) -> bool:
+    def _reclaim_normal(self, page: Page, evict: Evict) -> bool:
         """Evict a page's objects until one refuses; True if the page was given back."""
         self._unlink(page)
         page.cpu = NO_CPU

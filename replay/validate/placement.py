@@ -23,6 +23,7 @@ import numpy as np
 
 from replay.errors import ReplayError
 from replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
+from replay.validate.corrected_order import CorrectedOrder
 from replay.validate.lock_order import LockOrder
 from replay.validate.placement_verdict import Order, Placement, PoolPlacement
 from replay.validate.recorded_order import PLAYED, RecordedOrder
@@ -104,7 +105,9 @@ def _order(reader: TraceReader, number: int, backend: str | None) -> Order:
         return Order.LOCK if _tells_lock(reader, number) else Order.RECORDED
     if metadata.machine.cpus == 1:
         return Order.RECORDED
-    return Order.FOUND if pool.allocator == "zbud" else Order.RECORDED
+    if pool.allocator == "z3fold":
+        return Order.CORRECTED if metadata.machine.cpus else Order.RECORDED
+    return Order.FOUND
 
 
 def _tells_lock(reader: TraceReader, number: int) -> bool:
@@ -134,11 +137,14 @@ def _by_row(
     reader: TraceReader, orders: Mapping[int, Order], backend: str | None, step: _Share
 ) -> dict[int, PoolPlacement]:
     """Play pools in the order of rows."""
-    checks = {}
+    checks: dict[int, RecordedOrder | CorrectedOrder] = {}
     for number, order in orders.items():
         if order in BY_ROW:
             result = _result(reader, number, order, backend)
-            checks[number] = RecordedOrder(str(reader.path), reader.metadata, result)
+            if order == Order.RECORDED:
+                checks[number] = RecordedOrder(str(reader.path), reader.metadata, result)
+            else:
+                checks[number] = CorrectedOrder(reader, result, reader.metadata.machine.cpus)
     row = 0
     for batch in reader.batches(columns=COLUMNS):
         op = batch.column("op").indices.to_pylist()

@@ -62,8 +62,10 @@ def command(
     an order of all steps, each inside the interval recorded for its call, that gives every
     handle the kernel gave.
 
-    For zbud, z3fold and zsmalloc, whose handles are addresses: calls are played in recorded
-    order, and where each object lies and each pool's size are compared.
+    For zbud, z3fold and zsmalloc, whose handles are addresses: where each object lies and each
+    pool's size are compared. Of several CPUs' calls on zbud an order is searched, on zsmalloc it
+    is that of the lock, and on z3fold it is not known: there only a difference that no
+    overlapping call can have made counts against the model.
 
     Exit status 0 if all agrees, 1 if a call cannot be explained, 2 for bad input.
     """
@@ -116,7 +118,7 @@ def _show_placement(placement: Placement, metadata: Metadata, as_json: bool) -> 
         places, sizes = pool.places, pool.sizes
         rows.append(
             [
-                f"{pool.pool} {pool.backend.split(',')[0]}",
+                f"{pool.pool} {pool.backend.split(':cpus')[0]}",
                 count_text(pool.calls),
                 count_text(pool.overlapping),
                 f"{count_text(places.equal)} of {count_text(places.compared)}",
@@ -131,6 +133,8 @@ def _show_placement(placement: Placement, metadata: Metadata, as_json: bool) -> 
         for line in _placement_notes(pool):
             out.print(f"pool {pool.pool}: {line}", soft_wrap=True)
     word = "agrees" if placement.agrees else "does NOT agree"
+    if placement.agrees and any(pool.order == Order.CORRECTED for pool in placement.pools):
+        word = "agrees, wherever the trace determines it,"
     out.print(f"the model {word} with the kernel; {placement.wall_s:.1f} s")
     return 0 if placement.agrees else 1
 
@@ -139,7 +143,8 @@ ORDERS = {
     Order.RECORDED: "calls played as they returned; explained: the object lies as in the kernel",
     Order.FOUND: "explained: there is an order in which the model gives the kernel's handle",
     Order.LOCK: "calls played as they held the lock; explained: the object lies as in the kernel",
-    Order.CORRECTED: "calls played as they returned, the model corrected after each difference",
+    Order.CORRECTED: "calls played as they returned, the model corrected after each difference; "
+    "decisive: comparisons that no other CPU's call can have changed",
 }
 
 
@@ -157,6 +162,11 @@ def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
         )
     if pool.sizes.error_pages:
         yield f"largest difference of sizes: {pool.sizes.error_pages:,} pages"
+    if pool.undetermined:
+        yield (
+            f"{pool.undetermined:,} differences are undetermined: they may come from calls of "
+            "other CPUs, whose order the trace does not tell"
+        )
     if pool.compactions:
         yield (
             f"{pool.compactions:,} recorded compactions played, "

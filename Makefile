@@ -26,11 +26,13 @@ lint: $(VENV)/.developed
 samples: $(VENV)/.developed ## Record the bundled samples anew (needs PATCH)
 	tools/record-samples $(PATCH)
 
-$(VENV)/.installed: pyproject.toml
+CORE := $(wildcard allocator/native/*.[ch])
+
+$(VENV)/.installed: pyproject.toml $(CORE)
 	tools/venv $(VENV)
 	@touch $@
 
-$(VENV)/.developed: pyproject.toml
+$(VENV)/.developed: pyproject.toml $(CORE)
 	tools/venv $(VENV) dev
 	@touch $@ $(VENV)/.installed
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from allocator.protocol import BackendError, Pool, check_page_bytes
 
@@ -128,6 +128,27 @@ def names() -> list[str]:
         for variant in kind.variants or ("",)
     ]
     return [*ours, *sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))]
+
+
+class Builtin(NamedTuple):
+    """One of our models and the arguments that a specification gives its constructor."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def builtin(spec: str) -> Builtin | None:
+    """Take a specification of one of our models apart; None if it is another's.
+
+    BackendError as for :func:`create`.
+    """
+    parts = _parse(spec)
+    kind = _BUILTIN.get(parts.name)
+    if kind is None:
+        return None
+    arguments = _arguments(parts, kind)
+    kind.make(arguments)  # knows what is impossible
+    return Builtin(parts.name, arguments)
 
 
 def create(spec: str) -> Pool:

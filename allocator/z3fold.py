@@ -704,20 +704,21 @@ class Z3fold:
             "free_chunks": (len(self.pages) - headless) * self.chunks - self._used_chunks,
             "classes": [
                 *(
-                    _class_row(number, number * self.chunk_bytes, blocks[number], used[number])
+                    class_row(number, number * self.chunk_bytes, blocks[number], used[number])
                     for number in range(self.chunks + 1)
                     if number < self.chunks or blocks[number]
                 ),
-                _class_row("waiting", 0, waiting, waiting_used),
-                _class_row("headless", 0, headless, len(self._headless), places=1),
-                _class_row("full", 0, full, full_used),
+                class_row("waiting", 0, waiting, waiting_used),
+                class_row("headless", 0, headless, len(self._headless), places=1),
+                class_row("full", 0, full, full_used),
             ],
         }
 
 
-def _class_row(
+def class_row(
     name: int | str, gap_bytes: int, pages: int, used: int, *, places: int = 3
 ) -> dict[str, Any]:
+    """One class of the statistics: pages of a kind, places used and free in them."""
     return {
         "class": name,
         "gap_bytes": gap_bytes,

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from allocator import BackendError, HazardError, Pool, create
+from allocator import BackendError, HazardError, Pool, create, native
 from allocator.protocol import HasPlace
 
 EEXIST = 17
@@ -147,7 +147,7 @@ class PlaceDriver(Driver):
         return getattr(self.pool, name)
 
 
-def make_driver(backend: str, path: Path) -> Driver:
+def make_driver(backend: str, path: Path, engine: str = "python") -> Driver:
     """A driver for one file, of the form of the backend's files and told what the file needs."""
     name, _, items = backend.partition(":")
     if name == "z3fold":
@@ -155,7 +155,7 @@ def make_driver(backend: str, path: Path) -> Driver:
         given = {item.partition("=")[0] for item in items.split(",")}
         added = [f"{key}={value}" for key, value in found.items() if key not in given]
         backend = f"{name}:{','.join(filter(None, [items, *added]))}"
-    pool = create(backend)
+    pool: Pool = native.create(backend) if engine == "native" else create(backend)
     return PlaceDriver(pool) if isinstance(pool, HasPlace) else Driver(pool)
 
 
@@ -202,12 +202,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run vector files through a backend.")
     parser.add_argument("backend")
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--engine", choices=["python"], default="python")
+    parser.add_argument("--engine", choices=["python", "native"], default="python")
     arguments = parser.parse_args()
     passed = failed = 0
     try:
         for path in arguments.files:
-            counts = check_file(path, partial(make_driver, arguments.backend, path))
+            counts = check_file(
+                path, partial(make_driver, arguments.backend, path, arguments.engine)
+            )
             passed, failed = passed + counts[0], failed + counts[1]
     except (BackendError, OSError, ValueError) as error:
         print(f"conformance: {error}", file=sys.stderr)

@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* The table of backends, calls by name of a pool, and the containers that models share. */
+#include "core.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+static const struct zc_backend *const backends[] = {&zc_ztree, &zc_zbud, &zc_z3fold, &zc_zsmalloc};
+
+/* -- hazards -------------------------------------------------------------------------------- */
+
+static struct zc_hazard *find_hazard(struct zc_pool *pool, const char *name)
+{
+	for (uint32_t i = 0; i < pool->hazards_len; i++)
+		if (!strcmp(pool->hazards[i].name, name))
+			return &pool->hazards[i];
+	return NULL;
+}
+
+void zc_meet(struct zc_pool *pool, const char *name, const char *format, ...)
+{
+	struct zc_hazard *hazard = find_hazard(pool, name);
+	if (hazard) {
+		hazard->count++;
+		return;
+	}
+	if (pool->hazards_len == ZC_MAX_HAZARDS)
+		return;
+	hazard = &pool->hazards[pool->hazards_len++];
+	hazard->count = 1;
+	snprintf(hazard->name, sizeof(hazard->name), "%s", name);
+	va_list arguments;
+	va_start(arguments, format);
+	vsnprintf(hazard->first, sizeof(hazard->first), format, arguments);
+	va_end(arguments);
+}
+
+int zc_stop(struct zc_pool *pool, const char *name, const char *what)
+{
+	snprintf(pool->fatal.name, sizeof(pool->fatal.name), "%s", name);
+	snprintf(pool->fatal.first, sizeof(pool->fatal.first), "%s", what);
+	pool->broken = ZC_FATAL;
+	return ZC_FATAL;
+}
+
+int zc_fatal(struct zc_pool *pool, const char *name, const char *format, ...)
+{
+	char what[ZC_TEXT];
+	va_list arguments;
+	va_start(arguments, format);
+	vsnprintf(what, sizeof(what), format, arguments);
+	va_end(arguments);
+	zc_meet(pool, name, "%s", what);
+	return zc_stop(pool, name, what);
+}
+
+int zc_out_of_memory(struct zc_pool *pool)
+{
+	pool->broken = ZC_NO_MEMORY;
+	return ZC_NO_MEMORY;
+}
+
+/* -- maps ----------------------------------------------------------------------------------- */
+
+enum { FIRST_BITS = 8, HUGE_BYTES = 1 << 21 };
+
+/* Zeroed slots; large tables ask for huge pages, since every probe is another page. */
+static struct zc_slot *new_slots(uint64_t count)
+{
+	size_t bytes = count * sizeof(struct zc_slot);
+	if (bytes < HUGE_BYTES)
+		return calloc(count, sizeof(struct zc_slot));
+	void *slots = aligned_alloc(HUGE_BYTES, bytes);
+	if (!slots)
+		return NULL;
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+	madvise(slots, bytes, MADV_HUGEPAGE);
+#endif
+	memset(slots, 0, bytes);
+	return slots;
+}
+
+static void set_size(struct zc_map *map, unsigned bits)
+{
+	map->mask = (UINT64_C(1) << bits) - 1;
+	map->shift = 64 - bits;
+	map->limit = (map->mask + 1) / 8 * 5;
+}
+
+int zc_map_init(struct zc_map *map)
+{
+	map->len = 0;
+	set_size(map, FIRST_BITS);
+	map->slots = new_slots(map->mask + 1);
+	return map->slots ? 0 : ZC_NO_MEMORY;
+}
+
+void zc_map_clear(struct zc_map *map)
+{
+	free(map->slots);
+	map->slots = NULL;
+}
+
+int zc_map_grow(struct zc_map *map)
+{
+	unsigned bits = 64 - map->shift;
+	if (bits >= 40)
+		return ZC_NO_MEMORY;
+	struct zc_slot *old = map->slots;
+	uint64_t count = map->mask + 1;
+	struct zc_slot *slots = new_slots(count * 2);
+	if (!slots)
+		return ZC_NO_MEMORY;
+	map->slots = slots;
+	set_size(map, bits + 1);
+	for (uint64_t i = 0; i < count; i++) {
+		if (!old[i].value)
+			continue;
+		uint64_t at = zc_map_home(map, old[i].key);
+		while (slots[at].value)
+			at = (at + 1) & map->mask;
+		slots[at] = old[i];
+	}
+	free(old);
+	return 0;
+}
+
+void zc_map_remove_at(struct zc_map *map, struct zc_slot *slot)
+{
+	struct zc_slot *slots = map->slots;
+	uint64_t mask = map->mask, hole = (uint64_t)(slot - slots), at = hole;
+	for (;;) {
+		at = (at + 1) & mask;
+		if (!slots[at].value)
+			break;
+		uint64_t home = zc_map_home(map, slots[at].key);
+		if (((at - home) & mask) >= ((at - hole) & mask)) {
+			slots[hole] = slots[at];
+			hole = at;
+		}
+	}
+	slots[hole].value = 0;
+	map->len--;
+}
+
+/* -- slabs ---------------------------------------------------------------------------------- */
+
+enum { SLAB_OBJECTS = 1024 };
+
+void zc_slab_init(struct zc_slab *slab, size_t bytes)
+{
+	*slab = (struct zc_slab){.bytes = bytes, .used = SLAB_OBJECTS};
+}
+
+void zc_slab_clear(struct zc_slab *slab)
+{
+	for (size_t i = 0; i < slab->chunks_len; i++)
+		free(slab->chunks[i]);
+	free(slab->chunks);
+	zc_slab_init(slab, slab->bytes);
+}
+
+void *zc_slab_more(struct zc_slab *slab)
+{
+	if (slab->used == SLAB_OBJECTS) {
+		if (slab->chunks_len == slab->chunks_cap) {
+			size_t cap = slab->chunks_cap ? 2 * slab->chunks_cap : 16;
+			void **chunks = realloc(slab->chunks, cap * sizeof(*chunks));
+			if (!chunks)
+				return NULL;
+			slab->chunks = chunks;
+			slab->chunks_cap = cap;
+		}
+		void *chunk = aligned_alloc(64, SLAB_OBJECTS * slab->bytes);
+		if (!chunk)
+			return NULL;
+		slab->chunks[slab->chunks_len++] = chunk;
+		slab->used = 0;
+	}
+	return (char *)slab->chunks[slab->chunks_len - 1] + slab->bytes * slab->used++;
+}
+
+/* -- calls from outside --------------------------------------------------------------------- */
+
+ZC_API uint32_t zc_abi(void)
+{
+	return ZC_ABI;
+}
+
+/* Make an empty pool; NULL with *error EINVAL for an impossible configuration, or ENOMEM. */
+ZC_API struct zc_pool *zc_create(const char *name, const struct zc_config *config, int *error)
+{
+	struct zc_pool *pool = NULL;
+	*error = EINVAL;
+	uint32_t page_bytes = config->page_bytes;
+	if (page_bytes < 4096 || page_bytes > 262144 || (page_bytes & (page_bytes - 1)))
+		return NULL;
+	for (size_t i = 0; i < sizeof(backends) / sizeof(*backends); i++) {
+		if (strcmp(backends[i]->name, name))
+			continue;
+		int code = backends[i]->create(config, &pool);
+		if (!code)
+			return pool;
+		*error = code == ZC_NO_MEMORY ? ENOMEM : EINVAL;
+	}
+	return NULL;
+}
+
+ZC_API void zc_destroy(struct zc_pool *pool)
+{
+	if (pool)
+		pool->backend->destroy(pool);
+}
+
+ZC_API int zc_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
+{
+	return pool->broken ? pool->broken : pool->backend->malloc(pool, size, handle);
+}
+
+ZC_API int zc_free(struct zc_pool *pool, uint64_t handle)
+{
+	return pool->broken ? pool->broken : pool->backend->free(pool, handle);
+}
+
+ZC_API int zc_use(struct zc_pool *pool, uint64_t handle, int begin)
+{
+	if (pool->broken)
+		return pool->broken;
+	return begin ? pool->backend->map(pool, handle) : pool->backend->unmap(pool, handle);
+}
+
+ZC_API int zc_shrink(struct zc_pool *pool, int64_t pages, zc_evict evict, void *context,
+		     int64_t *ret, int64_t *reclaimed)
+{
+	if (pool->broken)
+		return pool->broken;
+	int code = pool->backend->shrink(pool, pages, evict, context, ret, reclaimed);
+	if (code == ZC_ABORTED)
+		pool->broken = code;
+	return code;
+}
+
+ZC_API int zc_begin(struct zc_pool *pool, int64_t size, uint64_t *ticket)
+{
+	if (pool->broken)
+		return pool->broken;
+	return pool->backend->begin ? pool->backend->begin(pool, size, ticket) : -ENOSYS;
+}
+
+ZC_API int zc_end(struct zc_pool *pool, uint64_t ticket, uint64_t *handle)
+{
+	return pool->broken ? pool->broken : pool->backend->end(pool, ticket, handle);
+}
+
+ZC_API int zc_place(struct zc_pool *pool, uint64_t handle, struct zc_place *place)
+{
+	return pool->backend->place ? pool->backend->place(pool, handle, place) : -ENOSYS;
+}
+
+ZC_API int zc_set_cpu(struct zc_pool *pool, uint32_t cpu)
+{
+	return pool->backend->set_cpu ? pool->backend->set_cpu(pool, cpu) : -ENOSYS;
+}
+
+ZC_API int64_t zc_run_deferred(struct zc_pool *pool, int64_t limit)
+{
+	if (pool->broken || !pool->backend->run_deferred)
+		return -ENOSYS;
+	return pool->backend->run_deferred(pool, limit);
+}
+
+ZC_API int zc_compact_page(struct zc_pool *pool, uint64_t page)
+{
+	if (pool->broken || !pool->backend->compact_page)
+		return -ENOSYS;
+	return pool->backend->compact_page(pool, page);
+}
+
+ZC_API int64_t zc_compact(struct zc_pool *pool)
+{
+	if (pool->broken || !pool->backend->compact)
+		return -ENOSYS;
+	return pool->backend->compact(pool);
+}
+
+/* total_bytes, held_bytes, objects, number of hazards, why it is broken */
+ZC_API void zc_figures(const struct zc_pool *pool, uint64_t figures[5])
+{
+	figures[0] = pool->total_bytes;
+	figures[1] = pool->held_bytes;
+	figures[2] = pool->objects;
+	figures[3] = pool->hazards_len;
+	figures[4] = (uint64_t)pool->broken;
+}
+
+/* Hazard number ``at``; the fatal one if ``at`` is the number of hazards. */
+ZC_API const struct zc_hazard *zc_hazard_at(const struct zc_pool *pool, uint32_t at)
+{
+	return at < pool->hazards_len ? &pool->hazards[at] : &pool->fatal;
+}
+
+ZC_API uint64_t zc_stats(struct zc_pool *pool, int64_t *figures)
+{
+	if (figures)
+		pool->backend->stats(pool, figures);
+	return pool->backend->stats_len(pool);
+}

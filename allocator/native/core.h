@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The native core: the models of allocator/ in C11, one table of functions for each.
+ *
+ * The Python models are the specification. Everything here gives their answers bit for bit:
+ * handles, errors, totals, statistics, hazards with their texts. There are no CPython objects
+ * and no global state; one pool is used by one thread at a time.
+ *
+ * Calls return 0, a kernel's negative errno, or one of the positive codes below. After
+ * ZC_FATAL, ZC_NO_MEMORY and ZC_ABORTED a pool only gives its figures and can be destroyed.
+ */
+#ifndef ZTRACE_CORE_H
+#define ZTRACE_CORE_H
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define ZC_ABI 1
+
+enum { ZC_FATAL = 1, ZC_NO_MEMORY = 2, ZC_ABORTED = 3 };
+
+enum { ZC_MAX_TYPES = 16, ZC_MAX_HAZARDS = 24, ZC_NAME = 24, ZC_TEXT = 200 };
+
+#if defined(__GNUC__)
+#define ZC_API __attribute__((visibility("default")))
+#define ZC_PRINTF(at) __attribute__((format(printf, at, at + 1)))
+#define ZC_LIKELY(x) __builtin_expect(!!(x), 1)
+#define ZC_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define ZC_PREFETCH(p) __builtin_prefetch(p)
+#endif
+
+/* What a pool is made from; a field that a backend does not have is ignored. */
+struct zc_config {
+	uint32_t page_bytes;
+	uint32_t long_bytes; /* ztree: 4 or 8 */
+	uint64_t max_index;  /* ztree: block indices wrap here */
+	uint32_t table_len;  /* ztree: entries of table */
+	uint32_t cpus;       /* z3fold */
+	uint32_t deferred;   /* z3fold: queued work waits to be run */
+	uint32_t variant;    /* zsmalloc: 61, 612 or 72 */
+	uint32_t chain_size; /* zsmalloc */
+	struct {
+		uint32_t order, slots;
+	} table[ZC_MAX_TYPES];
+};
+
+/* A fault that a history ran into: how often, and what happened the first time. */
+struct zc_hazard {
+	char name[ZC_NAME];
+	char first[ZC_TEXT];
+	uint64_t count;
+};
+
+struct zc_place {
+	uint64_t page, position;
+};
+
+/* Wants an object gone: 0, a negative errno, or ZC_ABORTED to unwind the shrink. */
+typedef int (*zc_evict)(void *context, uint64_t handle);
+
+struct zc_pool;
+
+/* One allocator model. Functions that a model has not are NULL. */
+struct zc_backend {
+	const char *name;
+	int (*create)(const struct zc_config *config, struct zc_pool **made);
+	void (*destroy)(struct zc_pool *pool);
+	int (*malloc)(struct zc_pool *pool, int64_t size, uint64_t *handle);
+	int (*free)(struct zc_pool *pool, uint64_t handle);
+	int (*map)(struct zc_pool *pool, uint64_t handle);
+	int (*unmap)(struct zc_pool *pool, uint64_t handle);
+	int (*shrink)(struct zc_pool *pool, int64_t pages, zc_evict evict, void *context,
+		      int64_t *ret, int64_t *reclaimed);
+	/* malloc in two parts, see Ztree.begin_malloc; the ticket stays valid until the end */
+	int (*begin)(struct zc_pool *pool, int64_t size, uint64_t *ticket);
+	int (*end)(struct zc_pool *pool, uint64_t ticket, uint64_t *handle);
+	int (*place)(struct zc_pool *pool, uint64_t handle, struct zc_place *place);
+	/* Bring what a call with this handle will touch nearer; stage 0, then 1. */
+	void (*prefetch)(struct zc_pool *pool, uint64_t handle, int stage);
+	/* Statistics: the number of figures, and the figures in the order of binding.py. */
+	size_t (*stats_len)(struct zc_pool *pool);
+	void (*stats)(struct zc_pool *pool, int64_t *figures);
+	int (*set_cpu)(struct zc_pool *pool, uint32_t cpu);
+	int64_t (*run_deferred)(struct zc_pool *pool, int64_t limit);
+	int (*compact_page)(struct zc_pool *pool, uint64_t page);
+	int64_t (*compact)(struct zc_pool *pool);
+};
+
+/* What all pools have in common; each backend's pool begins with it. */
+struct zc_pool {
+	const struct zc_backend *backend;
+	uint64_t total_bytes; /* the driver's own figure */
+	uint64_t held_bytes;  /* memory really held in whole pages */
+	uint64_t objects;
+	uint32_t page_bytes;
+	int broken; /* the positive code that ended its use */
+	uint32_t hazards_len;
+	struct zc_hazard hazards[ZC_MAX_HAZARDS];
+	struct zc_hazard fatal;
+};
+
+extern const struct zc_backend zc_ztree, zc_zbud, zc_z3fold, zc_zsmalloc;
+
+/* -- shared by the models ------------------------------------------------------------------- */
+
+void zc_meet(struct zc_pool *pool, const char *name, const char *format, ...) ZC_PRINTF(3);
+/* End the pool's use by a fault: returns ZC_FATAL. zc_fatal() also counts the meeting. */
+int zc_stop(struct zc_pool *pool, const char *name, const char *what);
+int zc_fatal(struct zc_pool *pool, const char *name, const char *format, ...) ZC_PRINTF(3);
+int zc_out_of_memory(struct zc_pool *pool); /* returns ZC_NO_MEMORY */
+
+/*
+ * Integers by integer: open addressing, linear probing, at most 5/8 full. Values are not 0.
+ * Grows in powers of two and never shrinks.
+ */
+struct zc_slot {
+	uint64_t key, value;
+};
+
+struct zc_map {
+	struct zc_slot *slots;
+	uint64_t mask, len, limit;
+	unsigned shift;
+};
+
+int zc_map_init(struct zc_map *map); /* 0 or ZC_NO_MEMORY */
+void zc_map_clear(struct zc_map *map);
+int zc_map_grow(struct zc_map *map);
+void zc_map_remove_at(struct zc_map *map, struct zc_slot *slot);
+
+static inline uint64_t zc_map_home(const struct zc_map *map, uint64_t key)
+{
+	key ^= key >> 32;
+	return key * UINT64_C(0x9E3779B97F4A7C15) >> map->shift;
+}
+
+static inline void zc_map_prefetch(const struct zc_map *map, uint64_t key)
+{
+	ZC_PREFETCH(&map->slots[zc_map_home(map, key)]);
+}
+
+/* The slot of a key, or NULL. */
+static inline struct zc_slot *zc_map_find(const struct zc_map *map, uint64_t key)
+{
+	for (uint64_t at = zc_map_home(map, key);; at = (at + 1) & map->mask) {
+		struct zc_slot *slot = &map->slots[at];
+		if (!slot->value)
+			return NULL;
+		if (slot->key == key)
+			return slot;
+	}
+}
+
+static inline uint64_t zc_map_get(const struct zc_map *map, uint64_t key)
+{
+	const struct zc_slot *slot = zc_map_find(map, key);
+	return slot ? slot->value : 0;
+}
+
+/* The slot of a key, new with value 0 if it is not there; the caller sets the value. */
+static inline struct zc_slot *zc_map_put(struct zc_map *map, uint64_t key)
+{
+	if (ZC_UNLIKELY(map->len >= map->limit) && zc_map_grow(map))
+		return NULL;
+	for (uint64_t at = zc_map_home(map, key);; at = (at + 1) & map->mask) {
+		struct zc_slot *slot = &map->slots[at];
+		if (!slot->value) {
+			slot->key = key;
+			map->len++;
+			return slot;
+		}
+		if (slot->key == key)
+			return slot;
+	}
+}
+
+static inline uint64_t zc_map_take(struct zc_map *map, uint64_t key)
+{
+	struct zc_slot *slot = map->len ? zc_map_find(map, key) : NULL;
+	if (!slot)
+		return 0;
+	uint64_t value = slot->value;
+	zc_map_remove_at(map, slot);
+	return value;
+}
+
+/* Objects of one size that are made and given back often. */
+struct zc_slab {
+	size_t bytes;
+	void *free;
+	void **chunks;
+	size_t chunks_len, chunks_cap, used; /* used: objects of the last chunk */
+};
+
+void zc_slab_init(struct zc_slab *slab, size_t bytes);
+void zc_slab_clear(struct zc_slab *slab);
+void *zc_slab_more(struct zc_slab *slab);
+
+static inline void *zc_slab_get(struct zc_slab *slab)
+{
+	void *object = slab->free;
+	if (ZC_LIKELY(object != NULL)) {
+		slab->free = *(void **)object;
+		return object;
+	}
+	return zc_slab_more(slab);
+}
+
+static inline void zc_slab_put(struct zc_slab *slab, void *object)
+{
+	*(void **)object = slab->free;
+	slab->free = object;
+}
+
+#endif

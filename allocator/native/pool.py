@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One pool of the core behind :class:`allocator.protocol.Pool`, call by call.
+
+This is how the core is compared with the models, and how vector files are run on it; a replay
+gives it whole batches instead (replay/native.py). Handles are 0 to 2^64 - 1.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Mapping
+from ctypes import byref, c_int, c_int64, c_uint64
+from typing import Any
+
+from allocator.native.library import (
+    ABORTED,
+    EVICT,
+    FATAL,
+    NO_MEMORY,
+    Config,
+    PlaceStruct,
+    library,
+)
+from allocator.native.stats import STATS
+from allocator.protocol import (
+    BackendError,
+    Evict,
+    HazardError,
+    Hazards,
+    Place,
+    Shrunk,
+    error,
+)
+from allocator.registry import builtin
+from allocator.zsmalloc import VARIANTS
+from allocator.ztree import POSTED_TABLE
+
+_LARGEST = 2**62  # what a size or a number of pages is cut to; no allocator takes as much
+
+
+def config_of(name: str, arguments: Mapping[str, Any]) -> Config:
+    """The core's configuration for a model's constructor arguments."""
+    config = Config(page_bytes=arguments.get("page_bytes", 4096))
+    if name == "ztree":
+        table = arguments.get("table", POSTED_TABLE)
+        config.long_bytes = arguments.get("long_bytes", 8)
+        config.max_index = arguments.get("max_index", 0)
+        config.table_len = len(table)
+        for entry, (order, slots) in zip(config.table, table, strict=False):
+            entry.order, entry.slots = order, slots
+    elif name == "z3fold":
+        config.cpus = min(arguments.get("cpus", 1), 2**32 - 1)
+        config.deferred = arguments.get("work", "immediate") == "deferred"
+    elif name == "zsmalloc":
+        variant = arguments.get("variant", "6.12")
+        config.variant = int(variant.replace(".", ""))
+        config.chain_size = arguments.get("chain_size") or VARIANTS[variant].chain_size
+    return config
+
+
+def create(spec: str) -> NativePool:
+    """As :func:`allocator.create`, in the core. BackendError also for a backend of others."""
+    found = builtin(spec)
+    if found is None:
+        raise BackendError(f"{spec}: not one of the core's backends; use --engine python")
+    pool = make(found.name, **found.arguments)
+    pool.name = spec
+    return pool
+
+
+def make(name: str, **arguments: Any) -> NativePool:
+    """A pool from a model's name and its constructor's arguments, which have been checked."""
+    classes = {"z3fold": NativeZ3fold, "zbud": NativeZbud, "zsmalloc": NativeZsmalloc}
+    return classes.get(name, NativePool)(name, arguments)
+
+
+class NativePool:
+    """See :class:`allocator.protocol.Pool`. MemoryError if the core has no memory left."""
+
+    def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:
+        self._library = library()
+        self.name = name
+        self._kind = name
+        config = config_of(name, arguments)
+        self.page_bytes: int = config.page_bytes
+        failure = c_int()
+        pool = self._library.zc_create(name.encode(), byref(config), byref(failure))
+        if not pool:
+            raise error(failure.value)
+        self._pool = ctypes.c_void_p(pool)
+        weakref.finalize(self, self._library.zc_destroy, self._pool)
+        self._given = c_uint64()
+
+    def _check(self, code: int) -> None:
+        """Raise what a call's return code stands for."""
+        if code == 0:
+            return
+        if code < 0:
+            raise error(-code)
+        if code == FATAL:
+            last = self._library.zc_hazard_at(self._pool, 2**32 - 1).contents
+            raise HazardError(last.name.decode(), last.first.decode())
+        if code == NO_MEMORY:
+            raise MemoryError(f"{self.name}: the native core has no memory left")
+        raise RuntimeError(f"{self.name}: the pool was left in an eviction")
+
+    def _figures(self) -> list[int]:
+        figures = (c_uint64 * 5)()
+        self._library.zc_figures(self._pool, figures)
+        return list(figures)
+
+    @property
+    def total_bytes(self) -> int:
+        """The driver's own figure."""
+        return self._figures()[0]
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory really held in whole pages."""
+        return self._figures()[1]
+
+    @property
+    def objects(self) -> int:
+        """Live objects."""
+        return self._figures()[2]
+
+    @property
+    def hazards(self) -> Hazards:
+        """Faults met so far; a copy."""
+        found = Hazards()
+        for at in range(self._figures()[3]):
+            hazard = self._library.zc_hazard_at(self._pool, at).contents
+            name = hazard.name.decode()
+            found.counts[name] = hazard.count
+            found.first[name] = hazard.first.decode()
+        return found
+
+    def malloc(self, size: int) -> int:
+        """Allocate; the handle or OSError."""
+        size = max(min(size, _LARGEST), -1)
+        self._check(self._library.zc_malloc(self._pool, size, byref(self._given)))
+        return self._given.value
+
+    def free(self, handle: int) -> None:
+        """Free an object."""
+        self._check(self._library.zc_free(self._pool, handle))
+
+    def map(self, handle: int) -> None:
+        """Begin to use an object's memory."""
+        self._check(self._library.zc_use(self._pool, handle, 1))
+
+    def unmap(self, handle: int) -> None:
+        """End the use."""
+        self._check(self._library.zc_use(self._pool, handle, 0))
+
+    def shrink(self, pages: int, evict: Evict) -> Shrunk:
+        """Ask for pages; an exception of ``evict`` ends the pool's use."""
+        raised: list[BaseException] = []
+
+        def call(context: int | None, handle: int) -> int:
+            try:
+                return evict(handle)
+            except BaseException as failure:
+                raised.append(failure)
+                return ABORTED
+
+        ret, reclaimed = c_int64(), c_int64()
+        code = self._library.zc_shrink(
+            self._pool, min(pages, _LARGEST), EVICT(call), None, byref(ret), byref(reclaimed)
+        )
+        if raised:
+            raise raised[0]
+        self._check(code)
+        return Shrunk(ret.value, reclaimed.value)
+
+    def begin_malloc(self, size: int) -> int:
+        """ztree: the first part of a malloc that found no free slot; a ticket for the second."""
+        self._check(self._library.zc_begin(self._pool, size, byref(self._given)))
+        return self._given.value
+
+    def end_malloc(self, ticket: int) -> int:
+        """ztree: the second part; returns the handle."""
+        self._check(self._library.zc_end(self._pool, ticket, byref(self._given)))
+        return self._given.value
+
+    def stats(self) -> dict[str, Any]:
+        """As the model's."""
+        figures = (c_int64 * self._library.zc_stats(self._pool, None))()
+        self._library.zc_stats(self._pool, figures)
+        return STATS[self._kind](list(figures), self.page_bytes)
+
+
+class NativeZbud(NativePool):
+    """A pool that can tell where its objects are."""
+
+    def place(self, handle: int) -> Place:
+        """Where a live object is now; KeyError for any other handle."""
+        place = PlaceStruct()
+        if self._library.zc_place(self._pool, handle, byref(place)):
+            raise KeyError(handle)
+        return Place(place.page, place.position)
+
+
+class NativeZ3fold(NativeZbud):
+    """z3fold, whose calls are of a CPU and whose compaction can be deferred."""
+
+    def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:
+        super().__init__(name, arguments)
+        self.cpus = arguments.get("cpus", 1)
+        self._cpu = 0
+
+    @property
+    def cpu(self) -> int:
+        """The CPU of the calls that follow, and of the worker."""
+        return self._cpu
+
+    @cpu.setter
+    def cpu(self, cpu: int) -> None:
+        if not 0 <= cpu < self.cpus or self._library.zc_set_cpu(self._pool, cpu):
+            raise ValueError(f"CPU {cpu}: this z3fold has {self.cpus} (z3fold:cpus=N)")
+        self._cpu = cpu
+
+    @property
+    def deferred(self) -> int:
+        """Pages queued for compaction."""
+        pending: int = self.stats()["compactions_pending"]
+        return pending
+
+    def run_deferred(self, limit: int = -1) -> int:
+        """Let the worker compact up to ``limit`` pages (-1: all)."""
+        return int(self._library.zc_run_deferred(self._pool, limit))
+
+    def compact_page(self, page_number: int) -> bool:
+        """Let the worker compact one page; False if not queued."""
+        return bool(self._library.zc_compact_page(self._pool, page_number) == 1)
+
+
+class NativeZsmalloc(NativeZbud):
+    """zsmalloc, which can be compacted."""
+
+    def compact(self) -> int:
+        """zs_compact(); returns the pages it says it freed."""
+        return int(self._library.zc_compact(self._pool))

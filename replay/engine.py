@@ -58,6 +58,7 @@ from replay.rows import (
     segments,
     survey,
 )
+from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.schema import OPS
 
@@ -92,17 +93,7 @@ def replay(
     make = make_pool or (lambda: create(backend))
     page_bytes = make().page_bytes
     found = survey(reader, advance)
-    if not found.driven:
-        raise ReplayError(
-            f"{reader.path}: none of its {found.rows} rows is a malloc, free, map, unmap or "
-            "shrink; nothing to replay; record with the allocator's probes"
-        )
-    recorded = reader.metadata.machine.page_bytes
-    if recorded and recorded != page_bytes:
-        raise ReplayError(
-            f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
-            f"{page_bytes}; choose a backend of that page size"
-        )
+    check_replayable(reader, found, backend, page_bytes)
     moments = np.zeros(0, np.int64)
     if every is not None:
         moments = every.boundaries(found.first_ns, found.last_ns)
@@ -124,10 +115,54 @@ def replay(
     return _result(reader, backend, found, engine, perf_counter() - start)
 
 
+def check_replayable(
+    reader: TraceReader | InOrder, found: Survey, backend: str, page_bytes: int
+) -> None:
+    """ReplayError for a trace without allocator calls, or of another page size."""
+    if not found.driven:
+        raise ReplayError(
+            f"{reader.path}: none of its {found.rows} rows is a malloc, free, map, unmap or "
+            "shrink; nothing to replay; record with the allocator's probes"
+        )
+    recorded = reader.metadata.machine.page_bytes
+    if recorded and recorded != page_bytes:
+        raise ReplayError(
+            f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
+            f"{page_bytes}; choose a backend of that page size"
+        )
+
+
 def replay_trace(path: str | os.PathLike[str], backend: str, **options: Any) -> Result:
     """Open the trace at ``path`` and :func:`replay` it; same options, same errors."""
     with TraceReader(path) as reader:
         return replay(reader, backend, **options)
+
+
+def is_whole(metadata: Metadata) -> bool:
+    """A trace that says it is not whole may lack mallocs and frees; any other may not."""
+    return (
+        metadata.starts_empty()
+        and not metadata.lost_total()
+        and not (metadata.filters or metadata.sampling)
+    )
+
+
+def unknown_handle(where: str, row: int, op: str, handle: int) -> ReplayError:
+    """A call with a handle that is not live, in a whole trace."""
+    return ReplayError(
+        f"{where}: row {row}: {op} of handle {handle:#x}, which is not allocated there, yet the "
+        "trace says that it is whole; mark it as begun late (pools not empty at start), or "
+        "record it again"
+    )
+
+
+def reissued_handle(where: str, row: int, handle: int) -> ReplayError:
+    """A handle that was given out while it was live, in a whole trace."""
+    return ReplayError(
+        f"{where}: row {row}: malloc gave handle {handle:#x}, which was still allocated, yet the "
+        "trace says that it is whole; a free is missing before it, or the allocator gave one "
+        "place twice"
+    )
 
 
 class _Leaving(NamedTuple):
@@ -204,6 +239,13 @@ class _PoolRun:
         return self.model.end_malloc(self.begun.pop(handle))
 
 
+def more_bytes(backend: str, allocator: str, release: str, recorded_header: int) -> int:
+    """What zswap would add to each size for ``backend``, beyond the recorded header's bytes."""
+    if models(backend, allocator):
+        return 0
+    return header_bytes(backend, release) - recorded_header
+
+
 class _Engine:
     """The state of a replay; see the module."""
 
@@ -219,12 +261,7 @@ class _Engine:
         self.names = [pool.allocator for pool in metadata.pools]
         self.headers = [pool.header_bytes for pool in metadata.pools]
         self.release = metadata.kernel.release
-        # A trace that says it is not whole may lack mallocs and frees; any other may not.
-        self.whole = (
-            metadata.starts_empty()
-            and not metadata.lost_total()
-            and not (metadata.filters or metadata.sampling)
-        )
+        self.whole = is_whole(metadata)
         self.backend = backend
         self.make = make
         self.timeline = timeline
@@ -276,9 +313,8 @@ class _Engine:
     def _meet(self, number: int) -> None:
         allocator = self.names[number] if number < len(self.names) else "unknown"
         run = _PoolRun(number, allocator, self.backend, self.make(allocator))
-        if not run.result.compared and number < len(self.headers):
-            run.more_bytes = header_bytes(self.backend, self.release)
-            run.more_bytes -= self.headers[number]
+        if number < len(self.headers):
+            run.more_bytes = more_bytes(self.backend, allocator, self.release, self.headers[number])
         self.runs[number] = run
         self.met.append(run)
 
@@ -455,11 +491,7 @@ class _Engine:
             return
         name = OPS[op]
         if self.whole:
-            raise ReplayError(
-                f"{self.path}: row {number}: {name} of handle {handle:#x}, which is not "
-                "allocated there, yet the trace says that it is whole; mark it as begun late "
-                "(pools not empty at start), or record it again"
-            )
+            raise unknown_handle(self.path, number, name, handle)
         run.result.unknown[name] = run.result.unknown.get(name, 0) + 1
 
     def _late_free(
@@ -476,11 +508,7 @@ class _Engine:
     def _drop(self, run: _PoolRun, handle: int, old: _Leaving) -> None:
         """Let go of an object whose free never came."""
         if self.whole:
-            raise ReplayError(
-                f"{self.path}: row {old.row}: malloc gave handle {handle:#x}, which was still "
-                "allocated, yet the trace says that it is whole; a free is missing before it, "
-                "or the allocator gave one place twice"
-            )
+            raise reissued_handle(self.path, old.row, handle)
         run.free(old.model_handle)
         run.result.reissued += 1
         self.objects -= 1

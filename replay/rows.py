@@ -259,15 +259,25 @@ def _check(
     if not bad.any():
         return
     at = int(bad.argmax())
-    name = OPS[op[at]]
     if no_handle[at]:
-        what = f"{name} without a handle; a replay needs columns op, size, handle and ret"
-    else:
-        what = (
-            f"malloc of {size[at]} bytes succeeded, but no allocator gives anything but 1 to "
-            f"{page_bytes} bytes; correct size or ret, or record it again"
-        )
-    raise ReplayError(f"{where}: row {first + at}: {what}")
+        raise without_handle(where, first + at, OPS[op[at]])
+    raise impossible_size(where, first + at, int(size[at]), page_bytes)
+
+
+def without_handle(where: str, row: int, op: str) -> ReplayError:
+    """A successful call on an object that does not say which."""
+    return ReplayError(
+        f"{where}: row {row}: {op} without a handle; a replay needs columns op, size, handle "
+        "and ret"
+    )
+
+
+def impossible_size(where: str, row: int, size: int, page_bytes: int) -> ReplayError:
+    """A malloc that succeeded with a size that none gives."""
+    return ReplayError(
+        f"{where}: row {row}: malloc of {size} bytes succeeded, but no allocator gives anything "
+        f"but 1 to {page_bytes} bytes; correct size or ret, or record it again"
+    )
 
 
 def _codes(batch: pa.RecordBatch | pa.Table) -> npt.NDArray[np.int8]:

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from allocator import HazardError, Pool, create
 from allocator.ztree import Ztree
-from replay import Every, ReplayError, Result, replay
+from replay import Every, ReplayError, Result
 from replay.rows import Span, cut
+from tests.engines import replay_both
 from traces import OP_CODE, OPS, SCHEMA, Metadata, PoolInfo, TraceReader, TraceWriter
 from ztrace.cli import main
 
@@ -145,7 +146,7 @@ def run(
     recording = source.recording if isinstance(source, Kernel) else source
     path = recording.write(tmp / "trace.parquet", metadata or whole())
     with TraceReader(path) as reader:
-        return replay(reader, backend, **options)
+        return replay_both(reader, backend, **options)
 
 
 @pytest.fixture(scope="module")

@@ -104,8 +104,7 @@ def library() -> ctypes.CDLL:
     path = _path()
     if path is None:
         raise NativeMissing(
-            "no native core: it was not built (is there a C compiler?); "
-            "install again to build it, or replay with --engine python"
+            "no native core: it was not built (is there a C compiler?); install again to build it"
         )
     try:
         loaded = ctypes.CDLL(str(path))

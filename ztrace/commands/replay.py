@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import click
 from rich.console import Console
 
+from allocator import native
 from replay.backends import ALL
 from replay.backends import every as every_backend
 from replay.engine import replay
 from replay.metrics import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
+from replay.native import can_replay, replay_native
 from replay.order import read_order
 from replay.reorder import InOrder, find_order
 from traces.metadata import Metadata
@@ -63,6 +65,11 @@ def _every(text: str) -> Every:
     metavar="DURATION|N%",
     help="Add a time series with a row each 100ms, or each N % of the trace's time.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["python", "native"]),
+    help="Run the readable models or the same in C; native where it was built.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "-o",
@@ -83,6 +90,7 @@ def command(
     trace: Path,
     backends: tuple[str, ...],
     every: Every | None,
+    engine: str | None,
     as_json: bool,
     output: Path | None,
     force: bool,
@@ -102,7 +110,9 @@ def command(
         raise click.UsageError("-o writes the time series: say how fine it is with --every")
     backends = tuple(dict.fromkeys(backends))
     if len(backends) > 1 or ALL in backends:
-        return _compare(*(trace, backends, every, output, force, order, recorded_order, as_json))
+        return _compare(
+            *(trace, backends, engine, every, output, force, order, recorded_order, as_json)
+        )
     [backend] = backends
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
@@ -112,7 +122,7 @@ def command(
             file = stack.enter_context(AtomicFile(output, force=force))
         with progress(trace.name, 2 * reader.num_rows) as advance:
             source = reader if recorded_order else _in_order(reader, backend, order)
-            result = replay(source, backend, every=every, advance=advance)
+            [result] = _replay(source, [backend], engine, every, advance)
         if file is not None:
             file.write(series_csv({result.backend: result.series}).encode())
     if as_json:
@@ -122,9 +132,47 @@ def command(
     return _report_stopped(trace, result)
 
 
+def _replay(
+    source: TraceReader | InOrder,
+    backends: list[str],
+    engine: str | None,
+    every: Every | None,
+    advance: Callable[[int], object],
+) -> list[Result]:
+    """Replay with the engine asked for, or the core where it is; backends it has not in Python.
+
+    ``advance`` gets twice the trace's rows in all.
+    """
+    missing = native.reason_missing()
+    if missing and engine is None:
+        click.echo(f"ztrace: {missing}; the models in Python take longer", err=True)
+    in_core = (
+        []
+        if engine == "python" or (missing and engine is None)
+        else [backend for backend in backends if can_replay(backend)]
+    )
+    if engine == "native" and len(in_core) < len(backends):
+        [other, *_] = [backend for backend in backends if backend not in in_core]
+        raise click.UsageError(f"the native core has no backend {other}; use --engine python")
+    found: dict[str, Result] = {}
+    runs = len(backends) - len(in_core) + bool(in_core)
+
+    def share(rows: int) -> None:
+        advance(rows // runs)
+
+    if in_core:
+        replayed = replay_native(source, in_core, every=every, advance=share)
+        found |= zip(in_core, replayed, strict=True)
+    for backend in backends:
+        if backend not in found:
+            found[backend] = replay(source, backend, every=every, advance=share)
+    return [found[backend] for backend in backends]
+
+
 def _compare(
     trace: Path,
     backends: Sequence[str],
+    engine: str | None,
     every: Every | None,
     output: Path | None,
     force: bool,
@@ -133,7 +181,6 @@ def _compare(
     as_json: bool,
 ) -> int:
     """Replay one trace through several models, side by side."""
-    results = []
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
@@ -142,10 +189,9 @@ def _compare(
         file = None
         if output is not None:
             file = stack.enter_context(AtomicFile(output, force=force))
-        with progress(trace.name, 2 * reader.num_rows * len(backends)) as advance:
+        with progress(trace.name, 2 * reader.num_rows) as advance:
             source = reader if recorded_order else _in_order(reader, backends[0], order)
-            for backend in backends:
-                results.append(replay(source, backend, every=every, advance=advance))
+            results = _replay(source, list(backends), engine, every, advance)
         if file is not None:
             file.write(series_csv({result.backend: result.series for result in results}).encode())
     if as_json:

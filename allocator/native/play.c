@@ -1,0 +1,1045 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Batches of recorded calls on the models: replay/engine.py in C, whose rules hold here too. */
+#include "play.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+__extension__ typedef __int128 wide;
+
+enum { AHEAD_LIVE = 24, AHEAD_MODEL = 16, AHEAD_OBJECT = 8, RING = 32 };
+enum { SIZE_BITS = 20, HANDLE_BITS = 64 - SIZE_BITS };
+
+static const int64_t LARGEST_NS = INT64_C(1) << 62;
+static const uint64_t LARGEST_TOTAL = UINT64_C(1) << 55;
+static const uint64_t NO_HANDLE = UINT64_MAX;
+static const int64_t NO_TOTAL = -1;
+
+/* An object whose handle was given out again before its free was seen to return. */
+struct leaving {
+	struct leaving *older, *newer;
+	uint64_t handle, model_handle, row;
+	int64_t size, given_ns;
+};
+
+/* One pool of the trace and its model. ``live``: recorded handle -> packed handle and size. */
+struct run {
+	struct zc_pool *model;
+	struct zc_map live, begun, refused, leaving, failed;
+	struct leaving *leaving_oldest, *leaving_newest;
+	struct zc_slab leaving_slab;
+	int64_t held, model_total, recorded_total;
+	int64_t *near_peak;
+	int32_t more_bytes;
+	bool compared, stopped;
+	struct zp_pool_result result;
+};
+
+struct eviction {
+	uint64_t at, handle;
+	int ret;
+};
+
+struct player {
+	const struct zc_backend *backend;
+	struct zc_config config;
+	struct zp_options options;
+	struct run *runs[ZP_POOLS];
+	struct run *met[ZP_POOLS];
+	uint32_t met_len;
+	const struct zp_columns *in;
+	int code; /* why it ended */
+	struct zp_error error;
+	int64_t objects, stored, held, total, kernel_total;
+	int64_t snapshot_above;
+	int64_t clock, row_clock; /* of points, and of rows */
+	struct zp_point latest;
+	wide moments_of[3]; /* sum of each change of a figure times its moment */
+	uint64_t state_reached, calls_reached; /* of the time series */
+	struct zp_point *series;
+	uint64_t *series_calls;
+	struct eviction *evictions;
+	uint64_t evictions_cap;
+	struct zp_result result;
+};
+
+static int fail(struct player *p, int code, uint64_t row, int kind, uint64_t handle)
+{
+	p->code = code;
+	p->error = (struct zp_error){.row = row, .handle = handle, .kind = kind};
+	return code;
+}
+
+/* -- columns -------------------------------------------------------------------------------- */
+
+static bool valid(const uint8_t *bitmap, uint64_t at, uint64_t row)
+{
+	return !bitmap || (bitmap[(at + row) >> 3] >> ((at + row) & 7) & 1);
+}
+
+static enum zp_kind kind_at(const struct player *p, uint64_t row)
+{
+	return p->options.kind_of[(uint8_t)p->in->op[row]];
+}
+
+static uint32_t size_at(const struct player *p, uint64_t row)
+{
+	const struct zp_columns *in = p->in;
+	return in->size && valid(in->size_valid, in->size_at, row) ? in->size[row] : 0;
+}
+
+static uint64_t handle_at(const struct player *p, uint64_t row)
+{
+	const struct zp_columns *in = p->in;
+	return in->handle && valid(in->handle_valid, in->handle_at, row) ? in->handle[row]
+									   : NO_HANDLE;
+}
+
+static bool has_handle(const struct player *p, uint64_t row)
+{
+	const struct zp_columns *in = p->in;
+	return in->handle && valid(in->handle_valid, in->handle_at, row);
+}
+
+static int64_t total_at(const struct player *p, uint64_t row)
+{
+	const struct zp_columns *in = p->in;
+	if (!in->total || !valid(in->total_valid, in->total_at, row))
+		return NO_TOTAL;
+	uint64_t total = in->total[row];
+	return (int64_t)(total < LARGEST_TOTAL ? total : LARGEST_TOTAL);
+}
+
+static int64_t begin_at(const struct player *p, uint64_t row)
+{
+	int64_t ts = p->in->ts_ns[row];
+	return ts > LARGEST_NS ? LARGEST_NS : ts < -LARGEST_NS ? -LARGEST_NS : ts;
+}
+
+static int64_t end_at(const struct player *p, uint64_t row)
+{
+	return begin_at(p, row) + p->in->dur_ns[row];
+}
+
+static uint64_t number_at(const struct player *p, uint64_t row)
+{
+	return p->in->first_row + row;
+}
+
+static bool is_driven(enum zp_kind kind)
+{
+	return kind != ZP_OTHER && kind != ZP_WRITEBACK;
+}
+
+/* Whether the player takes notice of a row at all. */
+static bool is_wanted(const struct player *p, uint64_t row, enum zp_kind kind)
+{
+	return is_driven(kind) || total_at(p, row) >= 0 ||
+	       (kind == ZP_WRITEBACK && p->in->spans_len);
+}
+
+/* -- live objects --------------------------------------------------------------------------- */
+
+/*
+ * A model's handle in 44 bits: ztree's type comes down from the top, the two bits that are 0 in
+ * every address of zbud and z3fold are left out.
+ */
+static uint64_t fold(const struct zc_backend *backend, uint64_t handle)
+{
+	if (backend == &zc_ztree)
+		return handle << 4 | handle >> 60;
+	if (backend == &zc_zsmalloc)
+		return handle;
+	return handle >> 3 << 1 | (handle & 1);
+}
+
+static uint64_t unfold(const struct zc_backend *backend, uint64_t folded)
+{
+	if (backend == &zc_ztree)
+		return folded >> 4 | folded << 60;
+	if (backend == &zc_zsmalloc)
+		return folded;
+	return folded >> 1 << 3 | (folded & 1);
+}
+
+static uint64_t model_handle(const struct player *p, uint64_t value)
+{
+	return unfold(p->backend, value >> SIZE_BITS);
+}
+
+static int64_t size_of(uint64_t value)
+{
+	return (int64_t)(value & ((1u << SIZE_BITS) - 1));
+}
+
+/* -- time ----------------------------------------------------------------------------------- */
+
+/* Take over the state after a call that returned at ``end_ns``; time never steps back. */
+static void move_clock(struct player *p, int64_t end_ns)
+{
+	int64_t t = end_ns > p->clock ? end_ns : p->clock;
+	p->clock = t;
+	struct zp_point *latest = &p->latest;
+	const struct zp_options *o = &p->options;
+	while (ZC_UNLIKELY(p->state_reached < o->moments_len &&
+			   o->moments[p->state_reached] < t))
+		p->series[p->state_reached++] = *latest;
+	if (p->objects != latest->objects)
+		p->moments_of[0] += (wide)(p->objects - latest->objects) * t;
+	if (p->stored != latest->stored)
+		p->moments_of[1] += (wide)(p->stored - latest->stored) * t;
+	if (ZC_UNLIKELY(p->held != latest->held))
+		p->moments_of[2] += (wide)(p->held - latest->held) * t;
+	*latest = (struct zp_point){t, p->objects, p->stored, p->held, p->total, p->kernel_total};
+	struct zp_point *peaks = p->result.peaks;
+	if (p->objects > peaks[0].objects)
+		peaks[0] = *latest;
+	if (p->stored > peaks[1].stored)
+		peaks[1] = *latest;
+	if (ZC_UNLIKELY(p->held > peaks[2].held))
+		peaks[2] = *latest;
+}
+
+/* Every time the pools grew by 1/128 is enough. */
+static void snapshot(struct player *p)
+{
+	p->snapshot_above = p->held + (p->held >> 7);
+	p->result.held_near_peak = p->held;
+	for (uint32_t i = 0; i < p->met_len; i++) {
+		p->backend->stats(p->met[i]->model, p->met[i]->near_peak);
+		p->met[i]->result.snapshots++;
+	}
+}
+
+static int64_t sum_recorded(const struct player *p)
+{
+	int64_t sum = 0;
+	for (uint32_t i = 0; i < p->met_len; i++) {
+		if (p->met[i]->recorded_total == NO_TOTAL)
+			return NO_TOTAL;
+		sum += p->met[i]->recorded_total;
+	}
+	return sum;
+}
+
+static void compare_total(struct player *p, struct run *run, int64_t total, uint64_t number)
+{
+	struct zp_pool_result *result = &run->result;
+	if (run->compared) {
+		result->totals.compared++;
+		if (total == run->model_total)
+			result->totals.equal++;
+		else if (!*result->totals.first)
+			snprintf(result->totals.first, ZP_FIRST,
+				 "row %" PRIu64 ": kernel %" PRId64 ", model %" PRId64, number,
+				 total, run->model_total);
+	}
+	int64_t difference = run->model_total - total;
+	if (!result->has_difference || llabs(difference) > llabs(result->total_difference)) {
+		result->has_difference = 1;
+		result->total_difference = difference;
+	}
+	if (total != run->recorded_total) {
+		run->recorded_total = total;
+		p->kernel_total = sum_recorded(p);
+	}
+}
+
+/* Take over what the model holds after a call, and compare it with the kernel's total. */
+static void point(struct player *p, struct run *run, int64_t end_ns, int64_t total,
+		  uint64_t number)
+{
+	int64_t held = (int64_t)run->model->held_bytes;
+	int64_t model_total = (int64_t)run->model->total_bytes;
+	if (held != run->held) {
+		p->held += held - run->held;
+		run->held = held;
+		if (p->held > p->snapshot_above)
+			snapshot(p);
+	}
+	if (model_total != run->model_total) {
+		p->total += model_total - run->model_total;
+		run->model_total = model_total;
+	}
+	if (total >= 0)
+		compare_total(p, run, total, number);
+	move_clock(p, end_ns);
+}
+
+/* -- the end of a pool ---------------------------------------------------------------------- */
+
+static int stop(struct player *p, struct run *run, const char *call, uint64_t number, int code)
+{
+	if (code != ZC_FATAL)
+		return fail(p, code, number, ZP_OTHER, 0);
+	run->stopped = true;
+	snprintf(run->result.stopped, sizeof(run->result.stopped), "row %" PRIu64 ": %s: %s: %s",
+		 number, call, run->model->fatal.name, run->model->fatal.first);
+	return 0;
+}
+
+/* -- calls ---------------------------------------------------------------------------------- */
+
+static const char *const KIND_NAMES[ZP_KINDS] = {
+	"", "malloc", "free", "map", "unmap", "shrink", "insert", "writeback"};
+
+static const char *errno_name(int code)
+{
+	switch (code) {
+	case EINVAL:
+		return "EINVAL";
+	case ENOSPC:
+		return "ENOSPC";
+	default:
+		return "ENOMEM";
+	}
+}
+
+static void leave(struct run *run, struct leaving *old)
+{
+	if (old->older)
+		old->older->newer = old->newer;
+	else
+		run->leaving_oldest = old->newer;
+	if (old->newer)
+		old->newer->older = old->older;
+	else
+		run->leaving_newest = old->older;
+	zc_map_take(&run->leaving, old->handle);
+	zc_slab_put(&run->leaving_slab, old);
+}
+
+/* Let go of an object whose free never came. */
+static int drop(struct player *p, struct run *run, const struct leaving *old)
+{
+	if (p->options.whole)
+		return fail(p, ZP_REISSUED, old->row, ZP_MALLOC, old->handle);
+	int code = p->backend->free(run->model, old->model_handle);
+	if (code)
+		return code;
+	run->result.reissued++;
+	p->objects--;
+	p->stored -= old->size;
+	return 0;
+}
+
+static struct leaving *find_leaving(struct run *run, uint64_t handle)
+{
+	if (ZC_LIKELY(!run->leaving.len))
+		return NULL;
+	return (struct leaving *)(uintptr_t)zc_map_get(&run->leaving, handle);
+}
+
+/* Note that the handle of the object in ``value`` is given out again. */
+static int give_again(struct player *p, struct run *run, uint64_t handle, uint64_t value,
+		      int64_t given_ns, uint64_t number)
+{
+	struct leaving *old = find_leaving(run, handle);
+	if (old) {
+		struct leaving copy = *old;
+		leave(run, old);
+		int code = drop(p, run, &copy);
+		if (code)
+			return code;
+	}
+	old = zc_slab_get(&run->leaving_slab);
+	struct zc_slot *slot = old ? zc_map_put(&run->leaving, handle) : NULL;
+	if (!slot)
+		return fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
+	slot->value = (uintptr_t)old;
+	*old = (struct leaving){.older = run->leaving_newest,
+				.handle = handle,
+				.model_handle = model_handle(p, value),
+				.row = number,
+				.size = size_of(value),
+				.given_ns = given_ns};
+	if (run->leaving_newest)
+		run->leaving_newest->newer = old;
+	else
+		run->leaving_oldest = old;
+	run->leaving_newest = old;
+	return 0;
+}
+
+static int refuse(struct player *p, struct run *run, uint64_t handle, uint64_t number,
+		  int64_t size, int code)
+{
+	run->result.refused++;
+	struct zc_slot *slot = zc_map_put(&run->refused, handle);
+	if (!slot)
+		return fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
+	slot->value = 1;
+	if (run->compared) {
+		struct zp_agreement *handles = &run->result.handles;
+		handles->compared++;
+		if (!*handles->first)
+			snprintf(handles->first, ZP_FIRST,
+				 "row %" PRIu64 ": malloc(%" PRId64 ") gave 0x%" PRIx64
+				 ", model: %s",
+				 number, size, handle, errno_name(-code));
+	}
+	return 0;
+}
+
+static int play_malloc(struct player *p, struct run *run, int64_t size, uint64_t handle,
+		       uint64_t number, int64_t end_ns)
+{
+	uint64_t given, ticket;
+	int code;
+	size += run->more_bytes;
+	if (ZC_UNLIKELY(run->begun.len) && (ticket = zc_map_take(&run->begun, handle)))
+		code = p->backend->end(run->model, ticket, &given);
+	else
+		code = p->backend->malloc(run->model, size, &given);
+	if (ZC_UNLIKELY(code)) {
+		if (code > 0)
+			return code;
+		return refuse(p, run, handle, number, size, code);
+	}
+	if (run->compared && p->options.handles_tell) {
+		struct zp_agreement *handles = &run->result.handles;
+		handles->compared++;
+		if (given == handle)
+			handles->equal++;
+		else if (!*handles->first)
+			snprintf(handles->first, ZP_FIRST,
+				 "row %" PRIu64 ": malloc(%" PRId64 ") gave 0x%" PRIx64
+				 ", model: 0x%" PRIx64,
+				 number, size, handle, given);
+	}
+	uint64_t folded = fold(p->backend, given);
+	if (ZC_UNLIKELY(folded >> HANDLE_BITS))
+		return fail(p, ZP_TOO_MANY, number, ZP_MALLOC, handle);
+	struct zc_slot *slot = zc_map_put(&run->live, handle);
+	if (ZC_UNLIKELY(!slot))
+		return fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
+	if (ZC_UNLIKELY(slot->value)) {
+		code = give_again(p, run, handle, slot->value, end_ns, number);
+		if (code)
+			return code;
+	}
+	slot->value = folded << SIZE_BITS | (uint64_t)size;
+	p->objects++;
+	p->stored += size;
+	return 0;
+}
+
+/* A malloc that failed; the page allocator's failures are not the model's. */
+static int play_failed(struct player *p, struct run *run, int64_t size, int ret, uint64_t number)
+{
+	struct zc_slot *slot = zc_map_put(&run->failed, (uint32_t)ret);
+	if (!slot)
+		return fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
+	slot->value++;
+	if (!run->compared || (ret != -EINVAL && ret != -ENOSPC))
+		return 0;
+	char answer[24];
+	uint64_t given;
+	int code = p->backend->malloc(run->model, size, &given);
+	if (code > 0)
+		return code;
+	if (code < 0) {
+		snprintf(answer, sizeof(answer), "%s", errno_name(-code));
+	} else {
+		snprintf(answer, sizeof(answer), "0x%" PRIx64, given);
+		code = p->backend->free(run->model, given);
+		if (code > 0)
+			return code;
+	}
+	struct zp_agreement *errors = &run->result.errors;
+	errors->compared++;
+	if (!strcmp(answer, errno_name(-ret)))
+		errors->equal++;
+	else if (!*errors->first)
+		snprintf(errors->first, ZP_FIRST,
+			 "row %" PRIu64 ": malloc(%" PRId64 ") failed with %s, model: %s", number,
+			 size, errno_name(-ret), answer);
+	return 0;
+}
+
+/* A call with a handle that is not live. */
+static int unknown(struct player *p, struct run *run, enum zp_kind kind, uint64_t handle,
+		   uint64_t number)
+{
+	if (run->refused.len && zc_map_find(&run->refused, handle)) {
+		if (kind == ZP_FREE)
+			zc_map_take(&run->refused, handle);
+		return 0;
+	}
+	if (p->options.whole)
+		return fail(p, ZP_UNKNOWN, number, kind, handle);
+	run->result.unknown[kind]++;
+	return 0;
+}
+
+static int play_use(struct player *p, struct run *run, enum zp_kind kind, uint64_t handle,
+		    uint64_t number)
+{
+	uint64_t value = zc_map_get(&run->live, handle);
+	if (!value)
+		return unknown(p, run, kind, handle, number);
+	uint64_t given = model_handle(p, value);
+	return kind == ZP_MAP ? p->backend->map(run->model, given)
+			      : p->backend->unmap(run->model, given);
+}
+
+static int play_free(struct player *p, struct run *run, uint64_t handle, uint64_t number,
+		     int64_t begun_ns)
+{
+	uint64_t given = 0;
+	int64_t size = 0;
+	struct leaving *old = find_leaving(run, handle);
+	struct zc_slot *slot = zc_map_find(&run->live, handle);
+	bool known = slot != NULL;
+	if (ZC_UNLIKELY(old != NULL) && known && begun_ns <= old->given_ns) {
+		given = old->model_handle; /* the free of the one before, which was late */
+		size = old->size;
+		leave(run, old);
+	} else {
+		if (known) {
+			given = model_handle(p, slot->value);
+			size = size_of(slot->value);
+			zc_map_remove_at(&run->live, slot);
+		}
+		if (old) {
+			struct leaving copy = *old;
+			leave(run, old);
+			int code = drop(p, run, &copy);
+			if (code)
+				return code;
+		}
+	}
+	if (!known)
+		return unknown(p, run, ZP_FREE, handle, number);
+	int code = p->backend->free(run->model, given);
+	if (code)
+		return code;
+	p->objects--;
+	p->stored -= size;
+	return 0;
+}
+
+static int play_insert(struct player *p, struct run *run, int64_t size, uint64_t handle,
+		       uint64_t number)
+{
+	uint64_t ticket;
+	if (!p->backend->begin)
+		return 0;
+	int code = p->backend->begin(run->model, size, &ticket);
+	if (code)
+		return code > 0 ? code : 0;
+	struct zc_slot *slot = zc_map_put(&run->begun, handle);
+	if (!slot)
+		return fail(p, ZC_NO_MEMORY, number, ZP_INSERT, 0);
+	slot->value = ticket;
+	return 0;
+}
+
+/* -- rows ----------------------------------------------------------------------------------- */
+
+/*
+ * What a row will touch is brought nearer in three steps: the recorded handle's entry, then what
+ * leads to the model's object, then the object. ``ring`` has the model's handles in between.
+ */
+static void look_ahead(struct player *p, uint64_t row, uint64_t stop, uint64_t ring[RING])
+{
+	const struct zp_columns *in = p->in;
+	uint64_t at = row + AHEAD_LIVE;
+	if (at < stop && in->handle) {
+		const struct run *run = p->runs[in->pool[at]];
+		if (run)
+			zc_map_prefetch(&run->live, in->handle[at]);
+	}
+	at = row + AHEAD_MODEL;
+	if (at < stop) {
+		enum zp_kind kind = kind_at(p, at);
+		const struct run *run = p->runs[in->pool[at]];
+		uint64_t value = 0;
+		if (run && in->handle && (kind == ZP_FREE || kind == ZP_MAP || kind == ZP_UNMAP))
+			value = zc_map_get(&run->live, in->handle[at]);
+		ring[at % RING] = value;
+		if (value)
+			p->backend->prefetch(run->model, model_handle(p, value), 0);
+	}
+	at = row + AHEAD_OBJECT;
+	if (at < stop && ring[at % RING])
+		p->backend->prefetch(p->runs[in->pool[at]]->model,
+				     model_handle(p, ring[at % RING]), 1);
+}
+
+static int play(struct player *p, uint64_t row, uint64_t stop_at)
+{
+	const struct zp_columns *in = p->in;
+	uint64_t ring[RING] = {0};
+	for (; row < stop_at; row++) {
+		look_ahead(p, row, stop_at, ring);
+		enum zp_kind kind = kind_at(p, row);
+		struct run *run = p->runs[in->pool[row]];
+		if (!run || run->stopped)
+			continue;
+		uint64_t number = number_at(p, row);
+		int64_t end_ns = end_at(p, row), total = total_at(p, row);
+		int code = 0;
+		switch (kind) {
+		case ZP_MALLOC:
+			if (ZC_UNLIKELY(in->ret[row] < 0))
+				code = play_failed(p, run, size_at(p, row), in->ret[row], number);
+			else
+				code = play_malloc(p, run, size_at(p, row), handle_at(p, row),
+						   number, end_ns);
+			break;
+		case ZP_FREE:
+			code = play_free(p, run, handle_at(p, row), number, begin_at(p, row));
+			break;
+		case ZP_MAP:
+		case ZP_UNMAP:
+			code = play_use(p, run, kind, handle_at(p, row), number);
+			if (!code && total < 0)
+				continue;
+			break;
+		case ZP_SHRINK:
+			run->result.shrinks_not_replayed++;
+			break;
+		case ZP_INSERT:
+			code = play_insert(p, run, size_at(p, row), handle_at(p, row), number);
+			if (!code)
+				continue;
+			break;
+		case ZP_WRITEBACK:
+			if (!in->spans_len && total < 0)
+				continue;
+			break;
+		default:
+			if (total < 0)
+				continue;
+		}
+		if (ZC_UNLIKELY(code)) {
+			if (p->code)
+				return p->code;
+			if (stop(p, run, KIND_NAMES[kind], number, code))
+				return p->code;
+			continue;
+		}
+		point(p, run, end_ns, total, number);
+	}
+	return 0;
+}
+
+/* -- shrink --------------------------------------------------------------------------------- */
+
+struct shrinking {
+	struct player *p;
+	struct run *run;
+	uint64_t evictions_len, done, played, first;
+	bool diverged;
+};
+
+static int add_eviction(struct player *p, uint64_t at, uint64_t handle, int ret, uint64_t *len)
+{
+	if (*len == p->evictions_cap) {
+		uint64_t cap = p->evictions_cap ? 2 * p->evictions_cap : 64;
+		struct eviction *grown = realloc(p->evictions, cap * sizeof(*grown));
+		if (!grown)
+			return fail(p, ZC_NO_MEMORY, at, ZP_SHRINK, 0);
+		p->evictions = grown;
+		p->evictions_cap = cap;
+	}
+	p->evictions[(*len)++] = (struct eviction){at, handle, ret};
+	return 0;
+}
+
+/* The evictions of a shrink, in order: see _evictions() of replay/engine.py. */
+static int find_evictions(struct player *p, uint64_t first, uint64_t last, uint64_t *len)
+{
+	const struct zp_columns *in = p->in;
+	int64_t begun = begin_at(p, last);
+	*len = 0;
+	for (int inferred = 0; inferred < 2 && !*len; inferred++) {
+		for (uint64_t row = first; row < last; row++) {
+			if (in->tid[row] != in->tid[last] || in->pool[row] != in->pool[last] ||
+			    begin_at(p, row) < begun)
+				continue;
+			enum zp_kind kind = kind_at(p, row);
+			uint64_t handle = handle_at(p, row);
+			int code = 0;
+			if (!inferred) {
+				if (kind == ZP_WRITEBACK && handle != NO_HANDLE)
+					code = add_eviction(p, row, handle, in->ret[row], len);
+			} else if (kind == ZP_MAP || kind == ZP_UNMAP || kind == ZP_FREE) {
+				struct eviction *before = *len ? p->evictions + *len - 1 : NULL;
+				int ret = kind == ZP_FREE ? 0 : -EEXIST;
+				if (before && before->handle == handle) {
+					before->at = row;
+					before->ret = before->ret && ret ? ret : 0;
+				} else {
+					code = add_eviction(p, row, handle, ret, len);
+				}
+			}
+			if (code)
+				return code;
+		}
+	}
+	return 0;
+}
+
+static int evict(void *context, uint64_t handle)
+{
+	struct shrinking *s = context;
+	struct player *p = s->p;
+	if (s->diverged || s->done == s->evictions_len) {
+		s->diverged = true;
+		return -EEXIST;
+	}
+	struct eviction wanted = p->evictions[s->done];
+	uint64_t value = zc_map_get(&s->run->live, wanted.handle);
+	if (handle != (value ? model_handle(p, value) : wanted.handle)) {
+		s->diverged = true;
+		return -EEXIST;
+	}
+	s->done++;
+	uint64_t from = s->played;
+	s->played = wanted.at + 1;
+	if (play(p, from, s->played) || s->run->stopped)
+		return ZC_ABORTED;
+	return wanted.ret;
+}
+
+static int play_shrink(struct player *p, uint64_t first, uint64_t last)
+{
+	const struct zp_columns *in = p->in;
+	struct run *run = p->runs[in->pool[last]];
+	if (!run || run->stopped || !run->compared)
+		return play(p, first, last + 1);
+	struct shrinking s = {.p = p, .run = run, .played = first, .first = first};
+	if (find_evictions(p, first, last, &s.evictions_len))
+		return p->code;
+	int64_t ret = 0, reclaimed = 0;
+	uint32_t pages = size_at(p, last);
+	uint64_t number = number_at(p, last);
+	int code = p->backend->shrink(run->model, pages ? pages : 1, evict, &s, &ret, &reclaimed);
+	if (p->code)
+		return p->code;
+	if (code) {
+		if (!run->stopped && stop(p, run, "shrink", number, code))
+			return p->code;
+		return play(p, s.played, last + 1);
+	}
+	int64_t begun = s.played > first ? end_at(p, s.played - 1) : begin_at(p, last);
+	point(p, run, begun, NO_TOTAL, number);
+	if (play(p, s.played, last))
+		return p->code;
+	run->result.shrinks_diverged += s.diverged || s.done < s.evictions_len;
+	struct zp_agreement *shrinks = &run->result.shrinks;
+	shrinks->compared++;
+	if (ret == in->ret[last])
+		shrinks->equal++;
+	else if (!*shrinks->first)
+		snprintf(shrinks->first, ZP_FIRST,
+			 "row %" PRIu64 ": shrink returned %d, model: %" PRId64, number,
+			 in->ret[last], ret);
+	point(p, run, end_at(p, last), total_at(p, last), number);
+	return 0;
+}
+
+/* Give up waiting for frees of handles given out again in rows under ``before``. */
+static int settle(struct player *p, uint64_t before, int64_t now_ns)
+{
+	for (uint32_t i = 0; i < p->met_len; i++) {
+		struct run *run = p->met[i];
+		for (struct leaving *old = run->leaving_oldest, *next; old; old = next) {
+			next = old->newer;
+			if (old->row >= before)
+				continue;
+			struct leaving copy = *old;
+			leave(run, old);
+			if (run->stopped)
+				continue;
+			int code = drop(p, run, &copy);
+			if (p->code)
+				return p->code;
+			if (code && stop(p, run, "reissue", copy.row, code))
+				return p->code;
+			point(p, run, now_ns, NO_TOTAL, copy.row);
+		}
+	}
+	return 0;
+}
+
+/* -- batches -------------------------------------------------------------------------------- */
+
+static int meet(struct player *p, uint32_t number)
+{
+	struct run *run = calloc(1, sizeof(*run));
+	if (!run)
+		return fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
+	p->met[p->met_len++] = run;
+	run->result.pool = number;
+	run->recorded_total = NO_TOTAL;
+	run->compared = p->options.compared[number];
+	run->more_bytes = p->options.more_bytes[number];
+	zc_slab_init(&run->leaving_slab, sizeof(struct leaving));
+	if (p->backend->create(&p->config, &run->model) || zc_map_init(&run->live) ||
+	    zc_map_init(&run->begun) || zc_map_init(&run->refused) ||
+	    zc_map_init(&run->leaving) || zc_map_init(&run->failed))
+		return fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
+	run->near_peak = calloc(p->backend->stats_len(run->model), sizeof(int64_t));
+	if (!run->near_peak)
+		return fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
+	p->runs[number] = run;
+	return 0;
+}
+
+/* Note in the time series how many calls had returned by the moments before ``p->row_clock``. */
+static void count_until(struct player *p)
+{
+	const struct zp_options *o = &p->options;
+	while (p->calls_reached < o->moments_len && o->moments[p->calls_reached] < p->row_clock)
+		p->series_calls[p->calls_reached++] = p->result.calls;
+}
+
+/*
+ * Look over a batch before anything of it is played: refuse calls that cannot have happened,
+ * count, meet new pools. Gives the last row that is wanted, or -1.
+ */
+static int survey(struct player *p, int64_t *last_wanted)
+{
+	const struct zp_columns *in = p->in;
+	struct zp_result *result = &p->result;
+	uint8_t pools[ZP_POOLS] = {0};
+	uint64_t counts[ZP_CODES] = {0};
+	uint64_t calls = 0;
+	int64_t first = result->first_ns, last = result->last_ns;
+	bool sampled = p->options.moments_len;
+	*last_wanted = -1;
+	for (uint64_t row = 0; row < in->rows; row++) {
+		uint8_t code = (uint8_t)in->op[row];
+		if (ZC_UNLIKELY(code >= ZP_CODES))
+			return fail(p, ZP_BAD_OP, number_at(p, row), ZP_OTHER, 0);
+		counts[code]++;
+		enum zp_kind kind = p->options.kind_of[code];
+		if (is_driven(kind)) {
+			int64_t ts = begin_at(p, row), end = ts + in->dur_ns[row];
+			first = ts < first ? ts : first;
+			last = end > last ? end : last;
+			pools[in->pool[row]] = 1;
+			bool given = kind == ZP_MALLOC && in->ret[row] >= 0;
+			if (kind == ZP_SHRINK) {
+				if (!p->options.spans_known)
+					return fail(p, ZP_SHRINK_SEEN, 0, ZP_SHRINK, 0);
+			} else if (ZC_UNLIKELY((given || (kind != ZP_MALLOC &&
+							  kind != ZP_INSERT)) &&
+					       !has_handle(p, row))) {
+				return fail(p, ZP_NO_HANDLE, number_at(p, row), kind, 0);
+			}
+			if (given) {
+				uint32_t size = size_at(p, row);
+				if (ZC_UNLIKELY(size == 0 || size > p->options.page_bytes)) {
+					fail(p, ZP_BAD_SIZE, number_at(p, row), kind, 0);
+					p->error.size = size;
+					return p->code;
+				}
+			}
+		} else if (!is_wanted(p, row, kind)) {
+			continue;
+		}
+		*last_wanted = (int64_t)row;
+		if (sampled) {
+			int64_t end = end_at(p, row);
+			p->row_clock = end > p->row_clock ? end : p->row_clock;
+			count_until(p);
+			result->calls += is_driven(kind);
+		} else {
+			calls += is_driven(kind);
+		}
+	}
+	result->calls += calls;
+	result->first_ns = first;
+	result->last_ns = last;
+	result->rows += in->rows;
+	for (uint32_t code = 0; code < ZP_CODES; code++)
+		result->counts[code] += counts[code];
+	for (uint64_t row = 0; row < in->rows; row++) {
+		uint16_t cpu = in->cpu[row];
+		result->cpus[cpu >> 3] |= (uint8_t)(1u << (cpu & 7));
+	}
+	for (uint32_t number = 0; number < ZP_POOLS; number++)
+		if (pools[number] && !p->runs[number] && meet(p, number))
+			return p->code;
+	return 0;
+}
+
+/* Whether the spans are rows of the batch, ascending and apart. */
+static bool spans_fit(const struct zp_columns *in)
+{
+	uint64_t from = 0;
+	for (uint64_t i = 0; i < in->spans_len; i++) {
+		uint64_t first = in->spans[2 * i], last = in->spans[2 * i + 1];
+		if (first < from || last < first || last >= in->rows)
+			return false;
+		from = last + 1;
+	}
+	return !in->spans_len || in->tid;
+}
+
+/* Play one batch. After any code but 0 the player can only be destroyed. */
+ZC_API int zp_feed(struct player *p, const struct zp_columns *columns)
+{
+	if (p->code)
+		return p->code;
+	p->in = columns;
+	int64_t last_wanted;
+	if (!spans_fit(columns))
+		return fail(p, ZP_BAD_OP, columns->first_row, ZP_SHRINK, 0);
+	if (survey(p, &last_wanted))
+		return p->code;
+	uint64_t played = 0;
+	for (uint64_t i = 0; i < columns->spans_len; i++) {
+		uint64_t first = columns->spans[2 * i], last = columns->spans[2 * i + 1];
+		if (play(p, played, first) || play_shrink(p, first, last))
+			return p->code;
+		played = last + 1;
+	}
+	if (play(p, played, columns->rows))
+		return p->code;
+	if (last_wanted < 0)
+		return 0;
+	uint64_t number = number_at(p, (uint64_t)last_wanted);
+	uint64_t before = number > p->options.patience_rows ? number - p->options.patience_rows : 0;
+	if (settle(p, before, end_at(p, (uint64_t)last_wanted)))
+		return p->code;
+	while (p->state_reached < p->options.moments_len &&
+	       p->options.moments[p->state_reached] < p->row_clock)
+		p->series[p->state_reached++] = p->latest;
+	return 0;
+}
+
+/* End the replay; the last call returned at ``last_ns``. */
+ZC_API int zp_finish(struct player *p, int64_t last_ns)
+{
+	if (p->code)
+		return p->code;
+	uint64_t reached = p->state_reached;
+	p->state_reached = p->options.moments_len; /* the rest of the series is the end's */
+	if (settle(p, UINT64_MAX, last_ns))
+		return p->code;
+	for (; reached < p->options.moments_len; reached++)
+		p->series[reached] = p->latest;
+	for (; p->calls_reached < p->options.moments_len; p->calls_reached++)
+		p->series_calls[p->calls_reached] = p->result.calls;
+	int64_t end = last_ns > p->clock ? last_ns : p->clock;
+	const int64_t levels[3] = {p->latest.objects, p->latest.stored, p->latest.held};
+	for (int i = 0; i < 3; i++) {
+		wide area = (wide)levels[i] * end - p->moments_of[i];
+		p->result.area_low[i] = (uint64_t)area;
+		p->result.area_high[i] = (int64_t)(area >> 64);
+	}
+	p->result.latest = p->latest;
+	p->result.pools = p->met_len;
+	return 0;
+}
+
+/* -- what came out -------------------------------------------------------------------------- */
+
+ZC_API void zp_error_of(const struct player *p, struct zp_error *error)
+{
+	*error = p->error;
+}
+
+ZC_API const struct zp_result *zp_result_of(const struct player *p)
+{
+	return &p->result;
+}
+
+ZC_API const struct zp_pool_result *zp_pool_of(const struct player *p, uint32_t at)
+{
+	return &p->met[at]->result;
+}
+
+ZC_API struct zc_pool *zp_model_of(const struct player *p, uint32_t at)
+{
+	return p->met[at]->model;
+}
+
+ZC_API const int64_t *zp_near_peak_of(const struct player *p, uint32_t at)
+{
+	return p->met[at]->near_peak;
+}
+
+/* The next failed malloc's return value from position *at on, its count in *count; or 0. */
+ZC_API int32_t zp_failed_of(const struct player *p, uint32_t at, uint64_t *position,
+			    uint64_t *count)
+{
+	const struct zc_map *failed = &p->met[at]->failed;
+	for (; *position <= failed->mask; ++*position) {
+		const struct zc_slot *slot = &failed->slots[*position];
+		if (slot->value) {
+			++*position;
+			*count = slot->value;
+			return (int32_t)(uint32_t)slot->key;
+		}
+	}
+	return 0;
+}
+
+ZC_API const struct zp_point *zp_series_of(const struct player *p, const uint64_t **calls)
+{
+	*calls = p->series_calls;
+	return p->series;
+}
+
+/* -- life ----------------------------------------------------------------------------------- */
+
+ZC_API void zp_destroy(struct player *p)
+{
+	for (uint32_t i = 0; i < p->met_len; i++) {
+		struct run *run = p->met[i];
+		zc_map_clear(&run->live);
+		zc_map_clear(&run->begun);
+		zc_map_clear(&run->refused);
+		zc_map_clear(&run->leaving);
+		zc_map_clear(&run->failed);
+		zc_slab_clear(&run->leaving_slab);
+		if (run->model)
+			p->backend->destroy(run->model);
+		free(run->near_peak);
+		free(run);
+	}
+	free(p->series);
+	free(p->series_calls);
+	free(p->evictions);
+	free(p);
+}
+
+/* ``options.moments`` must stay where it is. NULL for an impossible backend or no memory. */
+ZC_API struct player *zp_create(const char *backend, const struct zc_config *config,
+				const struct zp_options *options)
+{
+	static const struct zc_backend *const backends[] = {&zc_ztree, &zc_zbud, &zc_z3fold,
+							    &zc_zsmalloc};
+	struct player *p = calloc(1, sizeof(*p));
+	if (!p)
+		return NULL;
+	for (size_t i = 0; i < sizeof(backends) / sizeof(*backends); i++)
+		if (!strcmp(backends[i]->name, backend))
+			p->backend = backends[i];
+	p->config = *config;
+	p->options = *options;
+	p->kernel_total = NO_TOTAL;
+	p->clock = p->row_clock = options->first_ns;
+	p->latest = (struct zp_point){.end_ns = options->first_ns, .kernel = -1};
+	for (int i = 0; i < 3; i++)
+		p->result.peaks[i].end_ns = options->first_ns;
+	p->result.first_ns = INT64_MAX;
+	p->result.last_ns = INT64_MIN;
+	uint64_t moments = options->moments_len;
+	if (moments) {
+		p->series = calloc(moments, sizeof(*p->series));
+		p->series_calls = calloc(moments, sizeof(*p->series_calls));
+	}
+	if (!p->backend || (moments && (!p->series || !p->series_calls))) {
+		zp_destroy(p);
+		return NULL;
+	}
+	return p;
+}

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Replays a trace by both engines and insists that they say the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from allocator import native
+from replay import Result, replay
+from replay.native import can_replay, replay_native
+from traces import TraceReader
+
+
+def replay_both(reader: TraceReader, backend: str, **options: Any) -> Result:
+    """The Python engine's result, or its error, which must be the core's too."""
+    if native.reason_missing() or "make_pool" in options or not can_replay(backend):
+        return replay(reader, backend, **options)
+    try:
+        expected = replay(reader, backend, **options)
+    except Exception as error:
+        with pytest.raises(type(error)) as refusal:
+            replay_native(reader, [backend], **options)
+        assert str(refusal.value) == str(error)
+        raise
+    [answered] = replay_native(reader, [backend], **options)
+    assert_same(answered, expected)
+    return expected
+
+
+def assert_same(answered: Result, expected: Result) -> None:
+    """All figures are equal; means over time are rounded differently."""
+    ours, theirs = answered.to_dict(), expected.to_dict()
+    for result in (ours, theirs):
+        del result["measured_here"]
+    for name in ("objects", "stored_bytes", "held_bytes"):
+        _assert_near(ours[name].pop("mean"), theirs[name].pop("mean"))
+    _assert_near(ours.pop("mean_density"), theirs.pop("mean_density"))
+    assert ours == theirs
+
+
+def _assert_near(mean: float | None, wanted: float | None) -> None:
+    assert mean == (None if wanted is None else pytest.approx(wanted, rel=1e-12))

@@ -156,15 +156,21 @@ class TraceWriter:
     """Writes one trace; use it as a context manager.
 
     ``metadata`` may be changed until the block ends; it is written into the footer then.
-    On an exception nothing is left behind. Raises TraceError if ``path`` exists and not
-    ``force``, is a symbolic link, or cannot be written.
+    ``level`` is zstd's. On an exception nothing is left behind. Raises TraceError if ``path``
+    exists and not ``force``, is a symbolic link, or cannot be written.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], metadata: Metadata, *, force: bool = False
+        self,
+        path: str | os.PathLike[str],
+        metadata: Metadata,
+        *,
+        force: bool = False,
+        level: int = COMPRESSION_LEVEL,
     ) -> None:
         self.path = Path(path)
         self.metadata = metadata
+        self._level = level
         self.rows = 0
         """Rows accepted so far."""
         self._target = AtomicFile(path, force=force)
@@ -175,7 +181,7 @@ class TraceWriter:
     def __enter__(self) -> Self:
         file = self._target.__enter__()
         try:
-            self._parquet = open_parquet(file)
+            self._parquet = open_parquet(file, level=self._level)
         except BaseException as error:
             self._target.__exit__(type(error), error, None)
             raise

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace synth``: a synthetic trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from traces.synth import (
+    Lifetimes,
+    Observed,
+    Plan,
+    Sizes,
+    equal_lifetimes,
+    exponential_lifetimes,
+    fitted_lifetimes,
+    fitted_sizes,
+    gauss_sizes,
+    observe,
+    synthesize,
+    uniform_lifetimes,
+    uniform_sizes,
+)
+from ztrace.console import bytes_text, console, count_text, pairs, progress
+
+CHURNS = {
+    "exponential": exponential_lifetimes,
+    "fifo": equal_lifetimes,
+    "uniform": uniform_lifetimes,
+}
+
+
+class Count(click.ParamType[int]):
+    """A whole number from 1: ``10000000``, ``10_000_000`` or ``1e7``."""
+
+    name = "count"
+
+    def convert(
+        self, value: str | int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int:
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if not 1 <= number <= 1e12 or number != int(number):
+            self.fail(f"{value!r} is no whole number from 1; write for instance 1e6", param, ctx)
+        return int(number)
+
+
+@click.command(
+    "synth",
+    epilog="Example: ztrace synth --events 1e7 --live 1e6 --sizes gauss:1500,600 -o s.parquet",
+)
+@click.option("--events", type=Count(), required=True, help="Calls to write: mallocs and frees.")
+@click.option("--live", type=Count(), default=10000, show_default=True, help="Objects kept alive.")
+@click.option(
+    "--sizes",
+    default="gauss:1500,600",
+    show_default=True,
+    metavar="fit:TRACE|uniform:LOW,HIGH|gauss:MEAN,DEVIATION",
+    help="Sizes in bytes.",
+)
+@click.option(
+    "--churn",
+    default="exponential",
+    show_default=True,
+    metavar="fit:TRACE|exponential|uniform|fifo",
+    help="How long objects live, in mallocs; the mean is --live.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all draws.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The trace to write.",
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+def command(
+    events: int, live: int, sizes: str, churn: str, seed: int, output: Path, force: bool
+) -> int:
+    """Write a trace of an allocator that nobody ran.
+
+    Memory does not depend on its length. Where a distribution is fitted to a trace, the
+    Kolmogorov-Smirnov distance of the two is printed: 0 is the same, 1 is nothing in common.
+    """
+    observed: dict[str, Observed] = {}
+    for text in (sizes, churn):
+        kind, _, path = text.partition(":")
+        if kind == "fit" and path not in observed:
+            observed[path] = observe(Path(path))
+    plan = Plan(events, live, _sizes(sizes, observed), _lifetimes(churn, observed), seed)
+    sizes_of = observed.get(sizes.removeprefix("fit:"))
+    lifetimes_of = observed.get(churn.removeprefix("fit:"))
+    with progress(output.name, events) as advance:
+        fit = synthesize(
+            plan,
+            output,
+            force=force,
+            sizes_of=sizes_of,
+            lifetimes_of=lifetimes_of,
+            advance=advance,
+        )
+    rows = [
+        ("trace", str(output)),
+        ("rows", f"{count_text(events)}, {bytes_text(output.stat().st_size)}"),
+        ("live", f"about {count_text(live)} objects"),
+        ("sizes", sizes),
+        ("churn", churn),
+        ("seed", str(seed)),
+    ]
+    for name, value in (("sizes", fit.sizes), ("lifetimes", fit.lifetimes)):
+        if value is not None:
+            rows.append((f"fit of {name}", f"Kolmogorov-Smirnov distance {value:.4f}"))
+    console().print(pairs(rows))
+    return 0
+
+
+def _sizes(text: str, observed: dict[str, Observed]) -> Sizes:
+    kind, _, rest = text.partition(":")
+    if kind == "fit":
+        return fitted_sizes(observed[rest], rest)
+    try:
+        low, high = map(float, rest.split(","))
+    except ValueError:
+        low = high = float("nan")
+    if kind == "uniform" and 1 <= low <= high:
+        return uniform_sizes(int(low), int(high))
+    if kind == "gauss" and abs(low) < 1e9 and 0 < high < 1e9:
+        return gauss_sizes(low, high)
+    raise click.BadParameter(
+        f"{text!r} is not fit:TRACE, uniform:LOW,HIGH or gauss:MEAN,DEVIATION", param_hint="--sizes"
+    )
+
+
+def _lifetimes(text: str, observed: dict[str, Observed]) -> Lifetimes:
+    kind, _, rest = text.partition(":")
+    if kind == "fit":
+        return fitted_lifetimes(observed[rest], rest)
+    if text not in CHURNS:
+        raise click.BadParameter(
+            f"{text!r} is not fit:TRACE, {', '.join(CHURNS)}", param_hint="--churn"
+        )
+    return CHURNS[text]()

@@ -91,7 +91,7 @@ _KINDS = {
     WRITEBACK: 7,
 }
 _NAMES = {kind: OPS[code] for code, kind in _KINDS.items() if code < len(OPS)}
-_NO_HANDLE, _BAD_SIZE, _UNKNOWN, _REISSUED, _SHRINK_SEEN, _BAD_OP, _TOO_MANY = range(16, 23)
+_NO_HANDLE, _BAD_SIZE, _UNKNOWN, _REISSUED, _SHRINK_SEEN = range(16, 21)
 
 
 class _Options(Structure):
@@ -423,11 +423,6 @@ class _Play:
             raise unknown_handle(where, row, name, error.handle)
         if code == _REISSUED:
             raise reissued_handle(where, row, error.handle)
-        if code == _TOO_MANY:
-            raise ReplayError(
-                f"{where}: row {row}: more allocations than the native engine can number; "
-                "use --engine python"
-            )
         raise ReplayError(f"{where}: row {row}: cannot be played (code {code})")
 
     # -- results ---------------------------------------------------------------------------------

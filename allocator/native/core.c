@@ -150,11 +150,9 @@ void zc_map_remove_at(struct zc_map *map, struct zc_slot *slot)
 
 /* -- slabs ---------------------------------------------------------------------------------- */
 
-enum { SLAB_OBJECTS = 1024 };
-
 void zc_slab_init(struct zc_slab *slab, size_t bytes)
 {
-	*slab = (struct zc_slab){.bytes = bytes, .used = SLAB_OBJECTS};
+	*slab = (struct zc_slab){.bytes = bytes};
 }
 
 void zc_slab_clear(struct zc_slab *slab)
@@ -165,24 +163,26 @@ void zc_slab_clear(struct zc_slab *slab)
 	zc_slab_init(slab, slab->bytes);
 }
 
-void *zc_slab_more(struct zc_slab *slab)
+void *zc_slab_more(struct zc_slab *slab, uint32_t *id)
 {
-	if (slab->used == SLAB_OBJECTS) {
+	if (slab->used == slab->chunks_len << ZC_SLAB_BITS) {
+		if (slab->used > UINT32_MAX - (1u << ZC_SLAB_BITS))
+			return NULL;
 		if (slab->chunks_len == slab->chunks_cap) {
 			size_t cap = slab->chunks_cap ? 2 * slab->chunks_cap : 16;
-			void **chunks = realloc(slab->chunks, cap * sizeof(*chunks));
+			char **chunks = realloc(slab->chunks, cap * sizeof(*chunks));
 			if (!chunks)
 				return NULL;
 			slab->chunks = chunks;
 			slab->chunks_cap = cap;
 		}
-		void *chunk = aligned_alloc(64, SLAB_OBJECTS * slab->bytes);
+		char *chunk = aligned_alloc(64, slab->bytes << ZC_SLAB_BITS);
 		if (!chunk)
 			return NULL;
 		slab->chunks[slab->chunks_len++] = chunk;
-		slab->used = 0;
 	}
-	return (char *)slab->chunks[slab->chunks_len - 1] + slab->bytes * slab->used++;
+	*id = slab->used++;
+	return zc_slab_at(slab, *id);
 }
 
 /* -- calls from outside --------------------------------------------------------------------- */
@@ -203,7 +203,9 @@ ZC_API struct zc_pool *zc_create(const char *name, const struct zc_config *confi
 	for (size_t i = 0; i < sizeof(backends) / sizeof(*backends); i++) {
 		if (strcmp(backends[i]->name, name))
 			continue;
-		int code = backends[i]->create(config, &pool);
+		struct zc_config by_handle = *config;
+		by_handle.by_ref = 0;
+		int code = backends[i]->create(&by_handle, &pool);
 		if (!code)
 			return pool;
 		*error = code == ZC_NO_MEMORY ? ENOMEM : EINVAL;

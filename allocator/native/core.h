@@ -22,7 +22,7 @@
 
 enum { ZC_FATAL = 1, ZC_NO_MEMORY = 2, ZC_ABORTED = 3 };
 
-enum { ZC_MAX_TYPES = 16, ZC_MAX_HAZARDS = 24, ZC_NAME = 24, ZC_TEXT = 200 };
+enum { ZC_REF_BITS = 45, ZC_MAX_TYPES = 16, ZC_MAX_HAZARDS = 24, ZC_NAME = 24, ZC_TEXT = 200 };
 
 #if defined(__GNUC__)
 #define ZC_API __attribute__((visibility("default")))
@@ -42,6 +42,7 @@ struct zc_config {
 	uint32_t deferred;   /* z3fold: queued work waits to be run */
 	uint32_t variant;    /* zsmalloc: 61, 612 or 72 */
 	uint32_t chain_size; /* zsmalloc */
+	uint32_t by_ref;     /* calls name objects by reference, see struct zc_backend */
 	struct {
 		uint32_t order, slots;
 	} table[ZC_MAX_TYPES];
@@ -63,7 +64,14 @@ typedef int (*zc_evict)(void *context, uint64_t handle);
 
 struct zc_pool;
 
-/* One allocator model. Functions that a model has not are NULL. */
+/*
+ * One allocator model. Functions that a model has not are NULL.
+ *
+ * A pool made ``by_ref`` spares the caller the search for an object by its handle: after a malloc
+ * or end, ``last_ref`` of the pool names the object in ZC_REF_BITS bits, and free, map, unmap and
+ * prefetch take that instead of the handle. Only references of objects that have not been freed
+ * may be given. Evictions still name handles; ``handle_of`` gives an object's.
+ */
 struct zc_backend {
 	const char *name;
 	int (*create)(const struct zc_config *config, struct zc_pool **made);
@@ -77,9 +85,10 @@ struct zc_backend {
 	/* malloc in two parts, see Ztree.begin_malloc; the ticket stays valid until the end */
 	int (*begin)(struct zc_pool *pool, int64_t size, uint64_t *ticket);
 	int (*end)(struct zc_pool *pool, uint64_t ticket, uint64_t *handle);
+	uint64_t (*handle_of)(struct zc_pool *pool, uint64_t ref);
 	int (*place)(struct zc_pool *pool, uint64_t handle, struct zc_place *place);
-	/* Bring what a call with this handle will touch nearer; stage 0, then 1. */
-	void (*prefetch)(struct zc_pool *pool, uint64_t handle, int stage);
+	/* Bring what a call on this object will touch nearer; stage 0, then 1. By reference. */
+	void (*prefetch)(struct zc_pool *pool, uint64_t ref, int stage);
 	/* Statistics: the number of figures, and the figures in the order of binding.py. */
 	size_t (*stats_len)(struct zc_pool *pool);
 	void (*stats)(struct zc_pool *pool, int64_t *figures);
@@ -95,7 +104,9 @@ struct zc_pool {
 	uint64_t total_bytes; /* the driver's own figure */
 	uint64_t held_bytes;  /* memory really held in whole pages */
 	uint64_t objects;
+	uint64_t last_ref;
 	uint32_t page_bytes;
+	bool by_ref;
 	int broken; /* the positive code that ended its use */
 	uint32_t hazards_len;
 	struct zc_hazard hazards[ZC_MAX_HAZARDS];
@@ -187,32 +198,48 @@ static inline uint64_t zc_map_take(struct zc_map *map, uint64_t key)
 	return value;
 }
 
-/* Objects of one size that are made and given back often. */
+/* Objects of one size, at least 16 bytes, that are made and given back often; each has a number. */
+enum { ZC_SLAB_BITS = 10 };
+
+struct zc_spare {
+	struct zc_spare *next;
+	uint32_t id;
+};
+
 struct zc_slab {
 	size_t bytes;
-	void *free;
-	void **chunks;
-	size_t chunks_len, chunks_cap, used; /* used: objects of the last chunk */
+	struct zc_spare *spare;
+	char **chunks;
+	size_t chunks_len, chunks_cap;
+	uint32_t used; /* of all chunks together */
 };
 
 void zc_slab_init(struct zc_slab *slab, size_t bytes);
 void zc_slab_clear(struct zc_slab *slab);
-void *zc_slab_more(struct zc_slab *slab);
+void *zc_slab_more(struct zc_slab *slab, uint32_t *id);
 
-static inline void *zc_slab_get(struct zc_slab *slab)
+static inline void *zc_slab_get(struct zc_slab *slab, uint32_t *id)
 {
-	void *object = slab->free;
-	if (ZC_LIKELY(object != NULL)) {
-		slab->free = *(void **)object;
-		return object;
+	struct zc_spare *spare = slab->spare;
+	if (ZC_LIKELY(spare != NULL)) {
+		slab->spare = spare->next;
+		*id = spare->id;
+		return spare;
 	}
-	return zc_slab_more(slab);
+	return zc_slab_more(slab, id);
 }
 
-static inline void zc_slab_put(struct zc_slab *slab, void *object)
+static inline void zc_slab_put(struct zc_slab *slab, void *object, uint32_t id)
 {
-	*(void **)object = slab->free;
-	slab->free = object;
+	struct zc_spare *spare = object;
+	spare->next = slab->spare;
+	spare->id = id;
+	slab->spare = spare;
+}
+
+static inline void *zc_slab_at(const struct zc_slab *slab, uint64_t id)
+{
+	return slab->chunks[id >> ZC_SLAB_BITS] + slab->bytes * (id & ((1u << ZC_SLAB_BITS) - 1));
 }
 
 #endif

@@ -56,6 +56,7 @@ class Config(Structure):
         ("deferred", c_uint32),
         ("variant", c_uint32),
         ("chain_size", c_uint32),
+        ("by_ref", c_uint32),
         ("table", Entry * _MAX_TYPES),
     )
 

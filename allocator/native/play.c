@@ -9,7 +9,7 @@
 __extension__ typedef __int128 wide;
 
 enum { AHEAD_LIVE = 24, AHEAD_MODEL = 16, AHEAD_OBJECT = 8, RING = 32 };
-enum { SIZE_BITS = 20, HANDLE_BITS = 64 - SIZE_BITS };
+enum { SIZE_BITS = 64 - ZC_REF_BITS };
 
 static const int64_t LARGEST_NS = INT64_C(1) << 62;
 static const uint64_t LARGEST_TOTAL = UINT64_C(1) << 55;
@@ -19,11 +19,12 @@ static const int64_t NO_TOTAL = -1;
 /* An object whose handle was given out again before its free was seen to return. */
 struct leaving {
 	struct leaving *older, *newer;
-	uint64_t handle, model_handle, row;
+	uint64_t handle, ref, row;
+	uint32_t id;
 	int64_t size, given_ns;
 };
 
-/* One pool of the trace and its model. ``live``: recorded handle -> packed handle and size. */
+/* One pool of the trace and its model. ``live``: recorded handle -> reference and size, packed. */
 struct run {
 	struct zc_pool *model;
 	struct zc_map live, begun, refused, leaving, failed;
@@ -141,31 +142,9 @@ static bool is_wanted(const struct player *p, uint64_t row, enum zp_kind kind)
 
 /* -- live objects --------------------------------------------------------------------------- */
 
-/*
- * A model's handle in 44 bits: ztree's type comes down from the top, the two bits that are 0 in
- * every address of zbud and z3fold are left out.
- */
-static uint64_t fold(const struct zc_backend *backend, uint64_t handle)
+static uint64_t ref_of(uint64_t value)
 {
-	if (backend == &zc_ztree)
-		return handle << 4 | handle >> 60;
-	if (backend == &zc_zsmalloc)
-		return handle;
-	return handle >> 3 << 1 | (handle & 1);
-}
-
-static uint64_t unfold(const struct zc_backend *backend, uint64_t folded)
-{
-	if (backend == &zc_ztree)
-		return folded >> 4 | folded << 60;
-	if (backend == &zc_zsmalloc)
-		return folded;
-	return folded >> 1 << 3 | (folded & 1);
-}
-
-static uint64_t model_handle(const struct player *p, uint64_t value)
-{
-	return unfold(p->backend, value >> SIZE_BITS);
+	return value >> SIZE_BITS;
 }
 
 static int64_t size_of(uint64_t value)
@@ -307,7 +286,7 @@ static void leave(struct run *run, struct leaving *old)
 	else
 		run->leaving_newest = old->older;
 	zc_map_take(&run->leaving, old->handle);
-	zc_slab_put(&run->leaving_slab, old);
+	zc_slab_put(&run->leaving_slab, old, old->id);
 }
 
 /* Let go of an object whose free never came. */
@@ -315,7 +294,7 @@ static int drop(struct player *p, struct run *run, const struct leaving *old)
 {
 	if (p->options.whole)
 		return fail(p, ZP_REISSUED, old->row, ZP_MALLOC, old->handle);
-	int code = p->backend->free(run->model, old->model_handle);
+	int code = p->backend->free(run->model, old->ref);
 	if (code)
 		return code;
 	run->result.reissued++;
@@ -343,14 +322,16 @@ static int give_again(struct player *p, struct run *run, uint64_t handle, uint64
 		if (code)
 			return code;
 	}
-	old = zc_slab_get(&run->leaving_slab);
+	uint32_t id = 0;
+	old = zc_slab_get(&run->leaving_slab, &id);
 	struct zc_slot *slot = old ? zc_map_put(&run->leaving, handle) : NULL;
 	if (!slot)
 		return fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
 	slot->value = (uintptr_t)old;
 	*old = (struct leaving){.older = run->leaving_newest,
 				.handle = handle,
-				.model_handle = model_handle(p, value),
+				.id = id,
+				.ref = ref_of(value),
 				.row = number,
 				.size = size_of(value),
 				.given_ns = given_ns};
@@ -408,9 +389,7 @@ static int play_malloc(struct player *p, struct run *run, int64_t size, uint64_t
 				 ", model: 0x%" PRIx64,
 				 number, size, handle, given);
 	}
-	uint64_t folded = fold(p->backend, given);
-	if (ZC_UNLIKELY(folded >> HANDLE_BITS))
-		return fail(p, ZP_TOO_MANY, number, ZP_MALLOC, handle);
+	uint64_t ref = run->model->last_ref;
 	struct zc_slot *slot = zc_map_put(&run->live, handle);
 	if (ZC_UNLIKELY(!slot))
 		return fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
@@ -419,7 +398,7 @@ static int play_malloc(struct player *p, struct run *run, int64_t size, uint64_t
 		if (code)
 			return code;
 	}
-	slot->value = folded << SIZE_BITS | (uint64_t)size;
+	slot->value = ref << SIZE_BITS | (uint64_t)size;
 	p->objects++;
 	p->stored += size;
 	return 0;
@@ -443,7 +422,7 @@ static int play_failed(struct player *p, struct run *run, int64_t size, int ret,
 		snprintf(answer, sizeof(answer), "%s", errno_name(-code));
 	} else {
 		snprintf(answer, sizeof(answer), "0x%" PRIx64, given);
-		code = p->backend->free(run->model, given);
+		code = p->backend->free(run->model, run->model->last_ref);
 		if (code > 0)
 			return code;
 	}
@@ -479,7 +458,7 @@ static int play_use(struct player *p, struct run *run, enum zp_kind kind, uint64
 	uint64_t value = zc_map_get(&run->live, handle);
 	if (!value)
 		return unknown(p, run, kind, handle, number);
-	uint64_t given = model_handle(p, value);
+	uint64_t given = ref_of(value);
 	return kind == ZP_MAP ? p->backend->map(run->model, given)
 			      : p->backend->unmap(run->model, given);
 }
@@ -493,12 +472,12 @@ static int play_free(struct player *p, struct run *run, uint64_t handle, uint64_
 	struct zc_slot *slot = zc_map_find(&run->live, handle);
 	bool known = slot != NULL;
 	if (ZC_UNLIKELY(old != NULL) && known && begun_ns <= old->given_ns) {
-		given = old->model_handle; /* the free of the one before, which was late */
+		given = old->ref; /* the free of the one before, which was late */
 		size = old->size;
 		leave(run, old);
 	} else {
 		if (known) {
-			given = model_handle(p, slot->value);
+			given = ref_of(slot->value);
 			size = size_of(slot->value);
 			zc_map_remove_at(&run->live, slot);
 		}
@@ -560,12 +539,12 @@ static void look_ahead(struct player *p, uint64_t row, uint64_t stop, uint64_t r
 			value = zc_map_get(&run->live, in->handle[at]);
 		ring[at % RING] = value;
 		if (value)
-			p->backend->prefetch(run->model, model_handle(p, value), 0);
+			p->backend->prefetch(run->model, ref_of(value), 0);
 	}
 	at = row + AHEAD_OBJECT;
 	if (at < stop && ring[at % RING])
 		p->backend->prefetch(p->runs[in->pool[at]]->model,
-				     model_handle(p, ring[at % RING]), 1);
+				     ref_of(ring[at % RING]), 1);
 }
 
 static int play(struct player *p, uint64_t row, uint64_t stop_at)
@@ -693,7 +672,8 @@ static int evict(void *context, uint64_t handle)
 	}
 	struct eviction wanted = p->evictions[s->done];
 	uint64_t value = zc_map_get(&s->run->live, wanted.handle);
-	if (handle != (value ? model_handle(p, value) : wanted.handle)) {
+	if (handle != (value ? p->backend->handle_of(s->run->model, ref_of(value))
+			     : wanted.handle)) {
 		s->diverged = true;
 		return -EEXIST;
 	}
@@ -1024,6 +1004,7 @@ ZC_API struct player *zp_create(const char *backend, const struct zc_config *con
 		if (!strcmp(backends[i]->name, backend))
 			p->backend = backends[i];
 	p->config = *config;
+	p->config.by_ref = 1;
 	p->options = *options;
 	p->kernel_total = NO_TOTAL;
 	p->clock = p->row_clock = options->first_ns;

@@ -32,7 +32,6 @@ enum {
 	ZP_REISSUED,       /* a whole trace gives out a handle that is in use */
 	ZP_SHRINK_SEEN,    /* there are shrinks, and nobody has looked for their spans */
 	ZP_BAD_OP,         /* an op code out of range, or a span outside the rows */
-	ZP_TOO_MANY,       /* more objects than a handle can number here */
 };
 
 enum { ZP_POOLS = 256, ZP_CODES = 128, ZP_FIRST = 200, ZP_WIDTH = 6 };

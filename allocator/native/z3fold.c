@@ -8,6 +8,9 @@ enum { PAGE_CHUNKS = 64, HEADER_BYTES = 88, BIG_GAP_CHUNKS = 3, RECLAIM_TRIES = 
 enum { FIRST = 1, MIDDLE = 2, LAST = 3, WORDS = 4, WORD_BYTES = 8, SLOTS_BYTES = 64 };
 enum { NO_CPU = -1, NO_LIST = -1, LISTS = PAGE_CHUNKS };
 
+enum { HEADLESS_BIT = 44 };
+#define HEADLESS (UINT64_C(1) << HEADLESS_BIT)
+
 struct slots;
 
 struct page {
@@ -15,7 +18,9 @@ struct page {
 	uint8_t chunks[4];
 	uint8_t middle_start, first_number;
 	bool headless, middle_mapped, needs_compacting, claimed, queued, in_lru;
+	bool owned, gone; /* of a headless page: its object was not freed; the page was given back */
 	int8_t list_number;
+	uint32_t id;
 	int32_t cpu;
 	uint32_t references, foreign;
 	int64_t mapped;
@@ -29,7 +34,7 @@ struct page {
 struct slots {
 	uint64_t number;
 	struct page *owner;
-	uint32_t objects, stale;
+	uint32_t objects, stale, id;
 	bool abandoned;
 	struct {
 		struct page *page; /* NULL: not in use */
@@ -50,7 +55,11 @@ struct z3fold {
 	uint64_t *filled;    /* of each cpu: bit n is set if list n is not empty */
 	struct ends lru, queue;
 	uint64_t queue_len;
-	/* Slots by number * 2, pages of live headless objects by handle, which is odd. */
+	/*
+	 * Slots by number * 2, pages of live headless objects by handle, which is odd. By
+	 * reference only the latter; a reference is the id of slots * 4 + word, or HEADLESS and
+	 * the id of the page.
+	 */
 	struct zc_map named;
 	struct zc_map evicted_unfreed;
 	struct zc_slab page_slab, slots_slab;
@@ -102,9 +111,44 @@ static void add_references(struct z3fold *z, struct page *page, uint32_t count)
 
 /* -- handles -------------------------------------------------------------------------------- */
 
+static struct slots *slots_of(const struct z3fold *z, uint64_t handle)
+{
+	return (struct slots *)(uintptr_t)zc_map_get(&z->named,
+						     slots_key(handle / SLOTS_BYTES - 1));
+}
+
+/* The object in a word of slots. */
+static struct page *in_word(const struct slots *slots, uint32_t word, uint32_t *buddy)
+{
+	struct page *page = slots->words[word].page;
+	if (page)
+		*buddy = (slots->words[word].number + WORDS - page->first_number) % WORDS;
+	return page;
+}
+
+static uint64_t z3fold_handle_of(struct zc_pool *pool, uint64_t ref)
+{
+	const struct z3fold *z = (struct z3fold *)pool;
+	if (ref & HEADLESS)
+		return headless_handle(z, zc_slab_at(&z->page_slab, ref & ~HEADLESS));
+	return address(zc_slab_at(&z->slots_slab, ref / WORDS), ref % WORDS);
+}
+
+/* As below, by reference. */
+static struct page *dereference(const struct z3fold *z, uint64_t ref, uint32_t *buddy)
+{
+	*buddy = 0;
+	if (!(ref & HEADLESS))
+		return in_word(zc_slab_at(&z->slots_slab, ref / WORDS), ref % WORDS, buddy);
+	struct page *page = zc_slab_at(&z->page_slab, ref & ~HEADLESS);
+	return page->gone ? NULL : page;
+}
+
 /* The page of a live object and its place there, 0 if headless; NULL if there is none. */
 static struct page *lookup(const struct z3fold *z, uint64_t handle, uint32_t *buddy)
 {
+	if (z->base.by_ref)
+		return dereference(z, handle, buddy);
 	if (handle & 1) {
 		*buddy = 0;
 		return (struct page *)(uintptr_t)zc_map_get(&z->named, handle);
@@ -112,15 +156,10 @@ static struct page *lookup(const struct z3fold *z, uint64_t handle, uint32_t *bu
 	uint64_t rest = handle % SLOTS_BYTES;
 	if (rest % WORD_BYTES || rest >= WORDS * WORD_BYTES || handle < SLOTS_BYTES)
 		return NULL;
-	const struct slots *slots = (const struct slots *)(uintptr_t)zc_map_get(
-		&z->named, slots_key(handle / SLOTS_BYTES - 1));
+	const struct slots *slots = slots_of(z, handle);
 	if (!slots)
 		return NULL;
-	struct page *page = slots->words[rest / WORD_BYTES].page;
-	if (page)
-		*buddy = (slots->words[rest / WORD_BYTES].number + WORDS - page->first_number) %
-			 WORDS;
-	return page;
+	return in_word(slots, rest / WORD_BYTES, buddy);
 }
 
 static bool was_given(const struct z3fold *z, uint64_t handle)
@@ -138,6 +177,8 @@ static bool was_given(const struct z3fold *z, uint64_t handle)
 static int no_object(struct z3fold *z, uint64_t handle, const char *call, const char *stale)
 {
 	const char *name = stale;
+	if (z->base.by_ref)
+		handle = z3fold_handle_of(&z->base, handle);
 	if (zc_map_find(&z->evicted_unfreed, handle))
 		name = "evicted-unfreed";
 	else if (!was_given(z, handle))
@@ -156,29 +197,33 @@ static void forget_slots(struct z3fold *z, struct slots *slots)
 {
 	if (slots->objects || slots->owner)
 		return;
-	zc_map_take(&z->named, slots_key(slots->number));
-	zc_slab_put(&z->slots_slab, slots);
+	if (!z->base.by_ref)
+		zc_map_take(&z->named, slots_key(slots->number));
+	zc_slab_put(&z->slots_slab, slots, slots->id);
 }
 
 static int new_slots(struct z3fold *z, struct page *page)
 {
-	struct slots *slots = zc_slab_get(&z->slots_slab);
+	uint32_t id = 0;
+	struct slots *slots = zc_slab_get(&z->slots_slab, &id);
 	if (!slots)
 		return zc_out_of_memory(&z->base);
-	struct zc_slot *entry = zc_map_put(&z->named, slots_key(z->slots_made));
-	if (!entry) {
-		zc_slab_put(&z->slots_slab, slots);
-		return zc_out_of_memory(&z->base);
+	if (!z->base.by_ref) {
+		struct zc_slot *entry = zc_map_put(&z->named, slots_key(z->slots_made));
+		if (!entry) {
+			zc_slab_put(&z->slots_slab, slots, id);
+			return zc_out_of_memory(&z->base);
+		}
+		entry->value = (uintptr_t)slots;
 	}
-	entry->value = (uintptr_t)slots;
-	*slots = (struct slots){.number = z->slots_made++, .owner = page};
+	*slots = (struct slots){.number = z->slots_made++, .owner = page, .id = id};
 	z->slots_held++;
 	page->slots = slots;
 	return 0;
 }
 
 /* Use a word of the page's slots, which are there; returns its address. */
-static uint64_t give_word(struct page *page, uint32_t buddy)
+static uint64_t give_word(struct z3fold *z, struct page *page, uint32_t buddy)
 {
 	struct slots *slots = page->slots;
 	uint32_t number = word_of(page, buddy);
@@ -186,14 +231,13 @@ static uint64_t give_word(struct page *page, uint32_t buddy)
 	slots->stale &= ~(1u << number);
 	slots->words[number].page = page;
 	slots->words[number].number = number;
+	z->base.last_ref = (uint64_t)slots->id * WORDS + number;
 	return address(slots, number);
 }
 
-static void clear_word(struct z3fold *z, uint64_t handle, struct page *page, bool claimed)
+static void clear_word(struct z3fold *z, struct slots *slots, uint32_t word, struct page *page,
+		       bool claimed)
 {
-	struct slots *slots = (struct slots *)(uintptr_t)zc_map_get(
-		&z->named, slots_key(handle / SLOTS_BYTES - 1));
-	uint32_t word = handle % SLOTS_BYTES / WORD_BYTES;
 	slots->words[word].page = NULL;
 	slots->objects--;
 	if (claimed) {
@@ -389,11 +433,12 @@ static void retotal(struct z3fold *z)
 
 static struct page *new_page(struct z3fold *z, bool headless)
 {
-	struct page *page = zc_slab_get(&z->page_slab);
+	uint32_t id = 0;
+	struct page *page = zc_slab_get(&z->page_slab, &id);
 	if (!page)
 		return NULL;
 	*page = (struct page){.number = z->pages_allocated++, .headless = headless,
-			      .cpu = NO_CPU, .list_number = NO_LIST};
+			      .cpu = NO_CPU, .list_number = NO_LIST, .id = id};
 	z->pages_len++;
 	z->headless_pages += headless;
 	retotal(z);
@@ -408,7 +453,9 @@ static void give_back(struct z3fold *z, struct page *page)
 	z->pages_freed++;
 	z->headless_pages -= page->headless;
 	retotal(z);
-	zc_slab_put(&z->page_slab, page);
+	page->gone = true;
+	if (!page->owned)
+		zc_slab_put(&z->page_slab, page, page->id);
 }
 
 /* kref_put(): true if that was the last reference and the page is gone. */
@@ -545,6 +592,8 @@ static int malloc_headless(struct z3fold *z, uint64_t *handle)
 		z->named.len--;
 		return zc_out_of_memory(&z->base);
 	}
+	page->owned = true;
+	z->base.last_ref = HEADLESS | page->id;
 	z->headless_objects++;
 	z->base.objects++;
 	*handle = given;
@@ -578,7 +627,7 @@ static int z3fold_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 	pool->objects++;
 	z->used_chunks += chunks;
 	add(z, page);
-	*handle = give_word(page, buddy);
+	*handle = give_word(z, page, buddy);
 	return 0;
 }
 
@@ -593,7 +642,8 @@ static int z3fold_free(struct zc_pool *pool, uint64_t handle)
 	bool claimed = page->claimed;
 	page->claimed = true;
 	if (!buddy) {
-		zc_map_take(&z->named, handle);
+		zc_map_take(&z->named, headless_handle(z, page));
+		page->owned = false;
 		z->headless_objects--;
 		if (!claimed)
 			give_back(z, page);
@@ -601,7 +651,11 @@ static int z3fold_free(struct zc_pool *pool, uint64_t handle)
 	}
 	z->used_chunks -= page->chunks[buddy];
 	page->chunks[buddy] = 0;
-	clear_word(z, handle, page, claimed);
+	if (pool->by_ref)
+		clear_word(z, zc_slab_at(&z->slots_slab, handle / WORDS), handle % WORDS, page,
+			   claimed);
+	else
+		clear_word(z, slots_of(z, handle), handle % SLOTS_BYTES / WORD_BYTES, page, claimed);
 	if (drop_reference(z, page) || claimed)
 		return 0;
 	page->claimed = false;
@@ -649,8 +703,8 @@ static int z3fold_unmap(struct zc_pool *pool, uint64_t handle)
 		page->middle_mapped = false;
 	if (page->mapped < 0)
 		zc_meet(pool, "unbalanced-unmap",
-			"unmap of 0x%" PRIx64 ": page %" PRIu64 " was not mapped", handle,
-			page->number);
+			"unmap of 0x%" PRIx64 ": page %" PRIu64 " was not mapped",
+			pool->by_ref ? z3fold_handle_of(pool, handle) : handle, page->number);
 	return 0;
 }
 
@@ -802,14 +856,18 @@ static int z3fold_set_cpu(struct zc_pool *pool, uint32_t cpu)
 	return 0;
 }
 
-static void z3fold_prefetch(struct zc_pool *pool, uint64_t handle, int stage)
+static void z3fold_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
 {
-	struct z3fold *z = (struct z3fold *)pool;
-	uint64_t key = handle & 1 ? handle : slots_key(handle / SLOTS_BYTES - 1);
+	const struct z3fold *z = (struct z3fold *)pool;
+	if (ref & HEADLESS) {
+		ZC_PREFETCH(zc_slab_at(&z->page_slab, ref & ~HEADLESS));
+		return;
+	}
+	const struct slots *slots = zc_slab_at(&z->slots_slab, ref / WORDS);
 	if (stage == 0)
-		zc_map_prefetch(&z->named, key);
+		ZC_PREFETCH(slots);
 	else
-		ZC_PREFETCH((const void *)(uintptr_t)zc_map_get(&z->named, key));
+		ZC_PREFETCH(slots->words[ref % WORDS].page);
 }
 
 enum { POOL_FIGURES = 22 };
@@ -859,6 +917,7 @@ static int z3fold_create(const struct zc_config *config, struct zc_pool **made)
 		return ZC_NO_MEMORY;
 	z->base.backend = &zc_z3fold;
 	z->base.page_bytes = config->page_bytes;
+	z->base.by_ref = config->by_ref;
 	z->page_shift = (uint32_t)__builtin_ctz(config->page_bytes);
 	z->chunk_bytes = config->page_bytes / PAGE_CHUNKS;
 	z->header_chunks = (HEADER_BYTES + z->chunk_bytes - 1) / z->chunk_bytes;
@@ -888,6 +947,7 @@ const struct zc_backend zc_z3fold = {
 	.map = z3fold_map,
 	.unmap = z3fold_unmap,
 	.shrink = z3fold_shrink,
+	.handle_of = z3fold_handle_of,
 	.place = z3fold_place,
 	.prefetch = z3fold_prefetch,
 	.stats_len = z3fold_stats_len,

@@ -11,6 +11,7 @@ struct page {
 	uint64_t number;
 	uint8_t first, last; /* chunks used at each end, 0 = free */
 	bool under_reclaim;
+	uint32_t id;
 	struct page *older, *newer;         /* in its list by free chunks */
 	struct page *lru_older, *lru_newer; /* least recently used page first */
 };
@@ -24,7 +25,7 @@ struct zbud {
 	struct zc_pool base;
 	uint32_t chunk_bytes, page_shift;
 	int64_t largest;
-	struct zc_map pages; /* number -> page */
+	struct zc_map pages; /* number -> page; not used by reference: page id * 2 + is it first */
 	struct zc_slab slab;
 	struct list lists[CHUNKS]; /* by free chunks; bit n of filled: list n is not empty */
 	uint64_t filled;
@@ -50,6 +51,17 @@ static uint64_t number_of(const struct zbud *z, uint64_t handle)
 static bool is_first(const struct zbud *z, uint64_t handle)
 {
 	return (handle & (z->base.page_bytes - 1)) == HEADER_CHUNKS * z->chunk_bytes;
+}
+
+static struct page *page_at(const struct zbud *z, uint64_t ref)
+{
+	return zc_slab_at(&z->slab, ref >> 1);
+}
+
+static uint64_t zbud_handle_of(struct zc_pool *pool, uint64_t ref)
+{
+	struct zbud *z = (struct zbud *)pool;
+	return handle_of(z, page_at(z, ref), ref & 1);
 }
 
 static struct page *page_of(const struct zbud *z, uint64_t handle)
@@ -149,16 +161,19 @@ static void retotal(struct zbud *z)
 
 static struct page *new_page(struct zbud *z)
 {
-	struct page *page = zc_slab_get(&z->slab);
+	uint32_t id = 0;
+	struct page *page = zc_slab_get(&z->slab, &id);
 	if (!page)
 		return NULL;
-	struct zc_slot *slot = zc_map_put(&z->pages, z->pages_allocated);
-	if (!slot) {
-		zc_slab_put(&z->slab, page);
-		return NULL;
+	if (!z->base.by_ref) {
+		struct zc_slot *slot = zc_map_put(&z->pages, z->pages_allocated);
+		if (!slot) {
+			zc_slab_put(&z->slab, page, id);
+			return NULL;
+		}
+		slot->value = (uintptr_t)page;
 	}
-	slot->value = (uintptr_t)page;
-	*page = (struct page){.number = z->pages_allocated++};
+	*page = (struct page){.number = z->pages_allocated++, .id = id};
 	z->pages_len++;
 	retotal(z);
 	lru_push(z, page);
@@ -167,12 +182,13 @@ static struct page *new_page(struct zbud *z)
 
 static void give_back(struct zbud *z, struct page *page)
 {
-	zc_map_take(&z->pages, page->number);
+	if (!z->base.by_ref)
+		zc_map_take(&z->pages, page->number);
 	z->pages_len--;
 	z->pages_freed++;
 	retotal(z);
 	if (!z->reclaims)
-		zc_slab_put(&z->slab, page);
+		zc_slab_put(&z->slab, page, page->id);
 }
 
 /* -- the driver's calls --------------------------------------------------------------------- */
@@ -203,24 +219,15 @@ static int zbud_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 	pool->objects++;
 	z->used_chunks += chunks;
 	*handle = handle_of(z, page, first);
+	pool->last_ref = (uint64_t)page->id << 1 | first;
 	return 0;
 }
 
-static int zbud_free(struct zc_pool *pool, uint64_t handle)
+static void free_end(struct zbud *z, struct page *page, bool first)
 {
-	struct zbud *z = (struct zbud *)pool;
-	struct page *page = page_of(z, handle);
-	const char *fault = owner_fault(z, handle, page);
-	if (ZC_UNLIKELY(fault != NULL)) {
-		if (!page)
-			return zc_fatal(pool, fault, "free of 0x%" PRIx64 ", which is no object's",
-					handle);
-		zc_meet(pool, fault, "free of 0x%" PRIx64 ", which is no object's", handle);
-	}
-	bool first = is_first(z, handle);
 	uint32_t chunks = first ? page->first : page->last;
 	if (chunks) {
-		pool->objects--;
+		z->base.objects--;
 		z->used_chunks -= chunks;
 	}
 	bool linked = !page->under_reclaim;
@@ -231,18 +238,38 @@ static int zbud_free(struct zc_pool *pool, uint64_t handle)
 	else
 		page->last = 0;
 	if (!linked)
-		return 0; /* the reclaim that is under way will see to the page */
+		return; /* the reclaim that is under way will see to the page */
 	if (page->first || page->last) {
 		push(z, page);
 	} else {
 		lru_unlink(z, page);
 		give_back(z, page);
 	}
+}
+
+static int zbud_free(struct zc_pool *pool, uint64_t object)
+{
+	struct zbud *z = (struct zbud *)pool;
+	if (pool->by_ref) {
+		free_end(z, page_at(z, object), object & 1);
+		return 0;
+	}
+	struct page *page = page_of(z, object);
+	const char *fault = owner_fault(z, object, page);
+	if (ZC_UNLIKELY(fault != NULL)) {
+		if (!page)
+			return zc_fatal(pool, fault, "free of 0x%" PRIx64 ", which is no object's",
+					object);
+		zc_meet(pool, fault, "free of 0x%" PRIx64 ", which is no object's", object);
+	}
+	free_end(z, page, is_first(z, object));
 	return 0;
 }
 
 static void note_use(struct zbud *z, uint64_t handle, const char *call)
 {
+	if (z->base.by_ref)
+		return;
 	const char *fault = owner_fault(z, handle, page_of(z, handle));
 	if (ZC_LIKELY(!fault))
 		return;
@@ -333,13 +360,15 @@ static int zbud_place(struct zc_pool *pool, uint64_t handle, struct zc_place *pl
 	return 0;
 }
 
-static void zbud_prefetch(struct zc_pool *pool, uint64_t handle, int stage)
+static void zbud_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
 {
-	struct zbud *z = (struct zbud *)pool;
-	if (stage == 0)
-		zc_map_prefetch(&z->pages, number_of(z, handle));
-	else
-		ZC_PREFETCH(page_of(z, handle));
+	const struct page *page = page_at((struct zbud *)pool, ref);
+	if (stage == 0) {
+		ZC_PREFETCH(page);
+		return;
+	}
+	ZC_PREFETCH(page->older);
+	ZC_PREFETCH(page->newer);
 }
 
 enum { POOL_FIGURES = 6 };
@@ -378,6 +407,7 @@ static int zbud_create(const struct zc_config *config, struct zc_pool **made)
 		return ZC_NO_MEMORY;
 	z->base.backend = &zc_zbud;
 	z->base.page_bytes = config->page_bytes;
+	z->base.by_ref = config->by_ref;
 	z->page_shift = (uint32_t)__builtin_ctz(config->page_bytes);
 	z->chunk_bytes = config->page_bytes / PAGE_CHUNKS;
 	z->largest = (CHUNKS - 1) * (int64_t)z->chunk_bytes;
@@ -399,6 +429,7 @@ const struct zc_backend zc_zbud = {
 	.map = zbud_map,
 	.unmap = zbud_unmap,
 	.shrink = zbud_shrink,
+	.handle_of = zbud_handle_of,
 	.place = zbud_place,
 	.prefetch = zbud_prefetch,
 	.stats_len = zbud_stats_len,

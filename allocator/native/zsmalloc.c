@@ -10,8 +10,9 @@ enum { MAX_CLASSES = 257, MAX_GROUPS = 12, EMPTY = 0 };
 enum { FULL_61 = 3, FULL_612 = 11 };
 
 /*
- * ``cells``: one a slot. A used one has its object's handle, shifted, and bit 0 set; a free one
- * the number of the slot freed before it, shifted, as in the kernel: the last freed is first out.
+ * ``cells``: one a slot. A used one has its object's handle (44 bits), the requested bytes (19)
+ * and bit 0 set; a free one the number of the slot freed before it, shifted, as in the kernel:
+ * the last freed is first out.
  */
 struct zspage {
 	struct zspage *newer, *older; /* in the list of its group; newer is towards the head */
@@ -31,13 +32,13 @@ struct class {
 };
 
 /*
- * What the kernel keeps behind a handle, as one value of the map ``words``: the zspage's id
- * (28 bits, from 1), the slot (17) and the requested bytes (19).
+ * What the kernel keeps behind a handle, and what a reference is: the zspage's id (28 bits, from
+ * 1) and the slot (17).
  */
-enum { SIZE_BITS = 19, SLOT_BITS = 17, ID_BITS = 28 };
+enum { SIZE_BITS = 19, SLOT_BITS = 17, ID_BITS = 28, HANDLE_BITS = 44 };
 
 struct word {
-	uint32_t id, slot, size;
+	uint32_t id, slot;
 };
 
 struct zsmalloc {
@@ -47,7 +48,7 @@ struct zsmalloc {
 	bool rules_61, readers_stop;
 	uint16_t *class_of; /* requested bytes, 0 to page_bytes -> class */
 	uint32_t page_shift;
-	struct zc_map words;  /* handle -> packed word */
+	struct zc_map words;  /* handle -> packed word; not used by reference */
 	struct zc_map mapped; /* handle -> open maps */
 	struct zspage **zspages; /* by id */
 	uint32_t *free_ids;
@@ -55,16 +56,29 @@ struct zsmalloc {
 	uint64_t next_handle, next_page, pages, stored_bytes, compactions;
 };
 
-static uint64_t pack(uint32_t id, uint32_t slot, uint32_t size)
+static uint64_t pack(uint32_t id, uint32_t slot)
 {
-	return (uint64_t)id << (SLOT_BITS + SIZE_BITS) | (uint64_t)slot << SIZE_BITS | size;
+	return (uint64_t)id << SLOT_BITS | slot;
 }
 
 static struct word unpack(uint64_t value)
 {
-	return (struct word){(uint32_t)(value >> (SLOT_BITS + SIZE_BITS)),
-			     value >> SIZE_BITS & ((1u << SLOT_BITS) - 1),
-			     value & ((1u << SIZE_BITS) - 1)};
+	return (struct word){(uint32_t)(value >> SLOT_BITS), value & ((1u << SLOT_BITS) - 1)};
+}
+
+static uint64_t used_cell(uint64_t handle, uint32_t size)
+{
+	return handle << (SIZE_BITS + 1) | (uint64_t)size << 1 | 1;
+}
+
+static uint64_t handle_in(uint64_t cell)
+{
+	return cell >> (SIZE_BITS + 1);
+}
+
+static uint32_t size_in(uint64_t cell)
+{
+	return cell >> 1 & ((1u << SIZE_BITS) - 1);
 }
 
 /* -- fullness lists ------------------------------------------------------------------------- */
@@ -143,12 +157,12 @@ static uint32_t with_room(const struct zsmalloc *z, const struct class *class)
 
 /* -- slots ---------------------------------------------------------------------------------- */
 
-static uint32_t pop_slot(struct zspage *zspage, uint64_t handle)
+static uint32_t pop_slot(struct zspage *zspage, uint64_t cell)
 {
 	uint32_t slot = zspage->next_free;
 	zspage->next_free = (uint32_t)(zspage->cells[slot] >> 1);
 	zspage->free--;
-	zspage->cells[slot] = handle << 1 | 1;
+	zspage->cells[slot] = cell;
 	return slot;
 }
 
@@ -245,24 +259,26 @@ static int zs_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 		return -(int)z->too_large;
 	uint32_t number = z->class_of[size];
 	struct class *class = &z->classes[number];
-	struct zc_slot *word = zc_map_put(&z->words, z->next_handle);
-	if (!word)
+	struct zc_slot nowhere = {0, 0}, *word = &nowhere;
+	if (z->next_handle >> HANDLE_BITS ||
+	    (!pool->by_ref && !(word = zc_map_put(&z->words, z->next_handle))))
 		return zc_out_of_memory(pool);
+	uint64_t cell = used_cell(z->next_handle, (uint32_t)size);
 	uint32_t room = with_room(z, class), slot;
 	struct zspage *zspage;
 	if (ZC_LIKELY(room)) {
 		zspage = class->heads[highest(room)];
 		class->revived += zspage->group == EMPTY;
-		slot = pop_slot(zspage, z->next_handle);
+		slot = pop_slot(zspage, cell);
 		class->used++;
 		fix(z, class, zspage);
 	} else {
 		zspage = new_zspage(z, number);
 		if (!zspage) {
-			z->words.len--; /* its value is still 0 */
+			z->words.len -= !pool->by_ref; /* its value is still 0 */
 			return zc_out_of_memory(pool);
 		}
-		slot = pop_slot(zspage, z->next_handle);
+		slot = pop_slot(zspage, cell);
 		class->used++;
 		class->zspages++;
 		class->made++;
@@ -270,7 +286,7 @@ static int zs_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 		retotal(z);
 		insert(z, class, zspage);
 	}
-	word->value = pack(zspage->id, slot, (uint32_t)size);
+	word->value = pool->last_ref = pack(zspage->id, slot);
 	z->stored_bytes += (uint64_t)size;
 	pool->objects++;
 	*handle = z->next_handle++;
@@ -283,20 +299,32 @@ static void note_bad(struct zsmalloc *z, uint64_t handle, const char *call, cons
 		"%s of %" PRIu64 ", which is not allocated", call, handle);
 }
 
-static int zs_free(struct zc_pool *pool, uint64_t handle)
+/* The word of an object by handle or reference, 0 if there is none. */
+static uint64_t word_of(const struct zsmalloc *z, uint64_t object)
+{
+	return z->base.by_ref ? object : zc_map_get(&z->words, object);
+}
+
+static uint64_t zs_handle_of(struct zc_pool *pool, uint64_t ref)
+{
+	struct word word = unpack(ref);
+	return handle_in(((struct zsmalloc *)pool)->zspages[word.id]->cells[word.slot]);
+}
+
+static int zs_free(struct zc_pool *pool, uint64_t object)
 {
 	struct zsmalloc *z = (struct zsmalloc *)pool;
-	struct zc_slot *entry = zc_map_find(&z->words, handle);
-	if (ZC_UNLIKELY(!entry)) {
-		note_bad(z, handle, "free", "double-free");
+	uint64_t value = pool->by_ref ? object : zc_map_take(&z->words, object);
+	if (ZC_UNLIKELY(!value)) {
+		note_bad(z, object, "free", "double-free");
 		return 0;
 	}
-	struct word word = unpack(entry->value);
-	zc_map_remove_at(&z->words, entry);
+	struct word word = unpack(value);
 	struct zspage *zspage = z->zspages[word.id];
-	if (ZC_UNLIKELY(z->mapped.len) && zc_map_take(&z->mapped, handle))
+	uint64_t cell = zspage->cells[word.slot];
+	if (ZC_UNLIKELY(z->mapped.len) && zc_map_take(&z->mapped, handle_in(cell)))
 		zspage->mapped--;
-	z->stored_bytes -= word.size;
+	z->stored_bytes -= size_in(cell);
 	pool->objects--;
 	struct class *class = &z->classes[zspage->class];
 	push_slot(zspage, word.slot);
@@ -309,14 +337,15 @@ static int zs_free(struct zc_pool *pool, uint64_t handle)
 	return 0;
 }
 
-static int zs_map(struct zc_pool *pool, uint64_t handle)
+static int zs_map(struct zc_pool *pool, uint64_t object)
 {
 	struct zsmalloc *z = (struct zsmalloc *)pool;
-	uint64_t value = zc_map_get(&z->words, handle);
+	uint64_t value = word_of(z, object);
 	if (ZC_UNLIKELY(!value)) {
-		note_bad(z, handle, "map", "use-after-free");
+		note_bad(z, object, "map", "use-after-free");
 		return 0;
 	}
+	uint64_t handle = pool->by_ref ? zs_handle_of(pool, object) : object;
 	struct zc_slot *open = zc_map_put(&z->mapped, handle);
 	if (!open)
 		return zc_out_of_memory(pool);
@@ -325,17 +354,18 @@ static int zs_map(struct zc_pool *pool, uint64_t handle)
 	return 0;
 }
 
-static int zs_unmap(struct zc_pool *pool, uint64_t handle)
+static int zs_unmap(struct zc_pool *pool, uint64_t object)
 {
 	struct zsmalloc *z = (struct zsmalloc *)pool;
+	uint64_t handle = pool->by_ref ? zs_handle_of(pool, object) : object;
 	struct zc_slot *open = zc_map_find(&z->mapped, handle);
 	if (ZC_LIKELY(open != NULL)) {
 		if (--open->value)
 			return 0;
 		open->value = 1; /* the map takes a value of 0 for an unused slot */
 		zc_map_remove_at(&z->mapped, open);
-		z->zspages[unpack(zc_map_get(&z->words, handle)).id]->mapped--;
-	} else if (zc_map_find(&z->words, handle)) {
+		z->zspages[unpack(word_of(z, object)).id]->mapped--;
+	} else if (word_of(z, object)) {
 		zc_meet(pool, "unbalanced-unmap", "unmap of %" PRIu64 ", which is not mapped",
 			handle);
 	} else {
@@ -381,11 +411,10 @@ static bool migrate(struct zsmalloc *z, struct class *class, struct zspage *sour
 			continue;
 		if (!target->free)
 			return false;
-		uint64_t handle = source->cells[slot] >> 1;
-		uint32_t to = pop_slot(target, handle);
+		uint64_t handle = handle_in(source->cells[slot]);
+		uint32_t to = pop_slot(target, source->cells[slot]);
 		push_slot(source, slot);
-		struct zc_slot *entry = zc_map_find(&z->words, handle);
-		entry->value = pack(target->id, to, unpack(entry->value).size);
+		zc_map_find(&z->words, handle)->value = pack(target->id, to);
 		if (ZC_UNLIKELY(z->mapped.len) && zc_map_find(&z->mapped, handle)) {
 			source->mapped--;
 			target->mapped++;
@@ -454,6 +483,8 @@ static bool compact_once_612(struct zsmalloc *z, struct class *class)
 static int64_t zs_compact(struct zc_pool *pool)
 {
 	struct zsmalloc *z = (struct zsmalloc *)pool;
+	if (pool->by_ref)
+		return -ENOSYS; /* objects would move away from under their references */
 	z->compactions++;
 	int64_t freed = 0;
 	for (uint32_t i = z->classes_len; i-- > 0;) {
@@ -480,20 +511,18 @@ static int zs_place(struct zc_pool *pool, uint64_t handle, struct zc_place *plac
 	return 0;
 }
 
-static void zs_prefetch(struct zc_pool *pool, uint64_t handle, int stage)
+static void zs_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
 {
-	struct zsmalloc *z = (struct zsmalloc *)pool;
+	const struct zsmalloc *z = (struct zsmalloc *)pool;
+	struct word word = unpack(ref);
 	if (stage == 0) {
-		zc_map_prefetch(&z->words, handle);
+		ZC_PREFETCH(&z->zspages[word.id]);
 		return;
 	}
-	uint64_t value = zc_map_get(&z->words, handle);
-	if (!value)
-		return;
-	struct word word = unpack(value);
-	struct zspage *zspage = z->zspages[word.id];
+	const struct zspage *zspage = z->zspages[word.id];
 	ZC_PREFETCH(zspage);
-	ZC_PREFETCH(&zspage->cells[word.slot]);
+	if (zspage)
+		ZC_PREFETCH(&zspage->cells[word.slot]);
 }
 
 enum { POOL_FIGURES = 4, CLASS_FIGURES = 10 };
@@ -611,6 +640,7 @@ static int zs_create(const struct zc_config *config, struct zc_pool **made)
 		return ZC_NO_MEMORY;
 	z->base.backend = &zc_zsmalloc;
 	z->base.page_bytes = config->page_bytes;
+	z->base.by_ref = config->by_ref;
 	z->page_shift = (uint32_t)__builtin_ctz(config->page_bytes);
 	z->rules_61 = variant == 61;
 	z->readers_stop = variant == 72;
@@ -634,6 +664,7 @@ const struct zc_backend zc_zsmalloc = {
 	.map = zs_map,
 	.unmap = zs_unmap,
 	.shrink = zs_shrink,
+	.handle_of = zs_handle_of,
 	.place = zs_place,
 	.prefetch = zs_prefetch,
 	.stats_len = zs_stats_len,

@@ -8,14 +8,24 @@
 enum { SLOT_BITS = 4, TYPE_BITS = 4, MAX_SLOTS = 16, MAX_ORDER = 10 };
 
 /*
+ * A reference is the block's number in its slab and the slot; ODD marks the position in ``odd`` of
+ * a handle whose slot is not one of the block that gave it (H2 in a block of 16).
+ */
+enum { ODD_BIT = 44 };
+#define ODD (UINT64_C(1) << ODD_BIT)
+
+/*
  * A slot's state is one bit in each of three masks; no bit set is FREE, ``used`` alone OCCUPIED.
  * ``owned`` is ours: the slots whose handle has an owner. ``listed``: found by its index.
+ * ``haunted``: reclaim took a slot from an object that may still be named, by reference.
  */
 struct block {
 	uint64_t index;
 	uint16_t free_slots, coeff;
 	uint16_t used, mapped, unmapped, owned;
-	bool under_reclaim, listed;
+	bool under_reclaim, listed, haunted;
+	uint8_t type;
+	uint32_t id;
 	struct block *older, *newer;
 };
 
@@ -30,6 +40,7 @@ struct tree {
 struct begun {
 	struct tree *tree;
 	struct block *block;
+	uint32_t id;
 };
 
 struct ztree {
@@ -43,6 +54,8 @@ struct ztree {
 	struct zc_map strays; /* handles with an owner and without a block */
 	struct zc_map evicted_unfreed;
 	const struct block *stuck;
+	uint64_t *odd;
+	size_t odd_len, odd_cap;
 	uint64_t evicting;
 	bool is_evicting;
 	/* begun mallocs and reclaims under way, which hold on to blocks that go meanwhile */
@@ -202,8 +215,9 @@ static int shrank(struct ztree *z, struct tree *tree, struct block *block)
 		code = leave_strays(z, tree, block);
 	}
 	retotal(z, tree);
-	if (!z->pins && block != tree->current && block != tree->last)
-		zc_slab_put(&z->block_slab, block);
+	if (!z->pins && block != tree->current && block != tree->last && !block->owned &&
+	    !block->haunted)
+		zc_slab_put(&z->block_slab, block, block->id);
 	return code;
 }
 
@@ -228,14 +242,16 @@ static int insert(struct ztree *z, struct tree *tree, struct block **made)
 	if (slot->value)
 		return zc_fatal(&z->base, "H28", "block index %" PRIu64 " of type %u is in use",
 				index, tree->number);
-	struct block *block = zc_slab_get(&z->block_slab);
+	uint32_t id = 0;
+	struct block *block = zc_slab_get(&z->block_slab, &id);
 	slot->value = (uintptr_t)block;
 	if (!block) {
 		z->blocks.len--;
 		return zc_out_of_memory(&z->base);
 	}
 	*block = (struct block){
-		.index = index, .free_slots = tree->slots, .listed = true, .older = tree->newest};
+		.index = index, .free_slots = (uint16_t)tree->slots, .listed = true,
+		.type = (uint8_t)tree->number, .id = id, .older = tree->newest};
 	if (tree->newest)
 		tree->newest->newer = block;
 	else
@@ -268,11 +284,29 @@ static uint32_t take(struct tree *tree, struct block *block)
 	return slot;
 }
 
+static int add_odd(struct ztree *z, uint64_t handle)
+{
+	if (z->odd_len == z->odd_cap) {
+		size_t cap = z->odd_cap ? 2 * z->odd_cap : 16;
+		uint64_t *odd = realloc(z->odd, cap * sizeof(*odd));
+		if (!odd)
+			return ZC_NO_MEMORY;
+		z->odd = odd;
+		z->odd_cap = cap;
+	}
+	z->base.last_ref = ODD | z->odd_len;
+	z->odd[z->odd_len++] = handle;
+	return 0;
+}
+
 static int give(struct ztree *z, struct tree *tree, struct block *block, uint32_t slot,
 		uint64_t *given)
 {
 	uint64_t handle = encode(z, tree, block->index, slot);
 	*given = handle;
+	z->base.last_ref = (uint64_t)block->id << SLOT_BITS | slot;
+	if (ZC_UNLIKELY(slot == MAX_SLOTS) && z->base.by_ref && add_odd(z, handle))
+		return zc_out_of_memory(&z->base);
 	if (ZC_UNLIKELY(handle == 0 || slot == tree->slots || !block->listed ||
 			block->owned >> slot & 1)) {
 		if (slot == tree->slots || is_owned(z, handle))
@@ -330,9 +364,11 @@ static int ztree_begin(struct zc_pool *pool, int64_t size, uint64_t *ticket)
 		return -EINVAL;
 	if (size > pool->page_bytes)
 		return -ENOSPC;
-	struct begun *begun = zc_slab_get(&z->begun_slab);
+	uint32_t id = 0;
+	struct begun *begun = zc_slab_get(&z->begun_slab, &id);
 	if (!begun)
 		return zc_out_of_memory(pool);
+	begun->id = id;
 	begun->tree = tree_for(z, size);
 	int code = add_block(z, begun->tree, &begun->block);
 	z->pins++;
@@ -346,7 +382,7 @@ static int ztree_end(struct zc_pool *pool, uint64_t ticket, uint64_t *handle)
 	struct begun *begun = (struct begun *)(uintptr_t)ticket;
 	struct tree *tree = begun->tree;
 	struct block *block = begun->block;
-	zc_slab_put(&z->begun_slab, begun);
+	zc_slab_put(&z->begun_slab, begun, begun->id);
 	z->pins--;
 	tree->current = block;
 	return give(z, tree, block, take(tree, block), handle);
@@ -354,13 +390,41 @@ static int ztree_end(struct zc_pool *pool, uint64_t ticket, uint64_t *handle)
 
 /* -- free ----------------------------------------------------------------------------------- */
 
-static int name_tree(struct ztree *z, uint64_t handle, const struct where *at, const char *call,
-		     struct tree **tree)
+/* What a call names: ``block`` is NULL if no block has that index. */
+struct named {
+	uint64_t handle;
+	struct where at;
+	struct tree *tree;
+	struct block *block;
+};
+
+static uint64_t ztree_handle_of(struct zc_pool *pool, uint64_t ref)
 {
-	if (ZC_UNLIKELY(handle > z->handle_mask || at->kind >= z->types))
+	struct ztree *z = (struct ztree *)pool;
+	if (ref & ODD)
+		return z->odd[ref & ~ODD];
+	const struct block *block = zc_slab_at(&z->block_slab, ref >> SLOT_BITS);
+	return encode(z, &z->trees[block->type], block->index, ref & (MAX_SLOTS - 1));
+}
+
+static int name(struct ztree *z, uint64_t name, const char *call, struct named *named)
+{
+	if (ZC_LIKELY(z->base.by_ref && !(name & ODD))) {
+		struct block *block = zc_slab_at(&z->block_slab, name >> SLOT_BITS);
+		named->tree = &z->trees[block->type];
+		named->at = (struct where){block->type, block->index, name & (MAX_SLOTS - 1)};
+		named->handle = encode(z, named->tree, block->index, named->at.slot);
+		named->block = block->listed ? block : find(z, named->at.kind, named->at.index);
+		return 0;
+	}
+	uint64_t handle = z->base.by_ref ? ztree_handle_of(&z->base, name) : name;
+	named->handle = handle;
+	named->at = decode(z, handle);
+	if (ZC_UNLIKELY(handle > z->handle_mask || named->at.kind >= z->types))
 		return zc_fatal(&z->base, "H8",
 				"%s of 0x%" PRIx64 ", which names no block type", call, handle);
-	*tree = &z->trees[at->kind];
+	named->tree = &z->trees[named->at.kind];
+	named->block = find(z, named->at.kind, named->at.index);
 	return 0;
 }
 
@@ -409,16 +473,17 @@ static int delete_empty(struct ztree *z, struct tree *tree, struct block *block)
 	return code;
 }
 
-static int ztree_free(struct zc_pool *pool, uint64_t handle)
+static int ztree_free(struct zc_pool *pool, uint64_t object)
 {
 	struct ztree *z = (struct ztree *)pool;
-	struct where at = decode(z, handle);
-	struct tree *tree = NULL;
-	int code = name_tree(z, handle, &at, "free", &tree);
+	struct named named = {0};
+	int code = name(z, object, "free", &named);
 	if (code)
 		return code;
-	struct block *block = find(z, at.kind, at.index);
-	note_free(z, handle, &at, block);
+	uint64_t handle = named.handle;
+	struct tree *tree = named.tree;
+	struct block *block = named.block;
+	note_free(z, handle, &named.at, block);
 	if (ZC_UNLIKELY(!block)) {
 		zc_meet(pool, "H8", "free of 0x%" PRIx64 ": block not found", handle);
 		return 0;
@@ -434,7 +499,7 @@ static int ztree_free(struct zc_pool *pool, uint64_t handle)
 		return delete_empty(z, tree, block);
 	if (!tree->current || block->coeff >= tree->current->coeff)
 		tree->current = block;
-	uint16_t keep = (uint16_t)~(1u << at.slot);
+	uint16_t keep = (uint16_t)~(1u << named.at.slot);
 	block->used &= keep;
 	block->mapped &= keep;
 	block->unmapped &= keep;
@@ -444,16 +509,17 @@ static int ztree_free(struct zc_pool *pool, uint64_t handle)
 
 /* -- map and unmap -------------------------------------------------------------------------- */
 
-static int set_state(struct ztree *z, uint64_t handle, const char *call, bool mapped)
+static int set_state(struct ztree *z, uint64_t object, const char *call, bool mapped)
 {
-	struct where at = decode(z, handle);
-	struct tree *tree = NULL;
-	int code = name_tree(z, handle, &at, call, &tree);
+	struct named named = {0};
+	int code = name(z, object, call, &named);
 	if (code)
 		return code;
-	struct block *block = tree->current;
+	uint64_t handle = named.handle;
+	struct where at = named.at;
+	struct block *block = named.tree->current;
 	if (!block || block->index != at.index)
-		block = find(z, at.kind, at.index);
+		block = named.block;
 	if (ZC_UNLIKELY(!block)) {
 		zc_meet(&z->base, "H26", "%s of 0x%" PRIx64 ": block not found, NULL returned",
 			call, handle);
@@ -474,14 +540,14 @@ static int set_state(struct ztree *z, uint64_t handle, const char *call, bool ma
 	return 0;
 }
 
-static int ztree_map(struct zc_pool *pool, uint64_t handle)
+static int ztree_map(struct zc_pool *pool, uint64_t object)
 {
-	return set_state((struct ztree *)pool, handle, "map", true);
+	return set_state((struct ztree *)pool, object, "map", true);
 }
 
-static int ztree_unmap(struct zc_pool *pool, uint64_t handle)
+static int ztree_unmap(struct zc_pool *pool, uint64_t object)
 {
-	return set_state((struct ztree *)pool, handle, "unmap", false);
+	return set_state((struct ztree *)pool, object, "unmap", false);
 }
 
 /* -- reclaim -------------------------------------------------------------------------------- */
@@ -527,6 +593,7 @@ static int evict_block(struct ztree *z, struct tree *tree, struct block *block, 
 			zc_meet(&z->base, "H16", "evict(0x%" PRIx64 ") gave 0 but did not free it",
 				handle);
 			disown(z, handle);
+			block->haunted = true;
 			if (add_stray(z, &z->evicted_unfreed, handle))
 				return ZC_NO_MEMORY;
 		}
@@ -612,14 +679,10 @@ static int ztree_shrink(struct zc_pool *pool, int64_t pages, zc_evict evict, voi
 
 /* -- the rest ------------------------------------------------------------------------------- */
 
-static void ztree_prefetch(struct zc_pool *pool, uint64_t handle, int stage)
+static void ztree_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
 {
-	struct ztree *z = (struct ztree *)pool;
-	struct where at = decode(z, handle);
-	if (stage == 0)
-		zc_map_prefetch(&z->blocks, key_of(at.kind, at.index));
-	else
-		ZC_PREFETCH(find(z, at.kind, at.index));
+	if (stage == 0 && !(ref & ODD))
+		ZC_PREFETCH(zc_slab_at(&((struct ztree *)pool)->block_slab, ref >> SLOT_BITS));
 }
 
 enum { POOL_FIGURES = 2, TYPE_FIGURES = 8 };
@@ -659,6 +722,7 @@ static void ztree_destroy(struct zc_pool *pool)
 	zc_slab_clear(&z->block_slab);
 	zc_slab_clear(&z->begun_slab);
 	free(z->type_of);
+	free(z->odd);
 	free(z);
 }
 
@@ -691,6 +755,7 @@ static int ztree_create(const struct zc_config *config, struct zc_pool **made)
 		return ZC_NO_MEMORY;
 	z->base.backend = &zc_ztree;
 	z->base.page_bytes = config->page_bytes;
+	z->base.by_ref = config->by_ref;
 	uint32_t bits = 8 * config->long_bytes;
 	z->type_shift = bits - TYPE_BITS;
 	z->handle_mask = UINT64_MAX >> (64 - bits);
@@ -729,6 +794,7 @@ const struct zc_backend zc_ztree = {
 	.shrink = ztree_shrink,
 	.begin = ztree_begin,
 	.end = ztree_end,
+	.handle_of = ztree_handle_of,
 	.prefetch = ztree_prefetch,
 	.stats_len = ztree_stats_len,
 	.stats = ztree_stats,

@@ -156,6 +156,7 @@ class _PoolResult(Structure):
         *((name, _Agreement) for name in ("handles", "totals", "errors", "shrinks")),
         ("total_difference", c_int64),
         ("unknown", c_uint64 * 8),
+        ("unknown_rank", c_uint32 * 8),
         *((name, c_uint64) for name in ("reissued", "refused")),
         *((name, c_uint64) for name in ("shrinks_not_replayed", "shrinks_diverged", "snapshots")),
         ("stopped", c_char * 400),
@@ -514,7 +515,7 @@ class _Play:
             errors=_agreement(raw.errors),
             shrinks=_agreement(raw.shrinks),
             total_difference=raw.total_difference if raw.has_difference else None,
-            unknown={name: raw.unknown[kind] for kind, name in _NAMES.items() if raw.unknown[kind]},
+            unknown=_unknown(raw),
             reissued=raw.reissued,
             refused=raw.refused,
             failed=self._failed(at),
@@ -527,12 +528,12 @@ class _Play:
         )
 
     def _failed(self, at: int) -> dict[str, int]:
-        failed: dict[str, int] = {}
+        met: list[tuple[int, int, int]] = []
         position, count = c_uint64(), c_uint64()
         while ret := self.core.zp_failed_of(self.player, at, byref(position), byref(count)):
-            name = errno.errorcode.get(-ret, str(ret))
-            failed[name] = failed.get(name, 0) + count.value
-        return failed
+            rank, times = divmod(count.value, 1 << 48)
+            met.append((rank, ret, times))
+        return {errno.errorcode.get(-ret, str(ret)): times for _, ret, times in sorted(met)}
 
     def _hazards(self, model: int) -> dict[str, tuple[int, str]]:
         figures = (c_uint64 * 5)()
@@ -565,6 +566,12 @@ def _state(point: _Point, first_ns: int) -> tuple[int, int, int, int, int, int]:
         *(point.objects, point.stored, point.held),
         *(point.model, point.kernel),
     )
+
+
+def _unknown(raw: _PoolResult) -> dict[str, int]:
+    """Calls with unknown handles, in the order in which the kinds were first met."""
+    met = sorted((raw.unknown_rank[kind], kind) for kind in _NAMES if raw.unknown[kind])
+    return {_NAMES[kind]: raw.unknown[kind] for _, kind in met}
 
 
 def _agreement(raw: _Agreement) -> Agreement:

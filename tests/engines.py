@@ -38,6 +38,8 @@ def assert_same(answered: Result, expected: Result) -> None:
         _assert_near(ours[name].pop("mean"), theirs[name].pop("mean"))
     _assert_near(ours.pop("mean_density"), theirs.pop("mean_density"))
     assert ours == theirs
+    for counts in ("unknown", "failed"):  # they are printed in order
+        assert list(ours[counts]) == list(theirs[counts])
 
 
 def _assert_near(mean: float | None, wanted: float | None) -> None:

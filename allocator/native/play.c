@@ -9,6 +9,9 @@
 __extension__ typedef __int128 wide;
 
 enum { AHEAD_LIVE = 24, AHEAD_MODEL = 16, AHEAD_OBJECT = 8, RING = 32 };
+enum { COUNT_BITS = 48 };
+static const uint64_t MOST_RANKS = 0xFFFF;
+
 enum { SIZE_BITS = 64 - ZC_REF_BITS };
 
 static const int64_t LARGEST_NS = INT64_C(1) << 62;
@@ -33,6 +36,7 @@ struct run {
 	int64_t held, model_total, recorded_total;
 	int64_t *near_peak;
 	int32_t more_bytes;
+	uint32_t unknown_met;
 	bool compared, stopped;
 	struct zp_pool_result result;
 };
@@ -410,6 +414,9 @@ static int play_failed(struct player *p, struct run *run, int64_t size, int ret,
 	struct zc_slot *slot = zc_map_put(&run->failed, (uint32_t)ret);
 	if (!slot)
 		return fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
+	if (!slot->value) /* in which order they were met, above the count */
+		slot->value = run->failed.len < MOST_RANKS ? run->failed.len << COUNT_BITS
+							   : MOST_RANKS << COUNT_BITS;
 	slot->value++;
 	if (!run->compared || (ret != -EINVAL && ret != -ENOSPC))
 		return 0;
@@ -448,7 +455,8 @@ static int unknown(struct player *p, struct run *run, enum zp_kind kind, uint64_
 	}
 	if (p->options.whole)
 		return fail(p, ZP_UNKNOWN, number, kind, handle);
-	run->result.unknown[kind]++;
+	if (!run->result.unknown[kind]++)
+		run->result.unknown_rank[kind] = ++run->unknown_met;
 	return 0;
 }
 
@@ -946,7 +954,10 @@ ZC_API const int64_t *zp_near_peak_of(const struct player *p, uint32_t at)
 	return p->met[at]->near_peak;
 }
 
-/* The next failed malloc's return value from position *at on, its count in *count; or 0. */
+/*
+ * The next failed malloc's return value from a position on; or 0. *count has how often, and in the
+ * upper 16 bits the rank of the return value among those met.
+ */
 ZC_API int32_t zp_failed_of(const struct player *p, uint32_t at, uint64_t *position,
 			    uint64_t *count)
 {

@@ -89,7 +89,8 @@ struct zp_pool_result {
 	uint32_t pool, has_difference;
 	struct zp_agreement handles, totals, errors, shrinks;
 	int64_t total_difference;
-	uint64_t unknown[ZP_KINDS]; /* by kind */
+	uint64_t unknown[ZP_KINDS];      /* by kind */
+	uint32_t unknown_rank[ZP_KINDS]; /* in which order they were met */
 	uint64_t reissued, refused, shrinks_not_replayed, shrinks_diverged, snapshots;
 	char stopped[ZP_FIRST + ZC_TEXT];
 };

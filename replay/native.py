@@ -76,7 +76,9 @@ from traces.schema import OPS, SCHEMA
 BATCHES_AHEAD = 4
 """Batches that are decoded before a backend has taken them."""
 
-_COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "total", "cpu")
+COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "total", "cpu")
+"""What a replay reads of a trace; with shrinks ``tid`` too."""
+
 _NULLABLE = ("size", "handle", "total")
 _EARLIEST = -(2**62)
 
@@ -238,6 +240,22 @@ def replay_native(
                 play.close()
 
 
+def core_seconds(reader: TraceReader, backend: str) -> float:
+    """How long the core works on a trace without shrinks, decoding not counted."""
+    core = library()
+    declare(core, _FUNCTIONS)
+    play = _Play(core, reader, backend, *_model(backend), None, None)
+    spent = 0.0
+    try:
+        for batch in _batches(reader, None):
+            start = perf_counter()
+            play.feed(batch)
+            spent += perf_counter() - start
+    finally:
+        play.close()
+    return spent
+
+
 def _model(backend: str) -> tuple[Builtin, Config]:
     model = builtin(backend)
     if model is None:
@@ -265,11 +283,11 @@ def _batches(reader: TraceReader | InOrder, known: Survey | None) -> Iterator[_B
     """The whole trace, cut where the Python engine cuts it."""
     first = 0
     if known is None or not known.shrinks:
-        for batch in reader.batches(_COLUMNS):
+        for batch in reader.batches(COLUMNS):
             yield _batch(batch, first, [])
             first += batch.num_rows
         return
-    for first, table, spans in cut(reader.batches((*_COLUMNS, "tid")), known.shrinks):
+    for first, table, spans in cut(reader.batches((*COLUMNS, "tid")), known.shrinks):
         for batch in table.combine_chunks().to_batches():
             yield _batch(batch, first, spans)
 

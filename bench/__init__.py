@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Measurements; nothing here is a test, and no test asserts a time."""

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay.errors import ReplayError
+from replay.timing import Timing
 
 Ints = npt.NDArray[np.int64]
 
@@ -281,8 +282,8 @@ class Work:
 class Result:
     """A replay's results: figures over all pools, and each pool's own.
 
-    Times are the trace's (ns), except ``wall_s``, which was measured here and is the only one
-    that differs between two runs. ``held_near_peak`` is what was held, in bytes, when the
+    Times are the trace's (ns), except ``wall_s`` and ``timing``, which were measured here and are
+    all that differs between two runs. ``held_near_peak`` is what was held, in bytes, when the
     pools' ``stats_near_peak`` were taken: at most 1/128 below the peak.
     """
 
@@ -308,6 +309,7 @@ class Result:
     held_near_peak: int
     series: list[Moment]
     wall_s: float
+    timing: Timing | None = None
 
     @property
     def handles_equal(self) -> int:
@@ -388,7 +390,7 @@ class Result:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON types."""
         plain = asdict(self)
-        wall_s = plain.pop("wall_s")
+        wall_s, timing = plain.pop("wall_s"), plain.pop("timing")
         pools, series = plain.pop("pools"), plain.pop("series")
         for pool, result in zip(pools, self.pools, strict=True):
             pool["failed_enomem"] = result.failed_enomem
@@ -423,6 +425,7 @@ class Result:
                 "wall_s": wall_s,
                 "rows_per_s": self.rows / wall_s,
                 "calls_per_s": self.driven / wall_s,
+                "timing": timing,
             },
         }
 

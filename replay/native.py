@@ -21,6 +21,7 @@ from ctypes import (
     byref,
     c_char,
     c_char_p,
+    c_double,
     c_int,
     c_int32,
     c_int64,
@@ -70,6 +71,7 @@ from replay.rows import (
     survey,
     without_handle,
 )
+from replay.timing import BUCKETS, CLASSES, Timing, latency
 from traces.reader import TraceReader
 from traces.schema import OPS, SCHEMA
 
@@ -106,6 +108,7 @@ class _Options(Structure):
         ("handles_tell", c_uint8),
         ("whole", c_uint8),
         ("spans_known", c_uint8),
+        ("timing", c_uint8),
         ("page_bytes", c_uint32),
         ("patience_rows", c_uint64),
         ("first_ns", c_int64),
@@ -184,6 +187,17 @@ class _Result(Structure):
     )
 
 
+class _Timing(Structure):
+    """struct zp_timing."""
+
+    _fields_ = (
+        ("ns_per_tick", c_double),
+        ("overhead_ticks", c_uint64),
+        ("counts", c_uint64 * BUCKETS * CLASSES * 2),
+        ("most_ticks", c_uint64 * CLASSES * 2),
+    )
+
+
 _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "zp_create": (c_void_p, (c_char_p, POINTER(Config), POINTER(_Options))),
     "zp_destroy": (None, (c_void_p,)),
@@ -195,6 +209,8 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
     "zp_model_of": (c_void_p, (c_void_p, c_uint32)),
     "zp_near_peak_of": (POINTER(c_int64), (c_void_p, c_uint32)),
     "zp_failed_of": (c_int32, (c_void_p, c_uint32, POINTER(c_uint64), POINTER(c_uint64))),
+    "zp_timing_of": (POINTER(_Timing), (c_void_p,)),
+    "zp_work_of": (None, (c_void_p, c_uint32, POINTER(c_uint64))),
     "zp_series_of": (POINTER(_Point), (c_void_p, POINTER(POINTER(c_uint64)))),
 }
 
@@ -209,11 +225,13 @@ def replay_native(
     backends: Sequence[str],
     *,
     every: Every | None = None,
+    timing: bool = False,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> list[Result]:
     """Replay a trace through several backends at once; arguments and errors of engine.replay.
 
     All backends must be the core's (:func:`can_replay`). NativeMissing if there is no core.
+    ``timing`` measures each malloc and free of a model, one backend after the other.
     """
     core = library()
     declare(core, _FUNCTIONS)
@@ -224,10 +242,15 @@ def replay_native(
         known = survey(reader, advance)
         for backend, (_, config) in zip(backends, models, strict=True):
             check_replayable(reader, known, backend, config.page_bytes)
+    if timing and len(backends) > 1:  # side by side they would disturb each other
+        return [
+            replay_native(reader, [b], every=every, timing=True, advance=advance)[0]
+            for b in backends
+        ]
     while True:
         start = perf_counter()
         plays = [
-            _Play(core, reader, backend, model, config, known, every)
+            _Play(core, reader, backend, model, config, known, every, timing)
             for backend, (model, config) in zip(backends, models, strict=True)
         ]
         try:
@@ -376,6 +399,7 @@ class _Play:
         config: Config,
         known: Survey | None,
         every: Every | None,
+        timing: bool = False,
     ) -> None:
         self.core = core
         self.reader = reader
@@ -391,6 +415,7 @@ class _Play:
             handles_tell=family(backend) in HANDLES_TELL,
             whole=is_whole(metadata),
             spans_known=known is not None,
+            timing=timing,
             page_bytes=self.page_bytes,
             patience_rows=FREE_WAITS_ROWS,
             first_ns=_EARLIEST if known is None else known.first_ns,
@@ -490,6 +515,31 @@ class _Play:
             held_near_peak=raw.held_near_peak,
             series=self._series(found.first_ns),
             wall_s=wall_s,
+            timing=self._timing(len(pools)),
+        )
+
+    def _timing(self, pools: int) -> Timing | None:
+        found = self.core.zp_timing_of(self.player)
+        if not found:
+            return None
+        raw: _Timing = found.contents
+        latencies = [
+            latency(
+                *(call, number, self.page_bytes, list(raw.counts[at][number])),
+                *(raw.most_ticks[at][number], raw.ns_per_tick),
+            )
+            for at, call in enumerate(("malloc", "free"))
+            for number in range(CLASSES)
+        ]
+        work = [0, 0]
+        for at in range(pools):
+            figures = (c_uint64 * 2)()
+            self.core.zp_work_of(self.player, at, figures)
+            work = [sum(pair) for pair in zip(work, figures, strict=True)]
+        return Timing(
+            clock_ns=raw.overhead_ticks * raw.ns_per_tick,
+            latencies=[one for one in latencies if one is not None],
+            work={"slots_scanned": work[0], "tree_levels": work[1]} if any(work) else {},
         )
 
     def _moment(

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The table of backends, calls by name of a pool, and the containers that models share. */
+#define _DEFAULT_SOURCE /* madvise */
 #include "core.h"
 
 #include <stdarg.h>

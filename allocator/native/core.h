@@ -105,6 +105,8 @@ struct zc_pool {
 	uint64_t held_bytes;  /* memory really held in whole pages */
 	uint64_t objects;
 	uint64_t last_ref;
+	/* ztree's work: slots looked at by malloc, levels of a balanced tree of blocks by free */
+	uint64_t slots_scanned, tree_levels;
 	uint32_t page_bytes;
 	bool by_ref;
 	int broken; /* the positive code that ended its use */

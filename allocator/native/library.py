@@ -122,7 +122,10 @@ def library() -> ctypes.CDLL:
 def declare(loaded: ctypes.CDLL, functions: dict[str, tuple[object, tuple[object, ...]]]) -> None:
     """Give functions of the core their types: name -> (result, arguments)."""
     for name, (result, arguments) in functions.items():
-        function = getattr(loaded, name)
+        try:
+            function = getattr(loaded, name)
+        except AttributeError as error:
+            raise NativeMissing(f"the native core has no {name}; install again") from error
         function.restype = result
         function.argtypes = arguments
 

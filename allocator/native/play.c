@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Batches of recorded calls on the models: replay/engine.py in C, whose rules hold here too. */
+#define _DEFAULT_SOURCE /* clock_gettime */
 #include "play.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
 
 __extension__ typedef __int128 wide;
 
@@ -66,6 +71,7 @@ struct player {
 	uint64_t *series_calls;
 	struct eviction *evictions;
 	uint64_t evictions_cap;
+	struct zp_timing *timing; /* NULL: not asked for */
 	struct zp_result result;
 };
 
@@ -262,7 +268,88 @@ static int stop(struct player *p, struct run *run, const char *call, uint64_t nu
 	return 0;
 }
 
+/* -- durations ------------------------------------------------------------------------------ */
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* A clock that waits for what came before: the processor's own where there is one. */
+static uint64_t ticks(void)
+{
+#if defined(__x86_64__)
+	unsigned cpu;
+	uint64_t now = __rdtscp(&cpu);
+	_mm_lfence();
+	return now;
+#else
+	return now_ns();
+#endif
+}
+
+static int compare_ticks(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+	return (x > y) - (x < y);
+}
+
+/* Measure the clock: its rate over 20 ms, its cost as the median of many empty intervals. */
+static void calibrate(struct zp_timing *timing)
+{
+	enum { EMPTY = 4001 };
+	uint64_t spans[EMPTY], begun_ns = now_ns(), begun = ticks();
+	for (int i = 0; i < EMPTY; i++) {
+		uint64_t from = ticks();
+		spans[i] = ticks() - from;
+	}
+	qsort(spans, EMPTY, sizeof(*spans), compare_ticks);
+	timing->overhead_ticks = spans[EMPTY / 2];
+	while (now_ns() - begun_ns < 20000000)
+		;
+	uint64_t passed = ticks() - begun;
+	timing->ns_per_tick = passed ? (double)(now_ns() - begun_ns) / (double)passed : 1;
+}
+
+static void note_time(struct player *p, int call, int64_t size, uint64_t spent)
+{
+	struct zp_timing *timing = p->timing;
+	spent = spent > timing->overhead_ticks ? spent - timing->overhead_ticks : 0;
+	int64_t class = (size - 1) * ZP_TIME_CLASSES / p->options.page_bytes;
+	if (class < 0 || class >= ZP_TIME_CLASSES)
+		return;
+	if (spent > UINT32_MAX)
+		spent = UINT32_MAX;
+	uint32_t high = 31 - (uint32_t)__builtin_clz((uint32_t)spent | 1);
+	uint32_t fine = (uint32_t)((spent << 4 >> high) & (ZP_TIME_FINE - 1));
+	timing->counts[call][class][high * ZP_TIME_FINE + fine]++;
+	if (spent > timing->most_ticks[call][class])
+		timing->most_ticks[call][class] = spent;
+}
+
 /* -- calls ---------------------------------------------------------------------------------- */
+
+static int model_malloc(struct player *p, struct run *run, int64_t size, uint64_t *given)
+{
+	if (ZC_LIKELY(!p->timing))
+		return p->backend->malloc(run->model, size, given);
+	uint64_t begun = ticks();
+	int code = p->backend->malloc(run->model, size, given);
+	note_time(p, 0, size, ticks() - begun);
+	return code;
+}
+
+static int model_free(struct player *p, struct run *run, uint64_t ref, int64_t size)
+{
+	if (ZC_LIKELY(!p->timing))
+		return p->backend->free(run->model, ref);
+	uint64_t begun = ticks();
+	int code = p->backend->free(run->model, ref);
+	note_time(p, 1, size, ticks() - begun);
+	return code;
+}
 
 static const char *const KIND_NAMES[ZP_KINDS] = {
 	"", "malloc", "free", "map", "unmap", "shrink", "insert", "writeback"};
@@ -376,7 +463,7 @@ static int play_malloc(struct player *p, struct run *run, int64_t size, uint64_t
 	if (ZC_UNLIKELY(run->begun.len) && (ticket = zc_map_take(&run->begun, handle)))
 		code = p->backend->end(run->model, ticket, &given);
 	else
-		code = p->backend->malloc(run->model, size, &given);
+		code = model_malloc(p, run, size, &given);
 	if (ZC_UNLIKELY(code)) {
 		if (code > 0)
 			return code;
@@ -499,7 +586,7 @@ static int play_free(struct player *p, struct run *run, uint64_t handle, uint64_
 	}
 	if (!known)
 		return unknown(p, run, ZP_FREE, handle, number);
-	int code = p->backend->free(run->model, given);
+	int code = model_free(p, run, given, size);
 	if (code)
 		return code;
 	p->objects--;
@@ -538,6 +625,8 @@ static void look_ahead(struct player *p, uint64_t row, uint64_t stop, uint64_t r
 		if (run)
 			zc_map_prefetch(&run->live, in->handle[at]);
 	}
+	if (p->timing) /* what a call waits for is part of its time */
+		return;
 	at = row + AHEAD_MODEL;
 	if (at < stop) {
 		enum zp_kind kind = kind_at(p, at);
@@ -979,6 +1068,18 @@ ZC_API const struct zp_point *zp_series_of(const struct player *p, const uint64_
 	return p->series;
 }
 
+ZC_API const struct zp_timing *zp_timing_of(const struct player *p)
+{
+	return p->timing;
+}
+
+/* Slots scanned and tree levels of pool number ``at``. */
+ZC_API void zp_work_of(const struct player *p, uint32_t at, uint64_t work[2])
+{
+	work[0] = p->met[at]->model->slots_scanned;
+	work[1] = p->met[at]->model->tree_levels;
+}
+
 /* -- life ----------------------------------------------------------------------------------- */
 
 ZC_API void zp_destroy(struct player *p)
@@ -999,6 +1100,7 @@ ZC_API void zp_destroy(struct player *p)
 	free(p->series);
 	free(p->series_calls);
 	free(p->evictions);
+	free(p->timing);
 	free(p);
 }
 
@@ -1029,7 +1131,9 @@ ZC_API struct player *zp_create(const char *backend, const struct zc_config *con
 		p->series = calloc(moments, sizeof(*p->series));
 		p->series_calls = calloc(moments, sizeof(*p->series_calls));
 	}
-	if (!p->backend || (moments && (!p->series || !p->series_calls))) {
+	if (options->timing && (p->timing = calloc(1, sizeof(*p->timing))))
+		calibrate(p->timing);
+	if (!p->backend || (options->timing && !p->timing) || (moments && (!p->series || !p->series_calls))) {
 		zp_destroy(p);
 		return NULL;
 	}

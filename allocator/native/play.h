@@ -43,6 +43,7 @@ struct zp_options {
 	uint8_t handles_tell;         /* handles can be compared */
 	uint8_t whole;                /* the trace lacks nothing */
 	uint8_t spans_known;          /* shrinks come with their spans */
+	uint8_t timing;               /* measure each malloc and free of a model */
 	uint32_t page_bytes;
 	uint64_t patience_rows;       /* for the free of a handle given out twice */
 	int64_t first_ns;             /* the clock's start, the entry of the first call if known */
@@ -106,6 +107,19 @@ struct zp_result {
 	int64_t held_near_peak;
 	uint64_t pools;
 	uint8_t cpus[8192];                 /* bit n: CPU n occurs */
+};
+
+/*
+ * How long mallocs and frees took, by sixteenths of a page. Bucket b holds durations in ticks whose
+ * highest bit is bit b / 16 and whose next four bits are b % 16; the clock's own cost is off.
+ */
+enum { ZP_TIME_CLASSES = 16, ZP_TIME_BUCKETS = 512, ZP_TIME_FINE = 16 };
+
+struct zp_timing {
+	double ns_per_tick;
+	uint64_t overhead_ticks;
+	uint64_t counts[2][ZP_TIME_CLASSES][ZP_TIME_BUCKETS]; /* mallocs, frees */
+	uint64_t most_ticks[2][ZP_TIME_CLASSES];
 };
 
 #endif

@@ -354,7 +354,9 @@ static int ztree_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 			return code;
 		tree->current = block;
 	}
-	return give(z, tree, block, take(tree, block), handle);
+	uint32_t slot = take(tree, block);
+	pool->slots_scanned += slot + 1;
+	return give(z, tree, block, slot, handle);
 }
 
 static int ztree_begin(struct zc_pool *pool, int64_t size, uint64_t *ticket)
@@ -484,6 +486,7 @@ static int ztree_free(struct zc_pool *pool, uint64_t object)
 	struct tree *tree = named.tree;
 	struct block *block = named.block;
 	note_free(z, handle, &named.at, block);
+	pool->tree_levels += 64 - (uint32_t)__builtin_clzll(tree->blocks | 1);
 	if (ZC_UNLIKELY(!block)) {
 		zc_meet(pool, "H8", "free of 0x%" PRIx64 ": block not found", handle);
 		return 0;

@@ -18,6 +18,7 @@ from replay.metrics import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
 from replay.native import can_replay, replay_native
 from replay.order import read_order
 from replay.reorder import InOrder, find_order
+from replay.timing import Timing
 from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.writer import AtomicFile
@@ -70,6 +71,12 @@ def _every(text: str) -> Every:
     type=click.Choice(["python", "native"]),
     help="Run the readable models or the same in C; native where it was built.",
 )
+@click.option(
+    "--time",
+    "timing",
+    is_flag=True,
+    help="Measure how long the core's mallocs and frees take on this machine.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "-o",
@@ -91,6 +98,7 @@ def command(
     backends: tuple[str, ...],
     every: Every | None,
     engine: str | None,
+    timing: bool,
     as_json: bool,
     output: Path | None,
     force: bool,
@@ -108,8 +116,12 @@ def command(
         raise click.UsageError("--order and --recorded-order exclude each other")
     if output is not None and every is None:
         raise click.UsageError("-o writes the time series: say how fine it is with --every")
+    if timing and engine == "python":
+        raise click.UsageError("--time measures the native core; leave out --engine python")
     backends = tuple(dict.fromkeys(backends))
     if len(backends) > 1 or ALL in backends:
+        if timing:
+            raise click.UsageError("--time measures one backend at a time")
         return _compare(
             *(trace, backends, engine, every, output, force, order, recorded_order, as_json)
         )
@@ -122,7 +134,12 @@ def command(
             file = stack.enter_context(AtomicFile(output, force=force))
         with progress(trace.name, 2 * reader.num_rows) as advance:
             source = reader if recorded_order else _in_order(reader, backend, order)
-            [result] = _replay(source, [backend], engine, every, advance)
+            if timing:
+                [result] = replay_native(
+                    source, [backend], every=every, timing=True, advance=advance
+                )
+            else:
+                [result] = _replay(source, [backend], engine, every, advance)
         if file is not None:
             file.write(series_csv({result.backend: result.series}).encode())
     if as_json:
@@ -258,6 +275,8 @@ def _show(out: Console, result: Result, metadata: Metadata) -> None:
             )
         )
         out.print()
+    if result.timing is not None:
+        _show_timing(out, result, result.timing)
     speed = result.rows / result.wall_s
     out.print(f"measured here: {result.wall_s:.2f} s, {speed:,.0f} rows/s")
 
@@ -384,6 +403,28 @@ def _show_classes(out: Console, result: Result) -> None:
 
 def _header(key: str) -> str:
     return key.removesuffix("_slots").removesuffix("_bytes").replace("_", " ")
+
+
+def _show_timing(out: Console, result: Result, timing: Timing) -> None:
+    headers = ("call", "bytes", "count", "p50 ns", "p99 ns", "p99.9 ns", "max ns")
+    rows = [
+        [
+            *(one.call, f"{one.from_bytes}-{one.to_bytes}", count_text(one.count)),
+            *(f"{ns:.0f}" for ns in (one.p50_ns, one.p99_ns, one.p999_ns, one.most_ns)),
+        ]
+        for one in timing.latencies
+    ]
+    out.print(table(headers, rows, texts=2))
+    out.print(f"of the core on this machine, without the clock's {timing.clock_ns:.0f} ns")
+    counters = {
+        name: result.stat(name) for name in ("pages_allocated", "objects_moved", "lists_searched")
+    }
+    work = {**{k: v for k, v in counters.items() if v is not None}, **timing.work}
+    out.print(
+        "work, the same on any machine: "
+        + ", ".join(f"{name.replace('_', ' ')} {count_text(n)}" for name, n in work.items())
+    )
+    out.print()
 
 
 _SERIES_HEADERS = ("time (s)", "calls", "objects", "stored", "held", "model", "kernel", "density")

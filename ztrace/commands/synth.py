@@ -50,7 +50,7 @@ class Count(click.ParamType[int]):
 
 @click.command(
     "synth",
-    epilog="Example: ztrace synth --events 1e7 --live 1e6 --sizes gauss:1500,600 -o s.parquet",
+    epilog="Example: ztrace synth --events 1e7 --live 1e6 -o synthetic.parquet",
 )
 @click.option("--events", type=Count(), required=True, help="Calls to write: mallocs and frees.")
 @click.option("--live", type=Count(), default=10000, show_default=True, help="Objects kept alive.")

@@ -15,14 +15,14 @@ _ZTREE_TYPE = (
 )
 _ZSMALLOC_CLASS = (
     *("class", "slot_bytes", "slots", "pages", "blocks", "blocks_ever", "used_slots"),
-    *("moved", "relinks", "revived"),
+    *("moved", "relinks", "revived", "searched"),
 )
 _ZBUD = (
-    *("pages_allocated", "pages_freed", "pages_reclaimed", "evictions", "lists_searched"),
+    *("pages_allocated", "pages_freed", "pages_reclaimed", "evictions", "searched"),
     "used_chunks",
 )
 _Z3FOLD = (
-    *("pages_allocated", "pages_freed", "pages_reclaimed", "evictions", "lists_searched"),
+    *("pages_allocated", "pages_freed", "pages_reclaimed", "evictions", "searched"),
     *("compactions", "compactions_queued", "compactions_pending", "objects_moved"),
     *("middles_moved", "objects_foreign", "slots_made", "slots_held", "used_chunks"),
 )
@@ -42,10 +42,11 @@ def _rows(names: Sequence[str], figures: Sequence[int]) -> list[dict[str, int]]:
 
 
 def _ztree(figures: Sequence[int], page_bytes: int) -> dict[str, Any]:
-    inserted, deleted, *rest = figures
+    inserted, deleted, searched, *rest = figures
     types = _rows(_ZTREE_TYPE, rest)
     return {
         "pages_allocated": sum(row["blocks_ever"] << row["order"] for row in types),
+        "searched": searched,
         "objects_moved": 0,
         "blocks_inserted": inserted,
         "blocks_deleted": deleted,
@@ -141,6 +142,7 @@ def _zsmalloc(figures: Sequence[int], page_bytes: int) -> dict[str, Any]:
             row["free_slots"] // row["slots"] * row["pages"] for row in classes
         ),
         "compactions": compactions,
+        "searched": total("searched"),
         "objects_moved": total("moved"),
         "zspages_made": total("blocks_ever"),
         "zspages_freed": total("freed"),

@@ -29,6 +29,7 @@ struct class {
 	uint32_t present; /* bit g: the list of group g is not empty */
 	struct zspage *spare; /* given back, for the next one of this class */
 	uint64_t zspages, used, made, freed, relinks, moved, emptied, revived;
+	uint64_t searched; /* lists whose head malloc and compaction looked at */
 };
 
 /*
@@ -265,6 +266,7 @@ static int zs_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 		return zc_out_of_memory(pool);
 	uint64_t cell = used_cell(z->next_handle, (uint32_t)size);
 	uint32_t room = with_room(z, class), slot;
+	class->searched += z->full - (room ? highest(room) : 0);
 	struct zspage *zspage;
 	if (ZC_LIKELY(room)) {
 		zspage = class->heads[highest(room)];
@@ -394,9 +396,12 @@ static bool compactable(const struct class *class)
 static struct zspage *isolate(const struct zsmalloc *z, struct class *class, bool fullest)
 {
 	uint32_t partial = with_room(z, class) & ~(1u << EMPTY);
-	if (!partial)
+	if (!partial) {
+		class->searched += z->full - 1;
 		return NULL;
+	}
 	uint32_t group = fullest ? highest(partial) : (uint32_t)__builtin_ctz(partial);
+	class->searched += fullest ? z->full - group : group;
 	struct zspage *zspage = class->heads[group];
 	unlink_zspage(class, zspage);
 	return zspage;
@@ -525,7 +530,7 @@ static void zs_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
 		ZC_PREFETCH(&zspage->cells[word.slot]);
 }
 
-enum { POOL_FIGURES = 4, CLASS_FIGURES = 10 };
+enum { POOL_FIGURES = 4, CLASS_FIGURES = 11 };
 
 static size_t zs_stats_len(struct zc_pool *pool)
 {
@@ -551,6 +556,7 @@ static void zs_stats(struct zc_pool *pool, int64_t *out)
 		*out++ = (int64_t)class->moved;
 		*out++ = (int64_t)class->relinks;
 		*out++ = (int64_t)class->revived;
+		*out++ = (int64_t)class->searched;
 	}
 }
 

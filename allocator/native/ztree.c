@@ -60,7 +60,7 @@ struct ztree {
 	bool is_evicting;
 	/* begun mallocs and reclaims under way, which hold on to blocks that go meanwhile */
 	uint32_t pins;
-	uint64_t blocks_inserted, blocks_deleted;
+	uint64_t blocks_inserted, blocks_deleted, blocks_searched;
 };
 
 struct where {
@@ -326,8 +326,17 @@ static struct tree *tree_for(struct ztree *z, int64_t size)
 	return &z->trees[z->type_of[(size + 3) / 4]];
 }
 
+/* Blocks whose free slots look() read until it found this one. */
+static uint32_t looked_at(const struct tree *tree, const struct block *found)
+{
+	if (found && found == tree->current)
+		return 1;
+	return (tree->current != NULL) + (tree->last != NULL);
+}
+
 static int add_block(struct ztree *z, struct tree *tree, struct block **made)
 {
+	z->blocks_searched += looked_at(tree, NULL);
 	if (tree->free_total > 0)
 		zc_meet(&z->base, "H11",
 			"a new block of type %u while %" PRId64
@@ -353,6 +362,8 @@ static int ztree_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 		if (code)
 			return code;
 		tree->current = block;
+	} else {
+		z->blocks_searched += looked_at(tree, block);
 	}
 	uint32_t slot = take(tree, block);
 	pool->slots_scanned += slot + 1;
@@ -688,7 +699,7 @@ static void ztree_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
 		ZC_PREFETCH(zc_slab_at(&((struct ztree *)pool)->block_slab, ref >> SLOT_BITS));
 }
 
-enum { POOL_FIGURES = 2, TYPE_FIGURES = 8 };
+enum { POOL_FIGURES = 3, TYPE_FIGURES = 8 };
 
 static size_t ztree_stats_len(struct zc_pool *pool)
 {
@@ -700,6 +711,7 @@ static void ztree_stats(struct zc_pool *pool, int64_t *out)
 	struct ztree *z = (struct ztree *)pool;
 	*out++ = (int64_t)z->blocks_inserted;
 	*out++ = (int64_t)z->blocks_deleted;
+	*out++ = (int64_t)z->blocks_searched;
 	for (uint32_t i = 0; i < z->types; i++) {
 		const struct tree *tree = &z->trees[i];
 		int64_t seen = tree->current ? tree->current->free_slots : 0;

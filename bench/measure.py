@@ -10,7 +10,6 @@ to result), or ``LRU`` and ``FIFO`` (libCacheSim over an oracleGeneral file). JS
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +67,9 @@ def _cache(path: Path, name: str) -> float:
 
 
 def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Peak of this program's memory; ru_maxrss would begin with that of the one it came from."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ from replay.rows import (
     without_handle,
 )
 from replay.timing import BUCKETS, CLASSES, Timing, latency
+from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.schema import OPS, SCHEMA
 
@@ -162,7 +163,7 @@ class _PoolResult(Structure):
         ("total_difference", c_int64),
         ("unknown", c_uint64 * 8),
         ("unknown_rank", c_uint32 * 8),
-        *((name, c_uint64) for name in ("reissued", "refused")),
+        *((name, c_uint64) for name in ("mallocs", "reissued", "refused")),
         *((name, c_uint64) for name in ("shrinks_not_replayed", "shrinks_diverged", "snapshots")),
         ("stopped", c_char * 400),
     )
@@ -215,9 +216,18 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
 }
 
 
-def can_replay(backend: str) -> bool:
-    """Whether the core has this backend; BackendError for an impossible specification."""
-    return builtin(backend) is not None
+def can_replay(backend: str, metadata: Metadata) -> bool:
+    """Whether the core has this backend, and can play this trace in it.
+
+    It has no successors of ztree, and plays no recorded compactions or CPUs, which z3fold and
+    zsmalloc need if they are the recorded allocator. BackendError for an impossible
+    specification.
+    """
+    found = builtin(backend)
+    if found is None or found.name not in STATS or found.arguments.get("variant") == "late":
+        return False
+    compacts = found.name in ("z3fold", "zsmalloc")
+    return not (compacts and any(models(backend, pool.allocator) for pool in metadata.pools))
 
 
 def replay_native(
@@ -235,12 +245,12 @@ def replay_native(
     """
     core = library()
     declare(core, _FUNCTIONS)
-    models = [_model(backend) for backend in backends]
+    chosen = [_model(backend) for backend in backends]
     recorded = reader.metadata.machine.page_bytes
     known = None
-    if every is not None or any(recorded not in (0, config.page_bytes) for _, config in models):
+    if every is not None or any(recorded not in (0, config.page_bytes) for _, config in chosen):
         known = survey(reader, advance)
-        for backend, (_, config) in zip(backends, models, strict=True):
+        for backend, (_, config) in zip(backends, chosen, strict=True):
             check_replayable(reader, known, backend, config.page_bytes)
     if timing and len(backends) > 1:  # side by side they would disturb each other
         return [
@@ -251,7 +261,7 @@ def replay_native(
         start = perf_counter()
         plays = [
             _Play(core, reader, backend, model, config, known, every, timing)
-            for backend, (model, config) in zip(backends, models, strict=True)
+            for backend, (model, config) in zip(backends, chosen, strict=True)
         ]
         try:
             _run(reader, plays, known, advance)
@@ -584,6 +594,7 @@ class _Play:
             shrinks=_agreement(raw.shrinks),
             total_difference=raw.total_difference if raw.has_difference else None,
             unknown=_unknown(raw),
+            mallocs=raw.mallocs,
             reissued=raw.reissued,
             refused=raw.refused,
             failed=self._failed(at),

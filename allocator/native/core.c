@@ -73,17 +73,32 @@ enum { FIRST_BITS = 8, HUGE_BYTES = 1 << 21 };
 /* Zeroed slots; large tables ask for huge pages, since every probe is another page. */
 static struct zc_slot *new_slots(uint64_t count)
 {
+#if defined(__linux__)
 	size_t bytes = count * sizeof(struct zc_slot);
-	if (bytes < HUGE_BYTES)
-		return calloc(count, sizeof(struct zc_slot));
-	void *slots = aligned_alloc(HUGE_BYTES, bytes);
-	if (!slots)
-		return NULL;
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-	madvise(slots, bytes, MADV_HUGEPAGE);
+	if (bytes >= HUGE_BYTES) {
+		void *slots = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+				   -1, 0);
+		if (slots == MAP_FAILED)
+			return NULL;
+		madvise(slots, bytes, MADV_HUGEPAGE);
+		return slots;
+	}
 #endif
-	memset(slots, 0, bytes);
-	return slots;
+	return calloc(count, sizeof(struct zc_slot));
+}
+
+static void free_slots(struct zc_slot *slots, uint64_t count)
+{
+#if defined(__linux__)
+	size_t bytes = count * sizeof(struct zc_slot);
+	if (bytes >= HUGE_BYTES) {
+		if (slots)
+			munmap(slots, bytes);
+		return;
+	}
+#endif
+	(void)count;
+	free(slots);
 }
 
 static void set_size(struct zc_map *map, unsigned bits)
@@ -103,7 +118,7 @@ int zc_map_init(struct zc_map *map)
 
 void zc_map_clear(struct zc_map *map)
 {
-	free(map->slots);
+	free_slots(map->slots, map->mask + 1);
 	map->slots = NULL;
 }
 
@@ -127,7 +142,7 @@ int zc_map_grow(struct zc_map *map)
 			at = (at + 1) & map->mask;
 		slots[at] = old[i];
 	}
-	free(old);
+	free_slots(old, count);
 	return 0;
 }
 

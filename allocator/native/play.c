@@ -490,6 +490,7 @@ static int play_malloc(struct player *p, struct run *run, int64_t size, uint64_t
 			return code;
 	}
 	slot->value = ref << SIZE_BITS | (uint64_t)size;
+	run->result.mallocs++;
 	p->objects++;
 	p->stored += size;
 	return 0;
@@ -631,12 +632,14 @@ static void look_ahead(struct player *p, uint64_t row, uint64_t stop, uint64_t r
 	if (at < stop) {
 		enum zp_kind kind = kind_at(p, at);
 		const struct run *run = p->runs[in->pool[at]];
-		uint64_t value = 0;
+		const struct zc_slot *slot = NULL;
 		if (run && in->handle && (kind == ZP_FREE || kind == ZP_MAP || kind == ZP_UNMAP))
-			value = zc_map_get(&run->live, in->handle[at]);
-		ring[at % RING] = value;
-		if (value)
-			p->backend->prefetch(run->model, ref_of(value), 0);
+			slot = zc_map_find(&run->live, in->handle[at]);
+		ring[at % RING] = slot ? slot->value : 0;
+		if (slot) {
+			ZC_PREFETCH(slot + 4); /* a removal looks on from there */
+			p->backend->prefetch(run->model, ref_of(slot->value), 0);
+		}
 	}
 	at = row + AHEAD_OBJECT;
 	if (at < stop && ring[at % RING])

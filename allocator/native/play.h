@@ -92,7 +92,7 @@ struct zp_pool_result {
 	int64_t total_difference;
 	uint64_t unknown[ZP_KINDS];      /* by kind */
 	uint32_t unknown_rank[ZP_KINDS]; /* in which order they were met */
-	uint64_t reissued, refused, shrinks_not_replayed, shrinks_diverged, snapshots;
+	uint64_t mallocs, reissued, refused, shrinks_not_replayed, shrinks_diverged, snapshots;
 	char stopped[ZP_FIRST + ZC_TEXT];
 };
 

@@ -274,7 +274,8 @@ def _check_pools(group: Sequence[Piece]) -> None:
             if ours != theirs:
                 raise TraceError(
                     f"{other.name}: cannot be merged with {one.name}: its pool {number} is "
-                    f"{'/'.join(theirs)}, not {'/'.join(ours)}, though they are of one recording"
+                    f"{'/'.join(theirs)}, not {'/'.join(ours)}, though they look "
+                    "like pieces of one recording; merge pieces that are"
                 )
 
 

@@ -22,6 +22,7 @@ from replay.validate import validate
 from replay.validate.placement import compare_places
 from traces import SCHEMA, Counters, Kernel, Machine, Metadata, PoolInfo, TraceReader, TraceWriter
 from traces.anonymise import CLOCK, Names
+from traces.slicing import Moment, Selection, slice_trace
 from ztrace.commands.anonymise import command
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
@@ -136,7 +137,9 @@ def first_ns(path: Path) -> int:
 @pytest.mark.parametrize("name", ["2cpu", "bursts"])
 def test_replay_and_validate_answer_as_before_of_real_recordings(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
-    path.symlink_to(SAMPLES / f"ztree-6.1-{name}.parquet")
+    sample = SAMPLES / f"ztree-6.1-{name}.parquet"
+    with TraceReader(sample) as reader, TraceWriter(path, reader.metadata) as writer:
+        slice_trace(reader, writer, Selection(end=Moment(3 * 10**9)))  # some seconds suffice
     verdicts, results = [], []
     for trace in (path, anonymised(path)):
         results.append(figures(replay_trace(trace, "ztree").to_dict(), first_ns(trace)))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""ztrace info, stat, import and export, as a user sees them."""
+"""ztrace info, stat and the commands that write traces, as a user sees them."""
 
 from __future__ import annotations
 
@@ -168,7 +168,11 @@ def test_empty_trace(ztrace: Runner, command: str) -> None:
     assert (result.code, result.err) == (0, "")
 
 
-@pytest.mark.parametrize("command", ["info", "stat", "import", "export"])
+FILES = {"anonymise": [], "slice": ["--op", "malloc"], "merge": ["lossy.parquet"]}
+"""Commands that make a trace of traces, and what they need beside a trace and an output."""
+
+
+@pytest.mark.parametrize("command", ["info", "stat", "import", "export", *FILES])
 def test_help_ends_with_an_example(ztrace: Runner, command: str) -> None:
     result = ztrace(command, "--help")
     assert result.code == 0
@@ -185,14 +189,17 @@ BAD_TRACES = {
 }
 
 
-@pytest.mark.parametrize("command", ["info", "stat", "export"])
+@pytest.mark.parametrize("command", ["info", "stat", "export", *FILES])
 @pytest.mark.parametrize("name", BAD_TRACES)
-def test_bad_trace_is_one_line(ztrace: Runner, tmp_path: Path, command: str, name: str) -> None:
+def test_bad_trace_is_one_line(
+    ztrace: Runner, trace: str, tmp_path: Path, command: str, name: str
+) -> None:
     content = BAD_TRACES[name]
     if content is not None:
         (tmp_path / name).write_bytes(content)
     before = names(tmp_path)
-    more = ["-o", "out.csv"] if command == "export" else []
+    more = ["-o", "out"] if command in ("export", *FILES) else []
+    more += FILES.get(command, [])
     result = ztrace(command, name, *more)
     assert result.code == 2 and result.out == ""
     assert len(result.err.splitlines()) == 1 and result.err.startswith("ztrace: ")
@@ -236,10 +243,14 @@ def test_bad_csv_test_can_fail(ztrace: Runner) -> None:
     assert Path("t.parquet").read_bytes() != b"mine"
 
 
-@pytest.mark.parametrize("command", ["import", "export"])
+@pytest.mark.parametrize("command", ["import", "export", *FILES])
 def test_outputs_are_protected(ztrace: Runner, trace: str, command: str) -> None:
     Path("in.csv").write_text(CSV)
-    source = "in.csv" if command == "import" else trace
+    source = ["in.csv" if command == "import" else trace, *FILES.get(command, [])]
+    if command == "merge":
+        with TraceReader(trace) as reader, TraceWriter("later", reader.metadata) as writer:
+            writer.write({"ts_ns": [3], "op": ["map"]})
+        source = [trace, "later"]
     Path("out").write_bytes(b"mine")
     Path("link").symlink_to("out")
     Path("folder").mkdir()
@@ -253,12 +264,12 @@ def test_outputs_are_protected(ztrace: Runner, trace: str, command: str) -> None
     ]
     before = names(Path())
     for output, more, message in cases:
-        result = ztrace(command, source, "-o", output, *more)
+        result = ztrace(command, *source, "-o", output, *more)
         assert result.code == 2 and message in result.err
         assert len(result.err.splitlines()) == 1
     assert names(Path()) == before
     assert Path("out").read_bytes() == b"mine"
-    assert ztrace(command, source, "-o", "out", "--force").code == 0
+    assert ztrace(command, *source, "-o", "out", "--force").code == 0
     assert Path("out").read_bytes() != b"mine"
 
 

@@ -211,10 +211,18 @@ def test_overlapping_recordings_are_merged_by_return(
         out = merged(*paths)
     table, pools = read(out), metadata_of(out).pools
     found = [(ts, int(pools[n].allocator[-1])) for ts, n in _pairs(table)]
-    assert [end for end, _ in found] == [end for end, _, _ in expected]
-    assert sorted(found) == sorted((end, number) for end, _, number in expected)
-    for number, ends in enumerate(streams):
-        assert [end for end, n in found if n == number] == ends
+    assert found == [(end, number) for end, _, number in expected]
+
+
+def test_pieces_keep_their_order_beside_another_recording(tmp_path: Path) -> None:
+    """A row that was seen late, in the next piece; and many rows at one moment."""
+    a = write(tmp_path / "a", [(10, 0, 0, 1), (12, 0, 0, 2), *[(13, 0, 0, 2)] * 99])
+    b = write(tmp_path / "b", [(11, 0, 0, 3), (13, 0, 1, 3), (15, 0, 0, 3)])
+    beside = replace(BASE, command=["b"], pools=[PoolInfo("zbud", "zstd")])
+    c = write(tmp_path / "c", [(12, 0, 0, 4), *[(13, 0, 0, 4)] * 99], beside)
+    found = _pairs(read(merged(c, b, a)))
+    first = [(10, 0), (12, 0), (12, 2), *[(13, 0)] * 99, (11, 0), (13, 1)]
+    assert found == [*first, *[(13, 2)] * 99, (15, 0)]
 
 
 def _pairs(table: pa.Table) -> list[tuple[int, int]]:

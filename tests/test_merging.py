@@ -216,13 +216,13 @@ def test_overlapping_recordings_are_merged_by_return(
 
 def test_pieces_keep_their_order_beside_another_recording(tmp_path: Path) -> None:
     """A row that was seen late, in the next piece; and many rows at one moment."""
-    a = write(tmp_path / "a", [(10, 0, 0, 1), (12, 0, 0, 2), *[(13, 0, 0, 2)] * 99])
+    a = write(tmp_path / "a", [(10, 0, 0, 1), *[(n, 0, 0, 2) for n in (12, *[13] * 200, 14)]])
     b = write(tmp_path / "b", [(11, 0, 0, 3), (13, 0, 1, 3), (15, 0, 0, 3)])
     beside = replace(BASE, command=["b"], pools=[PoolInfo("zbud", "zstd")])
-    c = write(tmp_path / "c", [(12, 0, 0, 4), *[(13, 0, 0, 4)] * 99], beside)
+    c = write(tmp_path / "c", [(n, 0, 0, 4) for n in (12, *[13] * 200, 16)], beside)
     found = _pairs(read(merged(c, b, a)))
-    first = [(10, 0), (12, 0), (12, 2), *[(13, 0)] * 99, (11, 0), (13, 1)]
-    assert found == [*first, *[(13, 2)] * 99, (15, 0)]
+    first = [(10, 0), (12, 0), (12, 2), *[(13, 0)] * 200, *[(13, 2)] * 200]
+    assert found == [*first, (14, 0), (11, 0), (13, 1), (15, 0), (16, 2)]
 
 
 def _pairs(table: pa.Table) -> list[tuple[int, int]]:

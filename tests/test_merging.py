@@ -171,6 +171,7 @@ def test_recordings_of_one_boot_side_by_side(tmp_path: Path) -> None:
         counters=Counters({"x": 3}, {"x": 4}),
         pools=[PoolInfo("zbud", "lzo")],
         notes=["n"],
+        source="zram",
     )
     a = write(tmp_path / "a", [(5 * S, 1, 0, 1), (6 * S, 1, 1, 1)], one)
     b = write(tmp_path / "b", [(105 * S, 1, 0, 1)], two)
@@ -181,7 +182,7 @@ def test_recordings_of_one_boot_side_by_side(tmp_path: Path) -> None:
     assert after.pools == [*BASE.pools, PoolInfo("zbud", "lzo")]
     assert after.lost == {"ring": {"0": 1, "1": 7}, "deep": {"0": 1}}
     assert after.counters == Counters({"x": 1}, {"x": 4})
-    assert after.command == ["stress"]
+    assert after.command == ["stress"] and after.source == "zswap and zram"
     assert after.notes == ["n", "also recorded: b", "merged from 2 traces"]
     assert after.duration_ns == 100 * S + 1
 

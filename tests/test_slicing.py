@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from replay import replay_trace
 from replay.validate import validate
 from traces import SCHEMA, Counters, Metadata, PoolInfo, TraceError, TraceReader, TraceWriter
+from traces.metadata import CounterCheck
 from ztrace.commands.slice import command
 
 SAMPLE = Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-bursts.parquet"
@@ -134,7 +135,7 @@ def test_metadata_says_so(tmp_path: Path) -> None:
         pools=pools,
         duration_ns=999,
         lost={"ring": {"0": 3}},
-        counters=Counters({"a": 1}, {"a": 2}),
+        counters=Counters({"a": 1}, {"a": 2}, [CounterCheck("a", 1)]),
         filters={"slice_op": "free"},
     )
     path = write(tmp_path / "t", CALLS, given)
@@ -157,7 +158,7 @@ def test_metadata_says_so(tmp_path: Path) -> None:
     ops = cut(path, "--op", "malloc", "--op", "free")[1]
     assert [pool.empty_at_start for pool in ops.pools] == [False, True]
     assert ops.filters == {"slice_op": "free and malloc or free"}
-    assert ops.duration_ns == 999 and ops.counters == given.counters
+    assert ops.duration_ns == 999 and ops.counters == Counters({"a": 1}, {"a": 2})
     mine = cut(path, "--tid", "1", "--cgroup", "7")[1]
     assert mine.filters["slice_tid"] == "1" and mine.filters["slice_cgroup"] == "7"
     assert not mine.starts_empty()

@@ -238,7 +238,7 @@ def _identity(metadata: Metadata) -> str:
             metadata.started_utc,
             metadata.command,
             sorted(metadata.probes.items()),
-            metadata.extra.get("source"),
+            metadata.source,
         )
     )
 
@@ -392,6 +392,7 @@ def _combined(streams: Sequence[Stream]) -> Metadata:
     return replace(
         first,
         schema=max(document.schema for document in documents),
+        source=" and ".join(dict.fromkeys(document.source for document in documents)),
         pools=[pool for stream in streams for pool in stream.pools],
         parameters=parameters,
         probes=probes,

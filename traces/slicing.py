@@ -166,6 +166,7 @@ def _described(
             counters,
             start=counters.start if begin is None else {},
             end=counters.end if end is None else {},
+            check=[],  # counts the rows of the whole recording
             extra={} if in_time else counters.extra,
         ),
     )

@@ -78,6 +78,10 @@ def test_a_recording_that_is_ended_is_whole(job: Path, name: str) -> None:
     with TraceReader(job / f"{name}.parquet") as trace:
         assert trace.metadata.lost_total() == 0
         assert not trace.metadata.notes
+        cost = trace.metadata.probe_cost_ns
+        assert cost
+        assert {"store", "malloc", "free"} <= set(cost)
+        assert min(cost.values()) > 0
     assert stores(job / f"{name}.parquet") == 23
 
 

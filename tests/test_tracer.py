@@ -29,6 +29,7 @@ from tracer.abi import (
     choose_probes,
     wanted_probes,
 )
+from tracer.bpf_stats import ProgramRuns, mean_cost_ns
 from tracer.convert import NO_TOTAL, convert, with_totals
 from tracer.kmod import read_source
 from tracer.lab.initramfs import Cpio
@@ -182,6 +183,23 @@ def test_offsets_come_out_of_type_information(
     (tmp_path / "vmlinux").write_bytes(b"no type information" * 10)
     assert btf.Btf().members({"outer": ["a"]}) == {}
     assert btf.Btf().functions(["f"]) == frozenset()
+
+
+def test_cost_of_an_op_is_the_mean_of_its_entries_plus_that_of_its_returns() -> None:
+    def runs(count: int, time_ns: int) -> ProgramRuns:
+        return ProgramRuns(count + 5, time_ns + 1000, 3).since(ProgramRuns(5, 1000, 1))
+
+    assert runs(4, 7) == ProgramRuns(4, 7, 2)
+    cost = mean_cost_ns(
+        [
+            ("malloc", "entry", runs(10, 1000)),
+            ("malloc", "return", runs(5, 250)),
+            ("compact", "entry", runs(1, 100)),  # two functions of one op
+            ("compact", "entry", runs(3, 500)),
+            ("shrink", "entry", runs(0, 0)),
+        ]
+    )
+    assert cost == {"malloc": 150.0, "compact": 150.0}
 
 
 # -- ring ------------------------------------------------------------------------------------

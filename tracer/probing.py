@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from tracer import machine
 from tracer.abi import ZSWAP_HEADER_BYTES, Probe, examine_kernel, traceable_functions
-from tracer.bpf_stats import program_runs
+from tracer.bpf_stats import ProgramRuns, collect_run_times, mean_cost_ns, program_runs
 from tracer.errors import TracerError
 from tracer.ring import Ring
 from tracer.spool import CAUSES
@@ -131,6 +132,8 @@ class Probing:
                 raise TracerError(f"cannot probe {one.probe.symbol}: {error}") from error
         self.ring = Ring(self._bpf["events"].map_fd, ring_bytes)
         self._skipped_before: dict[str, int] = {}
+        self._timing: int | None = None
+        self._timed_before: dict[int, ProgramRuns] = {}
         self._gate = self._mapped("gate", np.dtype("<u8"))
         self._lost = self._mapped("lost", np.dtype("<u8"))
         self._pools = self._mapped("pools", POOL)
@@ -160,7 +163,38 @@ class Probing:
         """Start (or stop) all probes at one instant. Calls entered before are not recorded."""
         if is_open:
             self._skipped_before = self._skipped()
+            self._timing = collect_run_times()
+            self._timed_before = {fd: program_runs(fd) for _, _, fd in self._programs()}
         self._gate[0] = is_open
+
+    def _programs(self) -> Iterator[tuple[str, str, int]]:
+        """Op, side and descriptor of the programs on calls that make rows."""
+        for one in self.attached:
+            probe, op = one.probe, one.probe.op
+            for side, handler, trampoline in (
+                ("entry", probe.enter, "kfunc"),
+                ("return", probe.exit, "kretfunc"),
+            ):
+                if op and handler:
+                    traced = one.kind == "fentry"
+                    name = f"{trampoline}__{probe.symbol}" if traced else f"kprobe_{handler}"
+                    yield op, side, self._bpf.funcs[name.encode()].fd
+
+    def stop_timing(self) -> None:
+        """Stop the timing of programs, which itself costs a little. Once is enough."""
+        if self._timing is not None:
+            os.close(self._timing)
+            self._timing = None
+
+    def cost_ns(self) -> dict[str, float]:
+        """Mean time in the programs on a call's entry and return while timed: op -> ns.
+
+        Without what the kernel needs to reach them. Ops not called meanwhile are left out.
+        """
+        return mean_cost_ns(
+            (op, side, program_runs(fd).since(self._timed_before[fd]))
+            for op, side, fd in self._programs()
+        )
 
     def lost(self) -> dict[str, dict[str, int]]:
         """Events lost so far: cause -> CPU -> count, zeros left out.
@@ -224,6 +258,7 @@ class Probing:
         ring = getattr(self, "ring", None)
         if ring is not None:
             ring.close()
+            self.stop_timing()
         self._bpf.cleanup()
 
     def __enter__(self) -> Probing:

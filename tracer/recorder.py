@@ -31,6 +31,7 @@ from tracer.spool import Discard, SpoolWriter
 
 POLL_S = 0.05
 STATE_S = 1.0  # the most that is missing after a kill
+TIMED_EVENTS = 20_000  # the probes' own cost is measured while these come
 SETTLE_S = 0.1  # time for calls in flight to return after the gate is shut
 
 MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4
@@ -233,6 +234,8 @@ class _Session:
         op = records["op"]
         self._recorded += np.bincount(op[records["ret"] == 0], minlength=FAILED)
         self._note(op, records)
+        if self.progress.events >= TIMED_EVENTS:
+            self._probing.stop_timing()
 
     def _note(self, op: NDArray[np.uint8], records: Records) -> None:
         """Take what a status line shows from new records."""
@@ -279,6 +282,7 @@ class _Session:
             "parameters": parameters,
             "duration_ns": int(self.progress.seconds * 1e9),
             "counters": counters,
+            "probe_cost_ns": probing.cost_ns() or None,
             "pools": [
                 {
                     "allocator": pool.allocator,

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Ageing: what an old pool holds over what a fresh one would hold for the same live objects.
+
+At a number of moments the objects that are live are allocated again, oldest first, in an empty
+model. Held then over held fresh is 1 where history costs nothing; that the mix of sizes changes,
+which moves density too, has no part in it. Its slope over *turnovers* (mallocs over mean live
+objects) is the deterioration. A pool that drains holds little that is live beside what is
+stranded, so only moments with at least three quarters of the most live objects count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from allocator import create
+from replay.header import header_bytes
+from replay.report.statistics import Floats, Interval, as_dict, rounded, slope, stream_of
+from traces.metadata import Metadata
+from traces.reader import TraceReader
+from traces.schema import OP_CODE
+
+MOMENTS = 24
+MOST_FILLED = 50_000
+"""Objects filled into a fresh model; of more, evenly many are taken and the result scaled."""
+
+LIVE_SHARE = 0.75
+LEAST_TURNOVERS = 3.0
+TOLERATED = 0.05
+"""Growth over the whole recording below which nothing has deteriorated that matters."""
+
+_MALLOC, _FREE = OP_CODE["malloc"], OP_CODE["free"]
+
+
+@dataclass
+class Ageing:
+    """``fresh``: backend -> bytes a fresh model holds at each moment; ``live`` objects then."""
+
+    moment: list[int] = field(default_factory=list)  # index into the replay's series
+    mallocs: list[int] = field(default_factory=list)
+    live: list[int] = field(default_factory=list)
+    fresh: dict[str, list[float]] = field(default_factory=dict)
+
+    def trend(self, backend: str, held: Floats, name: str) -> dict[str, Any] | None:
+        """The trend of one pool's bytes held, given at every moment of the replay's series.
+
+        ``slope``: growth per turnover with its interval; ``growth``: that times the turnovers
+        seen. None if nothing was filled for this backend or fewer moments count than are needed.
+        """
+        fresh = np.array(self.fresh.get(backend, []), np.float64)
+        if not len(fresh):
+            return None
+        live = np.array(self.live, np.float64)
+        aged = held[self.moment]
+        counted = (live >= LIVE_SHARE * live.max()) & (fresh > 0) & ~np.isnan(aged)
+        if counted.sum() < 2:
+            return None
+        turnovers = np.array(self.mallocs, np.float64)[counted] / live[counted].mean()
+        turnovers -= turnovers[0]
+        ratio = aged[counted] / fresh[counted]
+        found = slope(turnovers, ratio, stream_of("ageing", name))
+        span = float(turnovers[-1])
+        growth = None
+        if found is not None:
+            growth = Interval(*(part * span for part in found))
+        return {
+            "turnovers": span,
+            "moments": int(counted.sum()),
+            "mean_ratio": float(ratio.mean()),
+            "slope": as_dict(found),
+            "growth": as_dict(growth),
+            "at_turnover": rounded(turnovers),
+            "ratio": rounded(ratio),
+        }
+
+
+def follow(
+    reader: TraceReader,
+    backends: Mapping[str, str],
+    times_ns: Sequence[int],
+    advance: Callable[[int], object],
+) -> Ageing:
+    """Fill fresh models at MOMENTS of the moments ``times_ns``; backends: label -> allocator of
+    the pool it is the recorded model of, or an empty string.
+
+    ``advance`` gets rows, in all the recording's.
+    """
+    found = Ageing(fresh={backend: [] for backend in backends})
+    if not times_ns:
+        return found
+    step = max(1, len(times_ns) // MOMENTS)
+    found.moment = list(range(step - 1, len(times_ns), step))[:MOMENTS]
+    due = [times_ns[i] for i in found.moment]
+    headers = {b: _header(reader.metadata, b, own) for b, own in backends.items()}
+    live: dict[tuple[int, int], int] = {}
+    leaving: set[tuple[int, int]] = set()
+    mallocs = reached = 0
+
+    def take(now_ns: int) -> None:
+        nonlocal reached
+        while reached < len(due) and now_ns > due[reached]:
+            found.mallocs.append(mallocs)
+            found.live.append(len(live))
+            for backend, header in headers.items():
+                found.fresh[backend].append(_fill(backend, list(live.values()), header))
+            reached += 1
+
+    recorded = [pool.header_bytes for pool in reader.metadata.pools] + [0] * 256
+    columns = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret")
+    for batch in reader.batches(columns):
+        op = batch.column("op").indices.to_numpy()
+        ret = batch.column("ret").to_numpy()
+        wanted = ((op == _MALLOC) & (ret >= 0)) | (op == _FREE)
+        end = batch.column("ts_ns").to_numpy() + batch.column("dur_ns").to_numpy().astype(np.int64)
+        rows = zip(
+            end[wanted].tolist(),
+            op[wanted].tolist(),
+            batch.column("pool").to_numpy()[wanted].tolist(),
+            batch.column("size").fill_null(0).to_numpy()[wanted].tolist(),
+            batch.column("handle").fill_null(0).to_numpy()[wanted].tolist(),
+            strict=True,
+        )
+        for now_ns, code, pool, size, handle in rows:
+            take(now_ns)
+            key = (pool, handle)
+            if code == _MALLOC:
+                if live.pop(key, None) is not None:
+                    leaving.add(key)  # given out again before its free was seen to return
+                live[key] = max(1, size - recorded[pool])
+                mallocs += 1
+            elif key in leaving:
+                leaving.discard(key)
+            else:
+                live.pop(key, None)
+        advance(batch.num_rows)
+    take(2**63)
+    return found
+
+
+def _header(metadata: Metadata, backend: str, own: str) -> int:
+    """What zswap adds to an object for this backend, bytes; as recorded for the recorded one."""
+    for pool in metadata.pools:
+        if own and pool.allocator == own:
+            return pool.header_bytes
+    return header_bytes(backend, metadata.kernel.release)
+
+
+def _fill(backend: str, sizes: list[int], header: int) -> float:
+    """Bytes that a fresh model holds after objects of these sizes; what it refuses is left out."""
+    stride = -(-len(sizes) // MOST_FILLED)
+    taken = sizes[:: max(1, stride)]
+    model = create(backend)
+    for size in taken:
+        try:
+            model.malloc(size + header)
+        except OSError:
+            continue
+    return model.held_bytes * len(sizes) / len(taken) if taken else 0.0

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""From recordings to one document of plain JSON types, which every renderer shows.
+
+The passes over a recording: tallies (recorded.py), validation, a replay through each model, and
+the fills of ageing. None keeps rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allocator import BackendError, create
+from replay.backends import every, family
+from replay.engine import replay
+from replay.errors import ReplayError
+from replay.header import header_bytes
+from replay.metrics import Result
+from replay.reorder import InOrder
+from replay.report import ageing
+from replay.report.memory import EVERY, Memory, model_dict
+from replay.report.recorded import Recorded, page_bytes, tally
+from replay.report.statistics import as_dict
+from replay.validate import Order, validate
+from replay.validate.placement import compare_places, model_of
+from traces.metadata import Metadata
+from traces.reader import TraceReader
+
+VERSION = 1
+CLAIMED = ("ztree", "zsmalloc", "z3fold", "zbud")
+"""Allocators that the claims are about; their models are replayed unless others are asked for."""
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Recording:
+    """One recording: its part of the document, and what claims and comparisons draw from."""
+
+    label: str
+    allocator: str
+    document: Json
+    recorded: Recorded
+    metadata: Metadata
+    memory: dict[str, Memory] = field(default_factory=dict)  # by backend
+
+    @property
+    def emulated(self) -> bool:
+        """Whether durations are those of software emulation and say nothing."""
+        return is_emulated(self.metadata)
+
+    @property
+    def own(self) -> str | None:
+        """The backend that models the recorded allocator, if it was replayed."""
+        found: str | None = self.document["own_model"]
+        return found
+
+    def model(self, allocator: str) -> str | None:
+        """The backend replayed here that stands for an allocator."""
+        if self.own is not None and family(self.own) == allocator:
+            return self.own
+        return next((name for name in self.memory if family(name) == allocator), None)
+
+
+def is_emulated(metadata: Metadata) -> bool:
+    """Whether the recorded machine was QEMU without hardware virtualisation."""
+    return "TCG" in metadata.machine.cpu_model
+
+
+def passes(backends: int) -> int:
+    """How often :func:`gather_one` goes over the rows, for a progress bar."""
+    return 5 + 2 * backends
+
+
+def gather_one(
+    reader: TraceReader,
+    label: str,
+    backends: Sequence[str],
+    advance: Callable[[int], object] = lambda rows: None,
+) -> Recording:
+    """Read everything that a report says about one recording.
+
+    ``backends``: models to replay, as :func:`default_backends` gives. ``advance`` gets rows, in
+    all the recording's times :func:`passes`. Raises ReplayError for a recording that cannot be
+    replayed by any of the backends, TraceError for a damaged one.
+    """
+    metadata = reader.metadata
+    recorded = tally(reader, advance)
+    validation, source = _validate(reader, advance)
+    used = next((pool.allocator for pool in metadata.pools), "unknown")
+    own = next((name for name in backends if family(name) == used), None)
+    results: dict[str, Result] = {}
+    failed: dict[str, str] = {}
+    for backend in backends:
+        try:
+            results[backend] = replay(source, backend, every=EVERY, advance=advance)
+        except (ReplayError, BackendError) as error:
+            failed[backend] = str(error)
+    if not results:
+        raise ReplayError(next(iter(failed.values())))
+    memory = {
+        backend: Memory(result.series, result.first_ns, page_bytes(metadata))
+        for backend, result in results.items()
+    }
+    first = next(iter(memory.values()))
+    fills = {backend: used if backend == own else "" for backend in results}
+    aged = ageing.follow(reader, fills, first.t_ns.tolist(), advance)
+    document: Json = {
+        "label": label,
+        **_facts(reader, recorded, used),
+        "own_model": own if own in results else None,
+        "latency": _latency(recorded, metadata, label),
+        "sizes": recorded.sizes_dict(),
+        "heat": recorded.heat_dict(),
+        "class_limits": {name: _limits(name, metadata) for name in results},
+        "memory": _memory(results, memory, label, own),
+        "not_replayed": failed,
+        "validation": validation,
+        "ageing": {
+            name: aged.trend(name, memory[name].held, f"{label}/{name}") for name in results
+        },
+        "kernel_ageing": None,
+        "size_error": None,
+    }
+    if own in memory and memory[own].has_kernel:
+        kernel = memory[own].kernel
+        document["kernel_ageing"] = aged.trend(own, kernel, f"{label}/kernel")
+        document["size_error"] = memory[own].size_error()
+    return Recording(label, used, document, recorded, metadata, memory)
+
+
+def default_backends(metadata: Metadata) -> list[str]:
+    """The models of the claims, as the recorded kernel has them, that fit its pages."""
+    zsmalloc = model_of("zsmalloc", metadata.kernel.release, 1)
+    fitting = {name.partition(",page_bytes")[0]: name for name in every(metadata)}
+    fitting = {key.partition(":page_bytes")[0]: name for key, name in fitting.items()}
+    wanted = [zsmalloc if name == "zsmalloc" else name for name in CLAIMED]
+    return [fitting[name] for name in wanted if name in fitting]
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """Short names for recordings: their file names; numbered where two are the same."""
+    names = [path.name.removesuffix(".parquet") for path in paths]
+    return [
+        f"{name} ({names[: i + 1].count(name)})" if names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]
+
+
+def _facts(reader: TraceReader, recorded: Recorded, allocator: str) -> Json:
+    metadata = reader.metadata
+    lost = metadata.lost_total()
+    return {
+        "path": str(reader.path),
+        "user": metadata.extra.get("source", "zswap"),
+        "allocator": allocator,
+        "compressor": next((pool.compressor for pool in metadata.pools), "unknown"),
+        "kernel": metadata.kernel.release,
+        "machine": metadata.machine.cpu_model,
+        "cpus": metadata.machine.cpus,
+        "emulated": is_emulated(metadata),
+        "page_bytes": page_bytes(metadata),
+        "command": metadata.command,
+        "started_utc": metadata.started_utc,
+        "starts_empty": metadata.starts_empty(),
+        "rows": reader.num_rows,
+        "span_s": (recorded.last_ns - recorded.first_ns) / 1e9,
+        "lost_total": lost,
+        "lost_share": lost / (lost + reader.num_rows) if lost else 0.0,
+        "lost": metadata.lost,
+        "probe_cost_ns": metadata.probe_cost_ns,
+        "probes": {op: probe.kind for op, probe in metadata.probes.items()},
+        "zero_handles": recorded.zero_handles,
+        "written_back": recorded.written_back,
+        "shrinks": recorded.durations["shrink"].calls if "shrink" in recorded.durations else 0,
+        "notes": metadata.notes,
+    }
+
+
+def _latency(recorded: Recorded, metadata: Metadata, label: str) -> Json:
+    costs = metadata.probe_cost_ns or {}
+    return {
+        op: recorded.durations[op].to_dict(costs.get(op), f"{label}/{op}")
+        for op in sorted(recorded.durations)
+    }
+
+
+def _memory(results: dict[str, Result], memory: dict[str, Memory], label: str, own: Any) -> Json:
+    first = next(iter(memory.values()))
+    kernel = None
+    if own in memory and memory[own].has_kernel:
+        measured = memory[own]
+        density = measured.density(f"{label}/kernel", kernel=True)
+        kernel = {
+            "band": measured.bands(measured.kernel),
+            "peak_bytes": float(np.nanmax(measured.kernel)),
+            "density": as_dict(density) if density and not np.isnan(density.low) else None,
+            "mean_density": density.value if density else None,
+        }
+    peak = next(iter(results.values()))
+    return {
+        "t_s": first.times_s(),
+        "objects_peak": peak.objects.peak,
+        "kernel": kernel,
+        "models": {
+            name: model_dict(result, memory[name], f"{label}/{name}")
+            for name, result in results.items()
+        },
+    }
+
+
+def _validate(
+    reader: TraceReader, advance: Callable[[int], object]
+) -> tuple[Json | None, TraceReader | InOrder]:
+    """Calls explained, and the trace in the order found if there is one."""
+    forms = {pool.allocator for pool in reader.metadata.pools}
+    try:
+        if forms <= {"ztree", "unknown"}:
+            orders: list[Order] = []
+            verdict = validate(reader, on_order=orders.append, advance=advance)
+            found: Json = {
+                "method": "order found" if verdict.cpus > 1 else "recorded order",
+                "calls": verdict.total("calls"),
+                "explained": verdict.total("explained"),
+                "undetermined": 0,
+                "agrees": verdict.explained,
+                "sizes_compared": 0,
+                "sizes_equal": 0,
+                "races": dict(sorted(verdict.race_counts.items())),
+            }
+            several = verdict.explained and verdict.cpus > 1
+            return found, InOrder(reader, orders) if several else reader
+        placement = compare_places(reader, advance=advance)
+        advance(reader.num_rows)
+        pools = placement.pools
+        return {
+            "method": ", ".join(sorted({f"{pool.order} order" for pool in pools})),
+            "calls": sum(pool.places.compared for pool in pools),
+            "explained": sum(pool.places.equal for pool in pools),
+            "undetermined": sum(pool.undetermined for pool in pools),
+            "agrees": placement.agrees,
+            "sizes_compared": sum(pool.sizes.compared for pool in pools),
+            "sizes_equal": sum(pool.sizes.equal for pool in pools),
+            "races": {},
+        }, reader
+    except ReplayError:
+        advance(2 * reader.num_rows)
+        return None, reader
+
+
+def _limits(backend: str, metadata: Metadata) -> list[int]:
+    """The largest object of each class, zswap's header and zsmalloc's handle taken off, bytes.
+
+    zbud and z3fold have no classes, they round up to chunks; their list is empty.
+    """
+    model = create(backend)
+    with suppress(OSError):
+        model.malloc(1)
+    rows = [row for row in model.stats().get("classes", []) if "slot_bytes" in row]
+    # zs_malloc() adds the 8 bytes of the handle to the size (mm/zsmalloc.c, ZS_HANDLE_SIZE).
+    handle = 8 if family(backend) == "zsmalloc" else 0
+    more = handle + header_bytes(backend, metadata.kernel.release)
+    largest = {max(1, int(row["slot_bytes"]) - more) for row in rows}
+    return sorted(largest)

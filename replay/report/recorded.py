@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a recording itself says: durations, sizes, and what became of evictions. One pass.
+
+Memory does not grow with the trace: durations are counted in the buckets of traces.summary
+(a quantile is at most 1/64 above the true value) for each of BLOCKS stretches of time, sizes in
+bins of SIZE_BIN bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from replay.report.statistics import (
+    Counts,
+    Floats,
+    as_dict,
+    interval,
+    quantile_draws,
+    rank_bucket,
+    rounded,
+    stream_of,
+)
+from traces.metadata import Metadata
+from traces.reader import TraceReader
+from traces.schema import OP_CODE, OPS
+from traces.summary import bucket_top, duration_bucket
+
+BLOCKS = 64
+SIZE_BIN = 16
+HEAT_TIMES, HEAT_SIZES = 96, 64
+LONGEST_NS = 2**32 - 1
+"""A duration that long or longer is recorded as this."""
+
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999, "p99_99": 0.9999}
+INTERVALS = ("p50", "p99_9", "p99_99")
+
+BUCKETS = int(duration_bucket(np.array([LONGEST_NS], np.uint32))[0]) + 1
+TOPS: Floats = np.array([bucket_top(bucket) for bucket in range(BUCKETS)], np.float64)
+"""The longest duration of each bucket in ns."""
+
+_COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret")
+_TAIL_STEP = 8  # buckets of a page's curve: eight for each doubling
+
+
+@dataclass
+class Durations:
+    """Calls of one op. ``blocks``: shape (BLOCKS, BUCKETS), calls of each stretch of time."""
+
+    blocks: Counts = field(default_factory=lambda: np.zeros((BLOCKS, BUCKETS), np.int64))
+    failed: int = 0
+    total_ns: int = 0
+    longest_ns: int = 0
+
+    def add(
+        self,
+        dur_ns: npt.NDArray[np.uint32],
+        block: npt.NDArray[np.int64],
+        ret: npt.NDArray[np.int32],
+    ) -> None:
+        """Count calls."""
+        cell = block * BUCKETS + duration_bucket(dur_ns)
+        self.blocks += np.bincount(cell, minlength=self.blocks.size).reshape(self.blocks.shape)
+        self.failed += int((ret < 0).sum())
+        self.total_ns += int(dur_ns.sum(dtype=np.uint64))
+        self.longest_ns = max(self.longest_ns, int(dur_ns.max()))
+
+    @property
+    def counts(self) -> Counts:
+        """Calls in each bucket."""
+        return np.asarray(self.blocks.sum(axis=0), np.int64)
+
+    @property
+    def calls(self) -> int:
+        """How many."""
+        return int(self.blocks.sum())
+
+    def quantile(self, fraction: float) -> int | None:
+        """Nearest rank in ns; None if fewer calls than one in ``1 - fraction``."""
+        if not self.calls or self.calls * (1 - fraction) < 0.999:
+            return None
+        return min(int(TOPS[rank_bucket(self.counts, fraction)]), self.longest_ns)
+
+    def draws(self, fraction: float, name: str) -> Floats | None:
+        """The quantile in bootstrap draws of stretches, ns."""
+        found = quantile_draws(self.blocks, fraction, TOPS, stream_of(name))
+        return None if found is None else np.minimum(found, self.longest_ns)
+
+    def to_dict(self, cost_ns: float | None, name: str) -> dict[str, Any]:
+        """Figures in ns, as recorded; ``corrected`` has the probe's cost taken off, if known."""
+        figures: dict[str, float | None] = {"mean_ns": self.total_ns / self.calls}
+        figures |= {f"{key}_ns": self.quantile(q) for key, q in QUANTILES.items()}
+        figures["max_ns"] = self.longest_ns
+        found = {}
+        for key in INTERVALS:
+            value = figures[f"{key}_ns"]
+            if value is not None:
+                found[key] = as_dict(interval(value, self.draws(QUANTILES[key], name)))
+        corrected = None
+        if cost_ns is not None:
+            corrected = {
+                key: None if value is None else max(0.0, value - cost_ns)
+                for key, value in figures.items()
+            }
+        return {
+            "calls": self.calls,
+            "failed": self.failed,
+            **figures,
+            "intervals": found,
+            "probe_cost_ns": cost_ns,
+            "corrected": corrected,
+            "tail": self._tail(),
+        }
+
+    def _tail(self) -> dict[str, list[float]]:
+        """Share of the calls that took at least so long, falling."""
+        counts = self.counts
+        padded = np.zeros(-(-BUCKETS // _TAIL_STEP) * _TAIL_STEP, np.int64)
+        padded[:BUCKETS] = counts
+        coarse = padded.reshape(-1, _TAIL_STEP).sum(axis=1)
+        at = np.flatnonzero(coarse)
+        longer = counts.sum() - np.cumsum(coarse)
+        tops = TOPS[np.minimum(at * _TAIL_STEP + _TAIL_STEP - 1, BUCKETS - 1)]
+        share = longer[at] / counts.sum()
+        kept = share > 0
+        return {
+            "duration_ns": rounded([*tops[kept], self.longest_ns]),
+            "share_longer": rounded([*share[kept], 1 / self.calls]),
+        }
+
+
+@dataclass
+class Recorded:
+    """The tallies of one recording; shapes and units see the fields' makers.
+
+    ``zero_handles``: mallocs that gave handle 0. ``written_back``: write-backs that succeeded.
+    """
+
+    first_ns: int
+    last_ns: int
+    page_bytes: int
+    headers: list[int]
+    durations: dict[str, Durations] = field(default_factory=dict)
+    sizes: Counts = field(init=False)
+    heat: Counts = field(default_factory=lambda: np.zeros((HEAT_TIMES, HEAT_SIZES), np.int64))
+    zero_handles: int = 0
+    written_back: int = 0
+    size_sum: int = 0
+
+    def __post_init__(self) -> None:
+        self.sizes = np.zeros(self.page_bytes // SIZE_BIN, np.int64)
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count the rows of a batch."""
+        if not batch.num_rows:
+            return
+        ts, dur, ret, pool = (
+            batch.column(name).to_numpy() for name in ("ts_ns", "dur_ns", "ret", "pool")
+        )
+        op = batch.column("op").indices.to_numpy()
+        for code in np.unique(op).tolist():
+            if OPS[code] != "sample":
+                at = op == code
+                block = self._stretch(ts[at], BLOCKS)
+                self.durations.setdefault(OPS[code], Durations()).add(dur[at], block, ret[at])
+        given = (op == OP_CODE["malloc"]) & (ret >= 0)
+        handle = batch.column("handle")
+        known = handle.is_valid().to_numpy(zero_copy_only=False)
+        self.zero_handles += int((given & known & (handle.fill_null(1).to_numpy() == 0)).sum())
+        self.written_back += int(((op == OP_CODE["writeback"]) & (ret == 0)).sum())
+        self._add_sizes(batch.column("size").fill_null(0).to_numpy()[given], pool[given], ts[given])
+
+    def _stretch(self, ts: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int64]:
+        """The number of the stretch of time, of ``parts``, that each moment lies in."""
+        span = max(1, self.last_ns - self.first_ns)
+        part = (ts.astype(np.float64) - self.first_ns) * (parts / span)
+        return np.clip(part, 0, parts - 1).astype(np.int64)
+
+    def _add_sizes(
+        self,
+        size: npt.NDArray[np.uint32],
+        pool: npt.NDArray[np.uint8],
+        ts: npt.NDArray[np.int64],
+    ) -> None:
+        headers = np.zeros(256, np.int64)
+        headers[: len(self.headers)] = self.headers
+        own = np.clip(size.astype(np.int64) - headers[pool], 1, self.page_bytes)
+        self.size_sum += int(own.sum())
+        self.sizes += np.bincount((own - 1) // SIZE_BIN, minlength=len(self.sizes))
+        row = self._stretch(ts, HEAT_TIMES) * HEAT_SIZES
+        cell = row + (own - 1) * HEAT_SIZES // self.page_bytes
+        self.heat += np.bincount(cell, minlength=self.heat.size).reshape(self.heat.shape)
+
+    def sizes_dict(self) -> dict[str, Any]:
+        """Histogram of what zswap or zram compressed to, header taken off: bins of SIZE_BIN."""
+        objects = int(self.sizes.sum())
+        return {
+            "objects": objects,
+            "mean_bytes": self.size_sum / objects if objects else None,
+            "bin_bytes": SIZE_BIN,
+            "bytes": [(i + 1) * SIZE_BIN for i in range(len(self.sizes))],
+            "mallocs": self.sizes.tolist(),
+        }
+
+    def heat_dict(self) -> dict[str, Any]:
+        """Mallocs by time (rows, equal parts of the recording) and size (columns)."""
+        return {
+            "span_s": (self.last_ns - self.first_ns) / 1e9,
+            "largest_bytes": self.page_bytes,
+            "mallocs": self.heat.tolist(),
+        }
+
+
+def tally(reader: TraceReader, advance: Callable[[int], object]) -> Recorded:
+    """Count one recording; ``advance`` gets rows, in all twice the recording's."""
+    first, last = 2**63 - 1, -(2**63)
+    for batch in reader.batches(["ts_ns", "dur_ns"]):
+        if batch.num_rows:
+            ts = batch.column("ts_ns").to_numpy()
+            first = min(first, int(ts.min()))
+            last = max(last, int((ts + batch.column("dur_ns").to_numpy().astype(np.int64)).max()))
+        advance(batch.num_rows)
+    metadata = reader.metadata
+    headers = [pool.header_bytes for pool in metadata.pools]
+    found = Recorded(min(first, last), max(first, last), page_bytes(metadata), headers)
+    for batch in reader.batches(_COLUMNS):
+        found.add(batch)
+        advance(batch.num_rows)
+    return found
+
+
+def page_bytes(metadata: Metadata) -> int:
+    """The recorded machine's page; 4096 where it is not known."""
+    return metadata.machine.page_bytes or 4096

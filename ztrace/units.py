@@ -66,3 +66,12 @@ def short(number: float) -> str:
             return f"{number:.3g}{unit}"
         number /= 1000
     return f"{number:.3g}T"
+
+
+def share(text: str) -> float:
+    """``99.5%`` or ``0.995`` as a share."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%?)", text.strip())
+    value = float(match[1]) / (100 if match[2] else 1) if match else -1.0
+    if not 0 <= value <= 1:
+        raise click.BadParameter(f"{text!r} is no share; write for instance 1% or 0.01")
+    return value

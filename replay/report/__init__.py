@@ -1,2 +1,42 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Reports: recordings -> one plain document (gather) -> html, text, markdown, json, csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from replay.report.checks import Thresholds, check
+from replay.report.claims import judge
+from replay.report.gather import VERSION, Recording, default_backends, gather_one, labels, passes
+from replay.report.render import FORMATS
+from replay.report.tables import tables
+
+__all__ = [
+    "FORMATS",
+    "Recording",
+    "Thresholds",
+    "assemble",
+    "default_backends",
+    "gather_one",
+    "labels",
+    "passes",
+    "render",
+]
+
+
+def assemble(recordings: Sequence[Recording], limits: Thresholds) -> dict[str, Any]:
+    """The document of a report: its recordings, what they say of the claims, and the checks."""
+    parts = [one.document for one in recordings]
+    return {
+        "ztrace_report": VERSION,
+        "recordings": parts,
+        "claims": judge(recordings),
+        "checks": check(parts, limits),
+    }
+
+
+def render(document: dict[str, Any], form: str) -> str:
+    """The document in one of FORMATS. ReplayError if a page would be too large."""
+    names = ", ".join(one["label"] for one in document["recordings"])
+    return FORMATS[form](document, list(tables(document)), f"ztrace report: {names}")

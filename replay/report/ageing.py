@@ -44,8 +44,10 @@ class Ageing:
     live: list[int] = field(default_factory=list)
     fresh: dict[str, list[float]] = field(default_factory=dict)
 
-    def trend(self, backend: str, held: Floats, name: str) -> dict[str, Any] | None:
+    def trend(self, backend: str, held: Floats, label: str, name: str) -> dict[str, Any] | None:
         """The trend of one pool's bytes held, given at every moment of the replay's series.
+
+        ``name`` is whose they are: the backend, or the kernel.
 
         ``slope``: growth per turnover with its interval; ``growth``: that times the turnovers
         seen. None if nothing was filled for this backend or fewer moments count than are needed.
@@ -61,12 +63,13 @@ class Ageing:
         turnovers = np.array(self.mallocs, np.float64)[counted] / live[counted].mean()
         turnovers -= turnovers[0]
         ratio = aged[counted] / fresh[counted]
-        found = slope(turnovers, ratio, stream_of("ageing", name))
+        found = slope(turnovers, ratio, stream_of("ageing", label, name))
         span = float(turnovers[-1])
         growth = None
         if found is not None:
             growth = Interval(*(part * span for part in found))
         return {
+            "name": name,
             "turnovers": span,
             "moments": int(counted.sum()),
             "mean_ratio": float(ratio.mean()),

@@ -121,15 +121,13 @@ def gather_one(
         "memory": _memory(results, memory, label, own),
         "not_replayed": failed,
         "validation": validation,
-        "ageing": {
-            name: aged.trend(name, memory[name].held, f"{label}/{name}") for name in results
-        },
+        "ageing": {name: aged.trend(name, memory[name].held, label, name) for name in results},
         "kernel_ageing": None,
         "size_error": None,
     }
     if own in memory and memory[own].has_kernel:
         kernel = memory[own].kernel
-        document["kernel_ageing"] = aged.trend(own, kernel, f"{label}/kernel")
+        document["kernel_ageing"] = aged.trend(own, kernel, label, "kernel")
         document["size_error"] = memory[own].size_error()
     return Recording(label, used, document, recorded, metadata, memory)
 

@@ -99,6 +99,7 @@ def model_dict(result: Result, memory: Memory, name: str) -> dict[str, Any]:
     """One model's replay as plain JSON types."""
     density = memory.density(name)
     return {
+        "name": result.backend,
         "held_bytes": {
             "peak": result.held_bytes.peak,
             "mean": result.held_bytes.mean,

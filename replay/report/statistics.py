@@ -77,10 +77,10 @@ def quantile_draws(blocks: Counts, fraction: float, values: Floats, stream: int)
 
 def interval(value: float, draws: Floats | None, confidence: float = CONFIDENCE) -> Interval | None:
     """The percentile interval of bootstrap draws, never without the value itself."""
-    if draws is None or not len(draws):
+    if draws is None or np.isnan(draws).all():
         return None
     tail = (1 - confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail]).tolist()
+    low, high = np.nanquantile(draws, [tail, 1 - tail]).tolist()
     return Interval(value, min(low, value), max(high, value))
 
 
@@ -97,12 +97,15 @@ def ratio_draws(numerator: Floats, denominator: Floats, stream: int) -> Floats |
     """Draws of sum(numerator) / sum(denominator) over moving blocks of a time series.
 
     A block is the square root of the series long, which keeps neighbouring moments together.
+    Series of one length and stream are drawn alike, so that draws of two can be divided.
     """
     if len(numerator) < LEAST_BLOCKS**2 or not denominator.any():
         return None
     at = _block_indices(len(numerator), math.isqrt(len(numerator)), stream)
     above, below = numerator[at].sum(axis=1), denominator[at].sum(axis=1)
-    return np.asarray(above[below > 0] / below[below > 0], np.float64)
+    drawn: Floats = np.full(len(above), np.nan)
+    np.divide(above, below, out=drawn, where=below > 0)
+    return drawn
 
 
 def slope(x: Floats, y: Floats, stream: int) -> Interval | None:

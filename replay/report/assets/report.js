@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+// Draws the plots of a report. All numbers come from the embedded document, by JSON pointer.
+"use strict";
+(() => {
+  const read = id => JSON.parse(document.getElementById(id).textContent);
+  const data = read("document");
+  const tip = document.getElementById("tip");
+  const COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999933"];
+  const MARGIN = { left: 70, right: 14, top: 10, bottom: 42 };
+
+  const at = pointer => pointer.split("/").slice(1).reduce(
+    (value, key) => value[key.replaceAll("~1", "/").replaceAll("~0", "~")], data);
+
+  const shown = value => {
+    const size = Math.abs(value);
+    if (value === 0) return "0";
+    if (size >= 1e6 || size < 1e-3) return value.toExponential(2);
+    return String(Number(value.toPrecision(4)));
+  };
+
+  // The values of a series in the axes' units; null where there is none.
+  function load(series, spec) {
+    const scale = (values, axis) => values.map(v => v === null ? null : v / axis.divisor);
+    if (series.rows) {
+      const rows = at(series.rows);
+      const product = row => series.y_of.reduce((value, key) => value * row[key], 1);
+      const y = scale(rows.map(product), spec.y);
+      return { name: series.name, x: scale(rows.map(row => row[series.x_of]), spec.x), low: y, high: y };
+    }
+    const low = scale(at(series.low || series.y), spec.y);
+    const high = series.high ? scale(at(series.high), spec.y) : low;
+    return { name: series.name, x: scale(at(series.x), spec.x), low, high };
+  }
+
+  // Round numbers inside a range, or powers of ten.
+  function ticks(low, high, log) {
+    const found = [];
+    if (log) {
+      for (let e = Math.ceil(Math.log10(low) - 1e-9); 10 ** e <= high * (1 + 1e-9); e++) found.push(10 ** e);
+      if (found.length > 1) return found;
+      found.length = 0;
+    }
+    const rough = (high - low) / 6;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = power * [1, 2, 5, 10].find(m => m * power >= rough);
+    for (let k = Math.ceil(low / step); k * step <= high + step * 1e-9; k++) found.push(k * step);
+    return found;
+  }
+
+  class Plot {
+    constructor(figure, spec) {
+      this.spec = spec;
+      this.canvas = figure.querySelector("canvas");
+      this.context = this.canvas.getContext("2d");
+      this.series = (spec.series || []).map(one => load(one, spec));
+      this.marks = (spec.marks || []).map(mark => ({ name: mark.name, at: at(mark.at) }));
+      this.hidden = new Set(this.marks.slice(1).map(mark => mark.name));
+      if (spec.kind === "heat") this.cells = at(spec.cells);
+      this.all = this.extent();
+      this.view = [...this.all];
+      this.legend(figure.querySelector(".legend"));
+      this.listen();
+      new ResizeObserver(() => this.draw()).observe(this.canvas);
+      this.draw();
+    }
+
+    extent() {
+      if (this.cells) return [0, at(this.spec.x_most) || 1];
+      const values = this.series.flatMap(s => s.x).filter(v => v !== null && (!this.spec.x.log || v > 0));
+      let low = Infinity, high = -Infinity;
+      for (const v of values) { low = Math.min(low, v); high = Math.max(high, v); }
+      if (!(low <= high)) return this.spec.x.log ? [1, 10] : [0, 1];
+      if (this.spec.kind === "bars") low = 0;
+      return low < high ? [low, high] : this.spec.x.log ? [low / 2, low * 2] : [low - .5, low + .5];
+    }
+
+    visible() { return this.series.filter(s => !this.hidden.has(s.name)); }
+
+    // The values' range within the view, so that zooming in shows more of them.
+    range() {
+      if (this.cells) return [0, at(this.spec.y_most)];
+      let low = Infinity, high = -Infinity;
+      for (const s of this.visible()) s.x.forEach((x, i) => {
+        if (x < this.view[0] || x > this.view[1] || s.low[i] === null) return;
+        if (this.spec.y.log && s.low[i] <= 0) return;
+        low = Math.min(low, s.low[i]); high = Math.max(high, s.high[i]);
+      });
+      if (!(low <= high)) return this.spec.y.log ? [.1, 1] : [0, 1];
+      if (this.spec.y.log) return low < high ? [low, high] : [low / 2, high * 2];
+      if (this.spec.kind === "bars" || low < high / 2) low = Math.min(low, 0);
+      const room = (high - low) * .05 || 1;
+      return [low < 0 || low > 0 ? low - room : 0, high + room];
+    }
+
+    place(value, [low, high], log, from, to) {
+      const f = log ? Math.log : v => v;
+      return from + (f(value) - f(low)) / (f(high) - f(low)) * (to - from);
+    }
+
+    px(x) { return this.place(x, this.view, this.spec.x.log, MARGIN.left, this.width - MARGIN.right); }
+    py(y) { return this.place(y, this.seen, this.spec.y.log, this.height - MARGIN.bottom, MARGIN.top); }
+
+    // The value of x at a pixel.
+    value(pixel) {
+      const part = (pixel - MARGIN.left) / (this.width - MARGIN.left - MARGIN.right);
+      const [low, high] = this.view;
+      return this.spec.x.log ? low * (high / low) ** part : low + part * (high - low);
+    }
+
+    draw() {
+      const ratio = window.devicePixelRatio || 1;
+      this.width = this.canvas.clientWidth; this.height = this.canvas.clientHeight;
+      this.canvas.width = this.width * ratio; this.canvas.height = this.height * ratio;
+      const c = this.context;
+      c.setTransform(ratio, 0, 0, ratio, 0, 0);
+      c.clearRect(0, 0, this.width, this.height);
+      c.font = "12px sans-serif";
+      this.seen = this.range();
+      this.axes();
+      c.save();
+      c.beginPath();
+      c.rect(MARGIN.left, MARGIN.top, this.width - MARGIN.left - MARGIN.right, this.height - MARGIN.top - MARGIN.bottom);
+      c.clip();
+      let points = 0;
+      if (this.cells) points = this.heat();
+      else for (const s of this.visible()) points += this.spec.kind === "bars" ? this.bars(s) : this.line(s);
+      this.drawMarks();
+      if (this.drag) {
+        c.fillStyle = "#0072b222";
+        c.fillRect(this.drag.from, 0, this.drag.to - this.drag.from, this.height);
+      }
+      c.restore();
+      this.canvas.dataset.points = points;
+      this.canvas.dataset.view = this.view.join(" ");
+    }
+
+    axes() {
+      const c = this.context, { spec } = this;
+      const bottom = this.height - MARGIN.bottom;
+      c.strokeStyle = "#ddd"; c.fillStyle = "#333"; c.lineWidth = 1;
+      c.textAlign = "center"; c.textBaseline = "top";
+      for (const x of ticks(...this.view, spec.x.log)) {
+        this.rule(this.px(x), MARGIN.top, this.px(x), bottom);
+        c.fillText(shown(x), this.px(x), bottom + 5);
+      }
+      c.fillText(spec.x.label, (MARGIN.left + this.width) / 2, bottom + 22);
+      c.textAlign = "right"; c.textBaseline = "middle";
+      for (const y of ticks(...this.seen, spec.y.log)) {
+        this.rule(MARGIN.left, this.py(y), this.width - MARGIN.right, this.py(y));
+        c.fillText(shown(y), MARGIN.left - 5, this.py(y));
+      }
+      c.save();
+      c.translate(12, (MARGIN.top + bottom) / 2); c.rotate(-Math.PI / 2); c.textAlign = "center";
+      c.fillText(spec.y.label, 0, 0);
+      c.restore();
+    }
+
+    rule(x0, y0, x1, y1) {
+      const c = this.context;
+      c.beginPath(); c.moveTo(x0, y0); c.lineTo(x1, y1); c.stroke();
+    }
+
+    colour(name) { return COLOURS[this.series.findIndex(s => s.name === name) % COLOURS.length]; }
+
+    // A line through the middle of each band, over the band; broken where there is no value.
+    line(s) {
+      const c = this.context;
+      let points = 0, open = false;
+      c.fillStyle = this.colour(s.name) + "44"; c.strokeStyle = this.colour(s.name); c.lineWidth = 1.5;
+      c.beginPath();
+      s.x.forEach((x, i) => {
+        if (s.low[i] === null || (this.spec.y.log && s.low[i] <= 0)) { open = false; return; }
+        const middle = this.py((s.low[i] + s.high[i]) / 2);
+        if (open) c.lineTo(this.px(x), middle); else c.moveTo(this.px(x), middle);
+        if (s.high[i] > s.low[i]) c.fillRect(this.px(x) - 1, this.py(s.high[i]), 2, this.py(s.low[i]) - this.py(s.high[i]));
+        open = true; points++;
+      });
+      c.stroke();
+      return points;
+    }
+
+    bars(s) {
+      const c = this.context, base = this.py(0);
+      const index = this.series.indexOf(s), several = this.series.length > 1;
+      const gap = s.x.length > 1 ? Math.min(...s.x.slice(1).map((x, i) => Math.abs(x - s.x[i])).filter(d => d > 0)) : this.view[1];
+      const room = Math.abs(this.px(this.view[0] + gap) - this.px(this.view[0]));
+      const wide = Math.max(several ? 3 : 1, Math.min(24, room * .9) / this.series.length);
+      c.fillStyle = this.colour(s.name);
+      s.x.forEach((x, i) => {
+        const left = this.px(x) - (several ? wide * (this.series.length / 2 - index) : room);
+        c.fillRect(left, this.py(s.high[i]), wide, base - this.py(s.high[i]));
+      });
+      return s.x.length;
+    }
+
+    heat() {
+      const c = this.context, times = this.cells.length, sizes = this.cells[0].length;
+      const most = Math.max(1, ...this.cells.map(row => Math.max(...row)));
+      const [, span] = this.all, [, largest] = this.seen;
+      let drawn = 0;
+      this.cells.forEach((row, i) => row.forEach((count, k) => {
+        if (!count) return;
+        c.fillStyle = `rgba(0, 60, 120, ${.12 + .88 * Math.log1p(count) / Math.log1p(most)})`;
+        const x = this.px(span * i / times), y = this.py(largest * (k + 1) / sizes);
+        c.fillRect(x, y, this.px(span * (i + 1) / times) - x + .5, this.py(largest * k / sizes) - y + .5);
+        drawn++;
+      }));
+      return drawn;
+    }
+
+    drawMarks() {
+      const c = this.context;
+      this.marks.forEach((mark, k) => {
+        if (this.hidden.has(mark.name)) return;
+        c.strokeStyle = COLOURS[(k + 1) % COLOURS.length]; c.lineWidth = 1;
+        c.setLineDash([4, 3]);
+        for (const x of mark.at) this.rule(this.px(x), MARGIN.top, this.px(x), this.height);
+        c.setLineDash([]);
+      });
+    }
+
+    legend(box) {
+      const names = [
+        ...this.series.map(s => [s.name, this.colour(s.name)]),
+        ...this.marks.map((mark, k) => [mark.name, COLOURS[(k + 1) % COLOURS.length]]),
+      ];
+      for (const [name, colour] of names) {
+        const button = document.createElement("button"), patch = document.createElement("i");
+        patch.style.background = colour;
+        button.append(patch, name);
+        button.setAttribute("aria-pressed", !this.hidden.has(name));
+        button.addEventListener("click", () => {
+          if (!this.hidden.delete(name)) this.hidden.add(name);
+          button.setAttribute("aria-pressed", !this.hidden.has(name));
+          this.draw();
+        });
+        box.append(button);
+      }
+    }
+
+    zoom(low, high) {
+      low = Math.max(low, this.all[0]); high = Math.min(high, this.all[1]);
+      if (high - low > (this.all[1] - this.all[0]) * 1e-6) this.view = [low, high];
+      this.draw();
+    }
+
+    listen() {
+      const { canvas } = this;
+      canvas.addEventListener("pointerdown", event => {
+        if (event.button) return;
+        this.drag = { from: event.offsetX, to: event.offsetX };
+        canvas.setPointerCapture(event.pointerId);
+      });
+      canvas.addEventListener("pointermove", event => {
+        if (this.drag) { this.drag.to = event.offsetX; this.draw(); } else this.hover(event);
+      });
+      canvas.addEventListener("pointerup", event => {
+        const drag = this.drag;
+        this.drag = null;
+        if (drag && Math.abs(event.offsetX - drag.from) > 4) {
+          const ends = [this.value(drag.from), this.value(event.offsetX)];
+          this.zoom(Math.min(...ends), Math.max(...ends));
+        } else this.draw();
+      });
+      canvas.addEventListener("pointercancel", () => { this.drag = null; this.draw(); });
+      canvas.addEventListener("pointerleave", () => { tip.hidden = true; this.draw(); });
+      canvas.addEventListener("dblclick", () => { this.view = [...this.all]; this.draw(); });
+      canvas.addEventListener("wheel", event => {
+        event.preventDefault();
+        const factor = event.deltaY < 0 ? .8 : 1.25, [low, high] = this.view, x = this.value(event.offsetX);
+        if (this.spec.x.log) this.zoom(x * (low / x) ** factor, x * (high / x) ** factor);
+        else this.zoom(x + (low - x) * factor, x + (high - x) * factor);
+      }, { passive: false });
+    }
+
+    hover(event) {
+      const x = this.value(event.offsetX);
+      const lines = this.cells ? this.cellText(x, event.offsetY) : this.nearest(x);
+      this.draw();
+      this.context.strokeStyle = "#666";
+      this.rule(event.offsetX, MARGIN.top, event.offsetX, this.height - MARGIN.bottom);
+      tip.textContent = [`${this.spec.x.label}: ${shown(x)}`, ...lines].join("\n");
+      tip.hidden = false;
+      tip.style.top = `${event.clientY + 14}px`;
+      const right = event.clientX > window.innerWidth / 2;
+      tip.style.left = right ? "" : `${event.clientX + 14}px`;
+      tip.style.right = right ? `${window.innerWidth - event.clientX + 14}px` : "";
+    }
+
+    nearest(x) {
+      return this.visible().map(s => {
+        let best = -1;
+        s.x.forEach((value, i) => {
+          if (s.low[i] !== null && (best < 0 || Math.abs(value - x) < Math.abs(s.x[best] - x))) best = i;
+        });
+        if (best < 0) return `${s.name}: -`;
+        const band = s.high[best] > s.low[best] ? `${shown(s.low[best])} to ${shown(s.high[best])}` : shown(s.low[best]);
+        return `${s.name}: ${band} at ${shown(s.x[best])}`;
+      });
+    }
+
+    cellText(x, pixel) {
+      const part = (this.height - MARGIN.bottom - pixel) / (this.height - MARGIN.bottom - MARGIN.top);
+      const y = part * this.seen[1];
+      const i = Math.floor(x / this.all[1] * this.cells.length), k = Math.floor(part * this.cells[0].length);
+      const count = (this.cells[i] || [])[k];
+      return count === undefined ? [] : [`bytes: ${shown(y)}`, `mallocs: ${count}`];
+    }
+  }
+
+  const specs = read("specifications");
+  for (const figure of document.querySelectorAll("figure")) new Plot(figure, specs[figure.dataset.plot]);
+})();

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A document as one page that needs nothing else: its data, tables, plots, script and style."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from replay.errors import ReplayError
+from replay.report.plots import plots
+from replay.report.tables import Table
+from traces.errors import printable
+
+MOST_BYTES = 2_500_000
+"""What still opens quickly and can be attached to a mail."""
+
+Json = dict[str, Any]
+
+
+def html(document: Json, tables: Sequence[Table], title: str) -> str:
+    """The page. ReplayError if there is too much for one."""
+    assets = files("replay.report") / "assets"
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((assets / "page.html.j2").read_text(encoding="utf-8"))
+    drawn = list(plots(document))
+    page = template.render(
+        title=printable(title),
+        tables=[table for table in tables if table.rows],
+        plots=drawn,
+        printable=printable,
+        document=_embedded(document),
+        specifications=_embedded(drawn),
+        style=Markup((assets / "report.css").read_text(encoding="utf-8")),
+        script=Markup((assets / "report.js").read_text(encoding="utf-8")),
+    )
+    size = len(page.encode("utf-8", "backslashreplace"))
+    if size > MOST_BYTES:
+        raise ReplayError(
+            f"the page would have {size:,} bytes, more than {MOST_BYTES:,}; "
+            "report on fewer recordings or backends"
+        )
+    return page
+
+
+def _embedded(value: Any) -> Markup:
+    """JSON inside a script element: no character in it can end the element or open a comment."""
+    data = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    for character in "<>&":
+        data = data.replace(character, f"\\u{ord(character):04x}")
+    return Markup(data)

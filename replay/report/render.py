@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A document as plain text for a mail, Markdown, CSV and JSON. HTML is in html.py."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from replay.report.html import html
+from replay.report.tables import Table
+from traces.errors import printable
+
+WIDTH = 75
+"""Columns of a mail to a list; ten less than 85, where quoting begins to wrap."""
+
+_GAP = 1
+_LEAST_TEXT = 8  # a text column is folded no narrower than this
+
+Json = dict[str, Any]
+
+
+def as_json(document: Json, tables: Sequence[Table], title: str) -> str:
+    """Everything."""
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+
+
+def as_text(document: Json, tables: Sequence[Table], title: str) -> str:
+    """Plain ASCII, no line longer than WIDTH."""
+    lines = [*_wrapped(title), "=" * min(WIDTH, len(_ascii(title))), ""]
+    for table in tables:
+        if table.rows:
+            lines += _text_table(table)
+            lines += _wrapped(f"Source: {table.source}. Error: {table.error}.")
+            for note in table.notes:
+                lines += _wrapped(note, "- ")
+            lines.append("")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def as_markdown(document: Json, tables: Sequence[Table], title: str) -> str:
+    """GitHub's Markdown."""
+    lines = [f"# {_markdown(title)}", ""]
+    for table in tables:
+        if not table.rows:
+            continue
+        sides = ["---" if i < table.texts else "--:" for i in range(len(table.headers))]
+        lines += [f"## {_markdown(table.title)}", ""]
+        lines += [_markdown_row(table.headers), "|" + "|".join(sides) + "|"]
+        lines += [_markdown_row([cell.text for cell in row]) for row in table.rows]
+        lines += ["", f"Source: {_markdown(table.source)}. Error: {_markdown(table.error)}.", ""]
+        lines += [f"- {_markdown(note)}" for note in table.notes]
+        lines += [""] if table.notes else []
+    return "\n".join(lines)
+
+
+def as_csv(document: Json, tables: Sequence[Table], title: str) -> str:
+    """One figure a row: table, the row's texts, column, value in the document's unit, place."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["table", "row", "column", "value", "place", "source", "error"])
+    for table in tables:
+        for row in table.rows:
+            name = " / ".join(printable(cell.text) for cell in row[: table.texts])
+            for header, cell in list(zip(table.headers, row, strict=True))[table.texts :]:
+                value = "" if cell.value is None else cell.value
+                place = printable(cell.pointer)
+                writer.writerow([table.name, name, header, value, place, table.source, table.error])
+    return out.getvalue()
+
+
+FORMATS: dict[str, Callable[[Json, Sequence[Table], str], str]] = {
+    "html": html,
+    "text": as_text,
+    "md": as_markdown,
+    "json": as_json,
+    "csv": as_csv,
+}
+"""Format -> (document, its tables, title) -> the file's text."""
+
+
+def _ascii(words: str) -> str:
+    return printable(words).encode("ascii", "backslashreplace").decode()
+
+
+def _wrapped(words: str, mark: str = "") -> list[str]:
+    return textwrap.wrap(
+        *(_ascii(words), WIDTH),
+        initial_indent=mark,
+        subsequent_indent=" " * len(mark),
+        break_on_hyphens=False,
+    )
+
+
+def _text_table(table: Table) -> list[str]:
+    """Text columns are folded until the table fits."""
+    cells = [[_ascii(cell.text) for cell in row] for row in table.rows]
+    grid = [list(table.headers), *cells]
+    widths = [max(len(row[i]) for row in grid) for i in range(len(table.headers))]
+    texts = range(table.texts)
+    while sum(widths) + _GAP * (len(widths) - 1) > WIDTH:
+        widest = max(texts, key=lambda i: widths[i])
+        if widths[widest] <= _LEAST_TEXT:
+            break
+        widths[widest] -= 1
+    lines = [*_wrapped(table.title), "-" * min(WIDTH, len(table.title))]
+    for row in grid:
+        lines += _text_row(row, widths, table.texts)
+    return lines
+
+
+def _text_row(row: Sequence[str], widths: Sequence[int], texts: int) -> Iterable[str]:
+    folded = [
+        (textwrap.wrap(cell, width, break_on_hyphens=False) or [""]) if i < texts else [cell]
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    for k in range(max(len(parts) for parts in folded)):
+        shown = [parts[k] if k < len(parts) else "" for parts in folded]
+        yield (" " * _GAP).join(
+            cell.ljust(width) if i < texts else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(shown, widths, strict=True))
+        )
+
+
+def _markdown(words: str) -> str:
+    """Words that mean nothing to Markdown or HTML."""
+    shown = printable(words).replace("&", "&amp;").replace("<", "&lt;")
+    for mark in "\\`*_[]|":
+        shown = shown.replace(mark, "\\" + mark)
+    return shown
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_markdown, cells)) + " |"

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The tables of a report. Every cell is a place in the document and a way to write it down.
+
+Renderers differ in layout alone: a number that one shows is the document's at ``Cell.path``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+Json = dict[str, Any]
+Path = tuple[str | int, ...]
+
+_US, _MIB, _PERCENT = 1e3, 1 << 20, 0.01
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``path`` leads to ``value`` in the document; ``text`` is how people read it."""
+
+    path: Path
+    value: Any
+    text: str
+
+    @property
+    def pointer(self) -> str:
+        """The path as a JSON pointer (RFC 6901)."""
+        return pointer(self.path)
+
+
+@dataclass
+class Table:
+    """``texts``: how many of the first columns are text. ``source`` and ``error`` are of all
+    figures in it; ``notes`` stand below."""
+
+    name: str
+    title: str
+    headers: tuple[str, ...]
+    rows: list[list[Cell]]
+    texts: int
+    source: str
+    error: str
+    notes: list[str] = field(default_factory=list)
+
+
+def pointer(path: Path) -> str:
+    """A JSON pointer."""
+    return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in path)
+
+
+def _write(value: Any, number: Callable[[Any], str]) -> str:
+    return "-" if value is None else number(value)
+
+
+def text(value: Any) -> str:
+    """As it is."""
+    return str(value)
+
+
+def count(value: float) -> str:
+    """1,234,567."""
+    return f"{value:,.0f}"
+
+
+def us(value: float) -> str:
+    """Nanoseconds as microseconds."""
+    return f"{value / _US:,.2f}"
+
+
+def mib(value: float) -> str:
+    """Bytes as MiB."""
+    return f"{value / _MIB:,.2f}"
+
+
+def percent(value: float) -> str:
+    """A share as percent; what would round to nothing keeps two digits."""
+    shown = value / _PERCENT
+    return f"{shown:.2g}" if 0 < abs(shown) < 0.01 else f"{shown:,.2f}"
+
+
+def ratio(value: float) -> str:
+    """Three digits behind the point."""
+    return f"{value:.3f}"
+
+
+def number(value: float) -> str:
+    """Four significant digits, in full."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+class _Row:
+    """Makes the cells of one row, all below one place in the document."""
+
+    def __init__(self, document: Json, *base: str | int) -> None:
+        self.document = document
+        self.base = base
+
+    def cell(self, how: Callable[[Any], str], *keys: str | int) -> Cell:
+        """The cell at ``keys`` below the base; a dash where something on the way is null."""
+        found: Any = self.document
+        for key in (*self.base, *keys):
+            found = None if found is None else _at(found, key)
+        return Cell((*self.base, *keys), found, _write(found, how))
+
+    def cells(self, how: Callable[[Any], str], *names: str) -> list[Cell]:
+        """Cells of several keys."""
+        return [self.cell(how, name) for name in names]
+
+
+def _at(found: Any, key: str | int) -> Any:
+    if isinstance(found, list):
+        return found[key] if isinstance(key, int) and key < len(found) else None
+    return found.get(key)
+
+
+def tables(document: Json) -> Iterator[Table]:
+    """All tables of a report, in the order in which they are read."""
+    yield _claims(document)
+    yield _recordings(document)
+    yield _losses(document)
+    if document["checks"]:
+        yield _checks(document)
+    yield _agreement(document)
+    yield _memory(document)
+    yield _ageing(document)
+    yield _sizes(document)
+    ops = sorted({op for one in document["recordings"] for op in one["latency"]}, key=_op_order)
+    for op in ops:
+        yield from _latency(document, op)
+    yield _evidence(document)
+
+
+_FIRST = ("malloc", "free", "map", "store", "load")
+
+
+def _op_order(op: str) -> tuple[int, str]:
+    return (_FIRST.index(op) if op in _FIRST else len(_FIRST)), op
+
+
+def _each(document: Json) -> Iterator[tuple[int, Json]]:
+    yield from enumerate(document["recordings"])
+
+
+def loss_text(document: Json) -> str:
+    """One line on losses, for whatever has no more room."""
+    lost = [(one["label"], one["lost_total"]) for one in document["recordings"]]
+    bad = [f"{label} {n:,}" for label, n in lost if n]
+    return f"lost events: {', '.join(bad)}" if bad else "no event lost"
+
+
+def _claims(document: Json) -> Table:
+    rows, notes = [], []
+    for i, claim in enumerate(document["claims"]):
+        rows.append(_Row(document, "claims", i).cells(text, "claim", "text", "verdict"))
+        notes.append(f"{claim['claim']} {claim['verdict']}: {claim['why']}.")
+    rules: dict[str, list[Json]] = {}
+    for claim in document["claims"]:
+        rules.setdefault(claim["rule"], []).append(claim)
+    for rule, ruled in rules.items():
+        notes.append(f"Rule of {', '.join(claim['claim'] for claim in ruled)}: {rule}.")
+    for claim in document["claims"]:
+        if claim["verdict"] == "not decided":
+            notes.append(f"Would decide {claim['claim']}: {claim['would_decide']}.")
+    return Table(
+        *("claims", "The claims made for ztree", ("", "claim", "verdict"), rows, 3),
+        "claims of the 2021 posting; evidence in the last table",
+        f"verdicts use 95 % intervals; {loss_text(document)}",
+        notes,
+    )
+
+
+def _recordings(document: Json) -> Table:
+    rows, notes = [], []
+    for i, one in _each(document):
+        row = _Row(document, "recordings", i)
+        rows.append(
+            [
+                *row.cells(text, "label", "allocator", "user", "kernel"),
+                *row.cells(count, "cpus", "rows"),
+                row.cell(number, "span_s"),
+            ]
+        )
+        ran = " ".join(one["command"]) or "not known"
+        notes.append(f"{one['label']}: {one['machine']}, {one['compressor']}; ran: {ran}")
+        if one["emulated"]:
+            notes.append(
+                f"{one['label']}: software emulation; order, sizes, placement and counts are "
+                "the kernel's, durations say nothing"
+            )
+        if not one["starts_empty"]:
+            notes.append(f"{one['label']}: pools in use when recording began, objects missing")
+        notes += [f"{one['label']}: {note}" for note in one["notes"]]
+        for backend, why in one["not_replayed"].items():
+            notes.append(f"{one['label']}: not replayed through {backend}: {why}")
+    headers = ("recording", "allocator", "user", "kernel", "CPUs", "calls", "span (s)")
+    return Table(
+        *("recordings", "Recordings", headers, rows, 4),
+        "the recordings' metadata and rows",
+        "none: counted",
+        notes,
+    )
+
+
+def _losses(document: Json) -> Table:
+    rows, notes = [], []
+    for i, one in _each(document):
+        row = _Row(document, "recordings", i)
+        costs = [row.cell(number, "probe_cost_ns", op) for op in _FIRST]
+        lost = [row.cell(count, "lost_total"), row.cell(percent, "lost_share")]
+        rows.append([row.cell(text, "label"), *lost, *costs])
+        for cause, by_cpu in one["lost"].items():
+            notes.append(f"{one['label']}: lost by {cause}: {sum(by_cpu.values()):,}")
+    return Table(
+        *(
+            "losses",
+            "Lost events and probe cost (ns a call)",
+        ),
+        ("recording", "lost", "%", *_FIRST),
+        rows,
+        1,
+        "counted in the kernel by the recorder; - : not measured",
+        "each lost malloc or free puts the live objects wrong by one from there on",
+        notes,
+    )
+
+
+def _checks(document: Json) -> Table:
+    rows = []
+    for i in range(len(document["checks"])):
+        row = _Row(document, "checks", i)
+        rows.append(
+            [
+                *row.cells(text, "recording", "check"),
+                *row.cells(percent, "value", "limit"),
+                row.cell(lambda passed: "yes" if passed else "NO", "passed"),
+            ]
+        )
+    headers = ("recording", "check", "value (%)", "limit (%)", "passed")
+    return Table(*("checks", "Thresholds", headers, rows, 2), "the tables below", "see there")
+
+
+def _agreement(document: Json) -> Table:
+    rows, notes = [], []
+    for i, one in _each(document):
+        row = _Row(document, "recordings", i)
+        sizes = [
+            row.cell(percent, "size_error", f"{key}_share") for key in ("median", "p99", "max")
+        ]
+        rows.append(
+            [
+                *row.cells(text, "label", "own_model"),
+                *(row.cell(count, "validation", k) for k in ("calls", "explained", "undetermined")),
+                *sizes,
+            ]
+        )
+        if one["validation"] is None:
+            notes.append(f"{one['label']}: nothing in it can be validated")
+        else:
+            notes.append(f"{one['label']}: {one['validation']['method']}")
+            races = one["validation"]["races"]
+            if races:
+                met = ", ".join(f"{name} {n:,} x" for name, n in races.items())
+                notes.append(f"{one['label']}: races met: {met}")
+    headers = ("recording", "model", "calls", "explained", "undet.", "median", "p99", "max")
+    return Table(
+        *("agreement", "Model against kernel (pool size error in %)", headers, rows, 2),
+        "explained: an order of all calls gives the kernel's answers; undet.: the recording "
+        "does not tell; size: model's total against the kernel's, by moments",
+        "the kernel reads its total after other CPUs' calls; counts are exact",
+        notes,
+    )
+
+
+def _memory(document: Json) -> Table:
+    rows, notes = [], []
+    for i, one in _each(document):
+        name = _Row(document, "recordings", i).cell(text, "label")
+        if one["memory"]["kernel"] is not None:
+            row = _Row(document, "recordings", i, "memory", "kernel")
+            source = Cell(("recordings", i, "allocator"), one["allocator"], "kernel")
+            blank = Cell(row.base, None, "-")
+            bounds = [row.cell(ratio, "density", key) for key in ("low", "high")]
+            figures = [row.cell(mib, "peak_bytes"), blank, row.cell(ratio, "mean_density")]
+            rows.append([name, source, *figures, *bounds, blank])
+        for backend, model in one["memory"]["models"].items():
+            row = _Row(document, "recordings", i, "memory", "models", backend)
+            key = Cell((*row.base, "name"), model["name"], model["name"])
+            held = [row.cell(mib, "held_bytes", part) for part in ("peak", "mean")]
+            bounds = [row.cell(ratio, "density", part) for part in ("low", "high")]
+            density = row.cell(ratio, "mean_density")
+            stranded = row.cell(mib, "stranded_bytes_near_peak")
+            rows.append([name, key, *held, density, *bounds, stranded])
+            for hazard, times in model["hazards"].items():
+                notes.append(f"{one['label']}, {backend}: hazard {hazard} met {times:,} x")
+            for stop in model["stopped"]:
+                notes.append(f"{one['label']}, {backend}: replay ended early at {stop}")
+    headers = ("recording", "held by", "peak", "mean", "density", "low", "high", "stranded")
+    return Table(
+        *("memory", "Memory (MiB) and density", headers, rows, 2),
+        "kernel: the recorded totals; others: replay of the same objects. density: pages stored "
+        "/ pages held, over time; stranded: free slots malloc does not find, near the peak",
+        f"low, high: 95 %, block bootstrap over time; {loss_text(document)}",
+        notes,
+    )
+
+
+def _ageing(document: Json) -> Table:
+    rows = []
+    for i, one in _each(document):
+        name = _Row(document, "recordings", i).cell(text, "label")
+        found: list[tuple[str, Path]] = []
+        if one["kernel_ageing"] is not None:
+            found.append(("kernel", ("kernel_ageing",)))
+        found += [(key, ("ageing", key)) for key, trend in one["ageing"].items() if trend]
+        for key, path in found:
+            row = _Row(document, "recordings", i, *path)
+            rows.append(
+                [
+                    name,
+                    Cell((*row.base, "name"), key, key),
+                    row.cell(number, "turnovers"),
+                    row.cell(ratio, "mean_ratio"),
+                    *(row.cell(percent, "slope", part) for part in ("value", "low", "high")),
+                    row.cell(percent, "growth", "value"),
+                ]
+            )
+    headers = ("recording", "held by", "turnov.", "ratio", "slope", "low", "high", "growth")
+    return Table(
+        *("ageing", "Ageing: memory held / held by a fresh pool, same objects", headers, rows, 2),
+        "slope in % per turnover (mallocs / mean live objects), growth in % over all of them",
+        f"low, high: 95 %, moving blocks of residuals; {loss_text(document)}",
+    )
+
+
+def _sizes(document: Json) -> Table:
+    rows = []
+    for i, _ in _each(document):
+        row = _Row(document, "recordings", i)
+        figures = [row.cell(count, "sizes", "objects"), row.cell(number, "sizes", "mean_bytes")]
+        rows.append([row.cell(text, "label"), *figures, row.cell(count, "memory", "objects_peak")])
+    return Table(
+        *("sizes", "Objects", ("recording", "mallocs", "mean (bytes)", "most live"), rows, 1),
+        "recorded mallocs that succeeded, zswap's header taken off; live by replay",
+        loss_text(document),
+    )
+
+
+_QUANTILES = ("p50", "p90", "p99", "p99_9", "p99_99", "max")
+
+
+def _latency(document: Json, op: str) -> Iterator[Table]:
+    """Recorded, and where the probe's cost is known, with it taken off."""
+    names = tuple(key.replace("_", ".") for key in _QUANTILES)
+    headers = ("recording", "allocator", "calls", *names)
+    emulated = any(one["emulated"] for one in document["recordings"])
+    error = "buckets: at most 1/64 above; probe cost "
+    trust = "; software emulation: says nothing of real time" if emulated else ""
+    for corrected in (False, True):
+        rows = []
+        for i, one in _each(document):
+            found = one["latency"].get(op)
+            if found is None or (corrected and found["corrected"] is None):
+                continue
+            row = _Row(document, "recordings", i)
+            below = ("latency", op, *(("corrected",) if corrected else ()))
+            figures = [row.cell(us, *below, f"{key}_ns") for key in _QUANTILES]
+            calls = row.cell(count, "latency", op, "calls")
+            rows.append([*row.cells(text, "label", "allocator"), calls, *figures])
+        if rows:
+            state = "taken off" if corrected else "included"
+            yield Table(
+                f"latency-{op}{'-corrected' if corrected else ''}",
+                f"Duration of {op} (us), probe cost {state}",
+                *(headers, rows, 2),
+                f"recorded: column dur_ns of {op} rows, all calls",
+                f"{error}{state}; {loss_text(document)}{trust}",
+            )
+
+
+def _evidence(document: Json) -> Table:
+    rows = []
+    for i, claim in enumerate(document["claims"]):
+        for k in range(len(claim["evidence"])):
+            row = _Row(document, "claims", i, "evidence", k)
+            rows.append(
+                [
+                    Cell(("claims", i, "claim"), claim["claim"], claim["claim"]),
+                    *row.cells(text, "kind", "what", "recording"),
+                    *row.cells(number, "value", "low", "high"),
+                    row.cell(text, "unit"),
+                ]
+            )
+    headers = ("", "kind", "what", "recording", "value", "low", "high", "unit")
+    return Table(
+        *("evidence", "Evidence for the claims", headers, rows, 4),
+        "measured: in the kernel; modelled: by replay of the same objects",
+        f"low, high: 95 %, stretches of time drawn anew; {loss_text(document)}",
+    )

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace report``: what recordings say, for a meeting or a mail."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from allocator import BackendError, create
+from replay.backends import ALL
+from replay.backends import every as every_backend
+from replay.report import (
+    FORMATS,
+    Recording,
+    Thresholds,
+    assemble,
+    default_backends,
+    gather_one,
+    labels,
+    passes,
+    render,
+)
+from traces.metadata import Metadata
+from traces.reader import TraceReader
+from traces.writer import AtomicFile
+from ztrace.console import console, progress
+from ztrace.units import share
+
+SUFFIXES = {".html": "html", ".txt": "text", ".md": "md", ".json": "json", ".csv": "csv"}
+
+
+@click.command("report", epilog="Example: ztrace report a.parquet b.parquet -o report.html")
+@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write to this file, else to stdout (but not HTML).",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(list(FORMATS)),
+    help="What to write; else by the output's name, text on stdout.",
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--label", "given", multiple=True, help="A recording's name in the report; one each, in order."
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME",
+    help="Replay through these models, or all; else ztree, zsmalloc, z3fold and zbud.",
+)
+@click.option(
+    "--min-explained", type=share, metavar="N%", help="Fail below that share of calls explained."
+)
+@click.option(
+    "--max-size-error",
+    type=share,
+    metavar="N%",
+    help="Fail above that error of the model's pool size (99th percentile).",
+)
+@click.option("--max-lost", type=share, metavar="N%", help="Fail above that share of events lost.")
+def command(
+    traces: tuple[Path, ...],
+    output: Path | None,
+    form: str | None,
+    force: bool,
+    given: tuple[str, ...],
+    backends: tuple[str, ...],
+    min_explained: float | None,
+    max_size_error: float | None,
+    max_lost: float | None,
+) -> int:
+    """Say what the TRACES show, what models make of them, and what that means for the claims
+    made for ztree.
+
+    The HTML is one page that needs no network. Exit status 1 if a threshold is not met.
+    """
+    form = form or SUFFIXES.get(output.suffix.lower(), "html") if output else form or "text"
+    if form == "html" and output is None:
+        raise click.UsageError("--format html is for a file: name it with -o")
+    if given and len(given) != len(traces):
+        raise click.UsageError(f"{len(traces)} traces and {len(given)} labels; give one each")
+    names = list(given) or labels(traces)
+    if len(set(names)) < len(names):
+        raise click.UsageError("two recordings have the same --label; choose others")
+    with ExitStack() as stack:
+        file = None
+        if output is not None:
+            file = stack.enter_context(AtomicFile(output, force=force))
+        recordings = [
+            _gather(path, name, backends) for path, name in zip(traces, names, strict=True)
+        ]
+        document = assemble(recordings, Thresholds(min_explained, max_size_error, max_lost))
+        text = render(document, form)
+        if file is not None:
+            file.write(text.encode("utf-8", "backslashreplace"))
+    if output is None:
+        console()  # makes stdout take what its encoding cannot say
+        click.echo(text, nl=False)
+    failed = [one for one in document["checks"] if not one["passed"]]
+    for one in failed:
+        value = "not known" if one["value"] is None else f"{one['value']:.3%}"
+        click.echo(
+            f"ztrace: {one['recording']}: {one['check']} {one['limit']:.3%}: {value}", err=True
+        )
+    return 1 if failed else 0
+
+
+def _gather(path: Path, name: str, backends: tuple[str, ...]) -> Recording:
+    with TraceReader(path) as reader:
+        models = _models(reader.metadata, backends)
+        with progress(path.name, passes(len(models)) * reader.num_rows) as advance:
+            return gather_one(reader, name, models, advance)
+
+
+def _models(metadata: Metadata, backends: tuple[str, ...]) -> list[str]:
+    """The backends to replay; BackendError for one that does not exist."""
+    chosen = list(backends)
+    if not chosen:
+        return default_backends(metadata)
+    if ALL in chosen:
+        chosen = [*every_backend(metadata), *(name for name in chosen if name != ALL)]
+    for name in chosen:
+        try:
+            create(name)
+        except TypeError as error:  # a third party's, with an item it does not take
+            raise BackendError(f"{name}: {error}") from error
+    return list(dict.fromkeys(chosen))

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "replay": ("ztrace.commands.replay", "Drive an allocator model with a trace."),
     "validate": ("ztrace.commands.validate", "Prove that the model is what the kernel ran."),
     "report": ("ztrace.commands.report", "Say what recordings show of the claims for ztree."),
+    "compare": ("ztrace.commands.compare", "Say what changed between two recordings."),
     "explore": ("ztrace.commands.explore", "Enumerate the races of a few calls of the model."),
     "kmod": ("ztrace.commands.kmod", "Build the posted ztree as a kernel module."),
     "lab": ("ztrace.commands.lab", "Boot a real kernel in QEMU and record it."),

@@ -123,7 +123,7 @@ def _ratio(ours: Recording, theirs: Recording, op: str, quantile: str) -> Interv
     return interval(values[0] / values[1], draws[0] / draws[1])
 
 
-def _difference(one: Recording, other: Recording) -> str | None:
+def difference(one: Recording, other: Recording) -> str | None:
     """Why two recordings cannot be compared in time; None if they can."""
     a, b = one.metadata, other.metadata
     for name, left, right in (
@@ -176,7 +176,7 @@ def _durations(one: Recording, op: str) -> Iterable[Evidence]:
 
 def _faster(one: Recording, other: Recording, op: str, found: Finding) -> Vote:
     pair = f"{one.label} and {other.label}"
-    reason = _difference(one, other)
+    reason = difference(one, other)
     if reason is not None:
         return Vote(Verdict.OPEN, f"{pair} are recordings {reason}")
     quantile = _tail(one, other, op)
@@ -374,7 +374,7 @@ def _fast(recordings: Sequence[Recording], found: Finding) -> Vote:
             for other in recordings:
                 if other.allocator == OURS or op not in other.recorded.durations:
                     continue
-                reason = _difference(one, other)
+                reason = difference(one, other)
                 ratio = _ratio(one, other, op, "p50") if reason is None else None
                 if ratio is None:
                     reasons.append(f"{one.label} and {other.label} are recordings {reason}")

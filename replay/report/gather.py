@@ -197,6 +197,7 @@ def _memory(results: dict[str, Result], memory: dict[str, Memory], label: str, o
         kernel = {
             "band": measured.bands(measured.kernel),
             "peak_bytes": float(np.nanmax(measured.kernel)),
+            "mean_bytes": float(np.nanmean(measured.kernel)),
             "density": as_dict(density) if density and not np.isnan(density.low) else None,
             "mean_density": density.value if density else None,
         }

@@ -18,8 +18,9 @@ def plots(document: Json) -> Iterator[Json]:
     """Specifications of all plots.
 
     ``kind`` lines, bars or heat; ``x`` and ``y``: label, whether logarithmic, divisor of the
-    document's unit; ``series``: name and the places of x and y, or of low and high; or ``rows``
-    of objects with the keys to take, multiplied. ``marks``: vertical lines at the values of a
+    document's unit; ``series``: name, number of a colour (else its position) and the places of x
+    and y, or of low and high; or ``rows`` of objects with the keys to take, multiplied.
+    ``marks``: vertical lines at the values of a
     place. ``source`` and ``error`` are of all that is drawn.
     """
     for op in OPS:
@@ -61,16 +62,21 @@ def _tails(document: Json, op: str) -> Json:
     )
 
 
+def _colour(one: Json, name: str) -> int:
+    """The same for a model in all plots of a recording; 0 is the kernel's."""
+    return 0 if name == "kernel" else 1 + list(one["memory"]["models"]).index(name)
+
+
 def _memory(document: Json, i: int, one: Json) -> Json:
     at = ("recordings", i, "memory")
 
     def band(name: str, *keys: str) -> Json:
         places = {key: pointer((*at, *keys, "band", key)) for key in ("low", "high")}
-        return {"name": name, "x": pointer((*at, "t_s")), **places}
+        return {"name": name, "colour": _colour(one, name), "x": pointer((*at, "t_s")), **places}
 
     series = [band(name, "models", name) for name in one["memory"]["models"]]
     if one["memory"]["kernel"] is not None:
-        series.insert(0, band(f"kernel ({one['allocator']})", "kernel"))
+        series.insert(0, band("kernel", "kernel"))
     return _plot(
         *("lines", f"memory-{i}", f"{one['label']}: pool size"),
         _axis("time (s)"),
@@ -84,7 +90,12 @@ def _memory(document: Json, i: int, one: Json) -> Json:
 def _density(document: Json, i: int, one: Json) -> Json:
     at = ("recordings", i, "memory")
     series = [
-        {"name": name, "x": pointer((*at, "t_s")), "y": pointer((*at, "models", name, "densities"))}
+        {
+            "name": name,
+            "colour": _colour(one, name),
+            "x": pointer((*at, "t_s")),
+            "y": pointer((*at, "models", name, "densities")),
+        }
         for name in one["memory"]["models"]
     ]
     return _plot(
@@ -105,6 +116,7 @@ def _ageing(document: Json, i: int, one: Json) -> Json:
     series = [
         {
             "name": name,
+            "colour": _colour(one, name),
             "x": pointer(("recordings", i, *path, "at_turnover")),
             "y": pointer(("recordings", i, *path, "ratio")),
         }

@@ -64,12 +64,13 @@ def quantile_draws(blocks: Counts, fraction: float, values: Floats, stream: int)
     if len(used) < LEAST_BLOCKS:
         return None
     columns = np.flatnonzero(used.sum(axis=0))
-    cells = used[:, columns].astype(np.float64)
+    below = np.cumsum(used[:, columns], axis=1).astype(np.float64)
     random = np.random.default_rng([SEED, stream])
-    weights = random.multinomial(len(used), np.full(len(used), 1 / len(used)), DRAWS)
+    chances = np.full(len(used), 1 / len(used))
+    weights = random.multinomial(len(used), chances, DRAWS).astype(np.float64)
     found: Floats = np.empty(DRAWS)
     for first in range(0, DRAWS, 100):  # bounds memory at 100 x buckets
-        sums = np.cumsum(weights[first : first + 100] @ cells, axis=1)
+        sums = weights[first : first + 100] @ below
         ranks = np.maximum(1, np.ceil(sums[:, -1:] * fraction))
         found[first : first + 100] = values[columns[(sums < ranks).sum(axis=1)]]
     return found

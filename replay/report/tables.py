@@ -280,10 +280,10 @@ def _memory(document: Json) -> Table:
         if one["memory"]["kernel"] is not None:
             row = _Row(document, "recordings", i, "memory", "kernel")
             source = Cell(("recordings", i, "allocator"), one["allocator"], "kernel")
-            blank = Cell(row.base, None, "-")
             bounds = [row.cell(ratio, "density", key) for key in ("low", "high")]
-            figures = [row.cell(mib, "peak_bytes"), blank, row.cell(ratio, "mean_density")]
-            rows.append([name, source, *figures, *bounds, blank])
+            held = [row.cell(mib, "peak_bytes"), row.cell(mib, "mean_bytes")]
+            density, stranded = row.cell(ratio, "mean_density"), row.cell(mib, "stranded_bytes")
+            rows.append([name, source, *held, density, *bounds, stranded])
         for backend, model in one["memory"]["models"].items():
             row = _Row(document, "recordings", i, "memory", "models", backend)
             key = Cell((*row.base, "name"), model["name"], model["name"])

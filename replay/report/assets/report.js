@@ -25,11 +25,11 @@
       const rows = at(series.rows);
       const product = row => series.y_of.reduce((value, key) => value * row[key], 1);
       const y = scale(rows.map(product), spec.y);
-      return { name: series.name, x: scale(rows.map(row => row[series.x_of]), spec.x), low: y, high: y };
+      return { name: series.name, colour: series.colour, x: scale(rows.map(row => row[series.x_of]), spec.x), low: y, high: y };
     }
     const low = scale(at(series.low || series.y), spec.y);
     const high = series.high ? scale(at(series.high), spec.y) : low;
-    return { name: series.name, x: scale(at(series.x), spec.x), low, high };
+    return { name: series.name, colour: series.colour, x: scale(at(series.x), spec.x), low, high };
   }
 
   // Round numbers inside a range, or powers of ten.
@@ -160,13 +160,13 @@
       c.beginPath(); c.moveTo(x0, y0); c.lineTo(x1, y1); c.stroke();
     }
 
-    colour(name) { return COLOURS[this.series.findIndex(s => s.name === name) % COLOURS.length]; }
+    colour(s) { return COLOURS[(s.colour ?? this.series.indexOf(s)) % COLOURS.length]; }
 
     // A line through the middle of each band, over the band; broken where there is no value.
     line(s) {
       const c = this.context;
       let points = 0, open = false;
-      c.fillStyle = this.colour(s.name) + "44"; c.strokeStyle = this.colour(s.name); c.lineWidth = 1.5;
+      c.fillStyle = this.colour(s) + "44"; c.strokeStyle = this.colour(s); c.lineWidth = 1.5;
       c.beginPath();
       s.x.forEach((x, i) => {
         if (s.low[i] === null || (this.spec.y.log && s.low[i] <= 0)) { open = false; return; }
@@ -185,7 +185,7 @@
       const gap = s.x.length > 1 ? Math.min(...s.x.slice(1).map((x, i) => Math.abs(x - s.x[i])).filter(d => d > 0)) : this.view[1];
       const room = Math.abs(this.px(this.view[0] + gap) - this.px(this.view[0]));
       const wide = Math.max(several ? 3 : 1, Math.min(24, room * .9) / this.series.length);
-      c.fillStyle = this.colour(s.name);
+      c.fillStyle = this.colour(s);
       s.x.forEach((x, i) => {
         const left = this.px(x) - (several ? wide * (this.series.length / 2 - index) : room);
         c.fillRect(left, this.py(s.high[i]), wide, base - this.py(s.high[i]));
@@ -221,7 +221,7 @@
 
     legend(box) {
       const names = [
-        ...this.series.map(s => [s.name, this.colour(s.name)]),
+        ...this.series.map(s => [s.name, this.colour(s)]),
         ...this.marks.map((mark, k) => [mark.name, COLOURS[(k + 1) % COLOURS.length]]),
       ];
       for (const [name, colour] of names) {

@@ -1,0 +1,366 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Reports: known answers, claims that flip on inputs made to flip them, hostile input, limits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from allocator import create
+from replay.report import FORMATS, Thresholds, assemble, gather_one, render
+from replay.report.gather import Recording
+from replay.report.recorded import Durations
+from replay.report.statistics import mann_whitney, slope
+from replay.report.tables import tables
+from traces import OP_CODE, SCHEMA, Machine, Metadata, PoolInfo, TraceReader, TraceWriter
+from ztrace.cli import main
+
+SAMPLE = Path(__file__).parent.parent / "traces/samples/ztree-6.1-bursts.parquet"
+HOSTILE = "</script><script>document.title='owned'</script><!--<img src=x onerror=alert(1)>"
+FOUR = ("ztree", "zsmalloc:6.1", "z3fold", "zbud")
+OURS = ("ztree",)
+STEP_NS = 20_000
+
+History = Iterator[tuple[str, int]]
+
+
+def about(allocator: str, **changes: Any) -> Metadata:
+    """Metadata of a whole recording on real hardware."""
+    machine = Machine(cpu_model="a real one", cpus=1)
+    pools = [PoolInfo(allocator, "lz4", True, True)]
+    made = Metadata(pools=pools, machine=machine, command=["./work"])
+    return replace(made, **changes)
+
+
+def record(
+    path: Path,
+    history: History,
+    metadata: Metadata,
+    *,
+    dur_ns: Callable[[int], int] = lambda i: 1000,
+) -> Path:
+    """Write what a kernel with this allocator would have recorded of mallocs (size) and frees
+    (number of the malloc), one call each STEP_NS."""
+    allocator = metadata.pools[0].allocator
+    model = create("zsmalloc:6.1" if allocator == "zsmalloc" else allocator)
+    handles: list[int] = []
+    rows: list[tuple[int, int, int, int | None, int, int]] = []
+    for i, (op, number) in enumerate(history):
+        size = None
+        if op == "malloc":
+            size = number
+            handles.append(model.malloc(size))
+            handle = handles[-1]
+        else:
+            handle = handles[number]
+            if op == "free":
+                model.free(handle)
+        times = (i * STEP_NS, dur_ns(i))
+        rows.append((*times, OP_CODE[op], size, handle, model.total_bytes))
+    names = ("ts_ns", "dur_ns", "op", "size", "handle", "total")
+    types = [pa.int8() if name == "op" else SCHEMA.field(name).type for name in names]
+    with TraceWriter(path, metadata, force=True) as writer:
+        columns = zip(names, zip(*rows, strict=True), types, strict=True)
+        writer.write({name: pa.array(values, kind) for name, values, kind in columns})
+    return path
+
+
+def steady(rounds: int) -> History:
+    """A live set of one size whose oldest object is replaced by one of the same size."""
+    live = []
+    for i in range(600):
+        yield "malloc", 300
+        live.append(i)
+    for i in range(600, 600 + rounds):
+        yield "free", live[-1]
+        yield "malloc", 300
+        live[-1] = i
+
+
+def decaying(rounds: int) -> History:
+    """A live set whose random tenth is replaced by one of another size, again and again."""
+    draw = random.Random(1)
+    live: list[int] = []
+    made = 0
+    sizes = (250, 700, 1300, 2000, 2900)
+    for _ in range(900):
+        yield "malloc", draw.choice(sizes)
+        live.append(made)
+        made += 1
+    for k in range(rounds):
+        draw.shuffle(live)
+        for _ in range(90):
+            yield "free", live.pop()
+        for _ in range(90):
+            yield "malloc", sizes[k % len(sizes)]
+            live.append(made)
+            made += 1
+
+
+def gathered(path: Path, label: str = "one", backends: tuple[str, ...] = FOUR) -> Recording:
+    with TraceReader(path) as reader:
+        return gather_one(reader, label, backends)
+
+
+def verdicts(*recordings: Recording) -> dict[str, str]:
+    found = assemble(recordings, Thresholds())["claims"]
+    return {claim["claim"]: claim["verdict"] for claim in found}
+
+
+@pytest.fixture
+def ztrace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["ztrace", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def sample() -> dict[str, Any]:
+    """The document of a bundled recording."""
+    return assemble([gathered(SAMPLE, "bursts")], Thresholds())
+
+
+def at(document: Any, pointer: str) -> Any:
+    for key in pointer.split("/")[1:]:
+        key = key.replace("~1", "/").replace("~0", "~")
+        if document is None:
+            return None
+        document = document[int(key)] if isinstance(document, list) else document.get(key)
+    return document
+
+
+# -- known answers --------------------------------------------------------------------------
+
+
+def test_quantiles_are_nearest_rank() -> None:
+    durations = Durations()
+    values = np.arange(1, 101, dtype=np.uint32)
+    durations.add(values, np.zeros(100, np.int64), np.zeros(100, np.int32))
+    assert [durations.quantile(q) for q in (0.5, 0.9, 0.99)] == [50, 90, 99]
+    assert durations.quantile(0.999) is None  # 100 calls do not have a p99.9
+    assert durations.longest_ns == 100
+
+
+def test_slope_of_a_line_and_of_noise() -> None:
+    x = np.arange(50.0)
+    line = slope(x, 3 * x + 1, 1)
+    assert line is not None and line.value == pytest.approx(3) == line.low == line.high
+    noise = slope(x, np.random.default_rng(5).normal(size=50), 1)
+    assert noise is not None and noise.low < 0 < noise.high
+
+
+def test_mann_whitney_by_hand() -> None:
+    # A: 1, 2; B: 2, 3. Of the four pairs B is larger in three, one is a tie.
+    found = mann_whitney(np.array([1, 1, 0]), np.array([0, 1, 1]))
+    assert found is not None and found.share == 3.5 / 4
+    same = mann_whitney(np.array([5, 5]), np.array([5, 5]))
+    assert same is not None and same.p == 1 and same.share == 0.5
+
+
+def test_bundled_recording(sample: dict[str, Any]) -> None:
+    [one] = sample["recordings"]
+    assert one["validation"]["explained"] == one["validation"]["calls"] == 11_138
+    assert one["size_error"]["max_bytes"] == 0
+    assert sum(one["sizes"]["mallocs"]) == sum(map(sum, one["heat"]["mallocs"])) == 5_569
+    assert one["latency"]["malloc"]["calls"] == 5_569
+    assert one["memory"]["kernel"]["peak_bytes"] > 0
+    assert one["class_limits"]["ztree"][:2] == [248, 360]  # slots of 256, 368; header of 8
+
+
+def test_probe_cost_is_taken_off_and_shown(tmp_path: Path) -> None:
+    metadata = about("ztree", probe_cost_ns={"malloc": 400.0})
+    path = record(tmp_path / "t.parquet", steady(600), metadata)
+    malloc = gathered(path, backends=("ztree",)).document["latency"]["malloc"]
+    assert malloc["p50_ns"] == 1000
+    assert malloc["corrected"]["p50_ns"] == 600
+
+
+# -- claims ---------------------------------------------------------------------------------
+
+
+def test_deterioration_flips(tmp_path: Path) -> None:
+    flat = gathered(record(tmp_path / "flat.parquet", steady(2500), about("ztree")), backends=OURS)
+    old = gathered(record(tmp_path / "old.parquet", decaying(40), about("ztree")), backends=OURS)
+    assert verdicts(flat)["C3"] == "supported"
+    assert verdicts(old)["C3"] == "refuted"
+    assert verdicts(flat, old)["C3"] == "refuted"  # one counterexample is enough
+
+
+def test_few_turnovers_decide_nothing(tmp_path: Path) -> None:
+    short = gathered(record(tmp_path / "t.parquet", steady(900), about("ztree")), backends=OURS)
+    assert verdicts(short)["C3"] == "not decided"
+
+
+def test_worst_cases_flip(tmp_path: Path) -> None:
+    def made(name: str, factor: float, **changes: Any) -> Recording:
+        draw = np.random.default_rng(len(name))
+        durations = (draw.lognormal(7, 0.5, 20_000) * factor).astype(int).tolist()
+        path = tmp_path / f"{name}-{factor}.parquet"
+        metadata = about(name, **changes)
+        record(path, steady(1500), metadata, dur_ns=lambda i: durations[i])
+        return gathered(path, f"{name} {factor}", OURS)
+
+    quick, slow = made("ztree", 1.0), made("ztree", 9.0)
+    other = made("zsmalloc", 3.0)
+    assert verdicts(quick, other)["C1"] == verdicts(quick, other)["C2"] == "supported"
+    assert verdicts(slow, other)["C1"] == verdicts(slow, other)["C2"] == "refuted"
+    assert verdicts(quick, slow, other)["C1"] == "not decided"
+    assert verdicts(quick, other)["C5"] == "not decided"  # no z3fold
+    emulated = Machine(cpu_model="QEMU TCG CPU version 2.5+", cpus=1)
+    assert verdicts(quick, made("zsmalloc", 3.1, machine=emulated))["C1"] == "not decided"
+    lossy = {"lost": {"ring": {"0": 100}}}
+    assert verdicts(quick, made("zsmalloc", 3.2, **lossy))["C1"] == "not decided"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "c4", "c7"),
+    [
+        ((3000, 900), "supported", "refuted"),  # fill a page of z3fold, 1.05 pages of ztree
+        ((1100, 1092), "supported", "supported"),  # 14 in 4 pages; z3fold three a page
+        ((80, 72), "refuted", "supported"),  # ztree's smallest slot is 256 bytes
+    ],
+)
+def test_density_flips(sizes: tuple[int, int], c4: str, c7: str, tmp_path: Path) -> None:
+    history = (("malloc", sizes[i % 2]) for i in range(2000))
+    found = verdicts(gathered(record(tmp_path / "t.parquet", history, about("ztree"))))
+    assert (found["C4"], found["C7"]) == (c4, c7)
+
+
+def test_lost_events_decide_no_density(tmp_path: Path) -> None:
+    metadata = about("ztree", lost={"ring": {"0": 1}})
+    path = record(tmp_path / "t.parquet", (("malloc", 80) for _ in range(1000)), metadata)
+    assert verdicts(gathered(path))["C4"] == "not decided"
+
+
+def test_handle_zero_flips(tmp_path: Path) -> None:
+    small = gathered(record(tmp_path / "0.parquet", steady(100), about("ztree")), backends=OURS)
+    assert verdicts(small)["C9"] == "not decided"  # no object of the smallest class
+    zero = record(tmp_path / "1.parquet", (("malloc", 100) for _ in range(700)), about("ztree"))
+    assert verdicts(gathered(zero, backends=OURS))["C9"] == "refuted"
+
+
+# -- renderers ------------------------------------------------------------------------------
+
+
+def test_every_number_of_the_page_is_the_documents(sample: dict[str, Any]) -> None:
+    page = render(sample, "html")
+    data = re.search(r'<script type="application/json" id="document">(.*?)</script>', page, re.S)
+    assert data is not None
+    embedded = json.loads(data[1])
+    assert embedded == json.loads(render(sample, "json"))
+    shown = re.findall(r'data-at="([^"]*)">\s*([^<]*?)\s*</td>', page)
+    expected = {
+        (cell.pointer, cell.text): cell.value
+        for table in tables(embedded)
+        for row in table.rows
+        for cell in row[table.texts :]
+    }
+    assert len(shown) > 100
+    for place, text in shown:
+        place, text = unescape(place), unescape(text)
+        value = at(embedded, place)
+        assert (place, text) in expected and expected[place, text] == value
+        assert (text == "-") == (value is None)
+    for row in csv.DictReader(io.StringIO(render(sample, "csv"))):
+        value = at(sample, row["place"])
+        assert row["value"] == ("" if value is None else str(value))
+
+
+def test_text_fits_a_mail(sample: dict[str, Any]) -> None:
+    text = render(sample, "text")
+    assert max(map(len, text.splitlines())) <= 75
+    assert text.isascii() and "\t" not in text
+    assert "C10" in text and "Duration of malloc" in text
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_hostile_metadata_stays_text(form: str, tmp_path: Path) -> None:
+    metadata = about("ztree", command=[HOSTILE, "\x1b[31m\nred | `x`"], notes=[HOSTILE * 20])
+    metadata.machine.cpu_model = HOSTILE
+    metadata.kernel.release = "6.1" + HOSTILE
+    metadata.lost = {HOSTILE: {"0": 3}}
+    path = record(tmp_path / "t.parquet", steady(200), metadata)
+    one = gathered(path, HOSTILE, ("ztree",))
+    shown = render(assemble([one], Thresholds()), form)
+    assert "\x1b" not in shown
+    if form == "html":
+        assert shown.count("<script") == 3 and shown.count("</script") == 3
+        assert "<img" not in shown and "<!--" not in shown
+    if form == "md":
+        assert "<img" not in shown and "<script" not in shown
+    if form == "text":
+        assert max(map(len, shown.splitlines())) <= 75
+
+
+def test_page_does_not_grow_with_the_trace(tmp_path: Path) -> None:
+    pages = []
+    for rounds in (500, 5000):
+        path = record(tmp_path / f"{rounds}.parquet", steady(rounds), about("ztree"))
+        pages.append(len(render(assemble([gathered(path, backends=OURS)], Thresholds()), "html")))
+    assert pages[1] < 1.2 * pages[0] < 600_000
+
+
+# -- the commands ---------------------------------------------------------------------------
+
+
+def test_formats_and_thresholds(tmp_path: Path, ztrace: Any) -> None:
+    path = record(tmp_path / "t.parquet", steady(300), about("ztree"))
+    page = tmp_path / "t.html"
+    assert ztrace("report", path, "-o", page, "--min-explained", "100%")[0] == 0
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    code, _, err = ztrace("report", path, "-o", page)
+    assert code == 2 and "--force" in err
+    code, out, _ = ztrace("report", path, "--format", "json")
+    assert code == 0 and json.loads(out)["recordings"][0]["label"] == "t"
+    code, _, err = ztrace("report", path, "--format", "html")
+    assert code == 2 and "-o" in err
+    lossy = record(tmp_path / "l.parquet", steady(300), about("ztree", lost={"ring": {"0": 30}}))
+    code, _, err = ztrace("report", lossy, "--max-lost", "1%")
+    assert code == 1 and "lost events" in err
+    other = record(tmp_path / "o.parquet", steady(300), about("ztree"))
+    table = pa.parquet.read_table(other)
+    totals = pa.array([int(v) + 4096 for v in table["total"].to_pylist()], pa.uint64())
+    with TraceWriter(other, about("ztree"), force=True) as writer:
+        writer.write(table.set_column(table.schema.get_field_index("total"), "total", totals))
+    assert ztrace("report", other, "--max-size-error", "0.1%")[0] == 1
+    assert ztrace("report", path, "--max-size-error", "0.1%")[0] == 0
+
+
+def test_compare(tmp_path: Path, ztrace: Any) -> None:
+    def made(name: str, factor: float, history: History, seed: int) -> Path:
+        durations = np.random.default_rng(seed).lognormal(7, 0.3, 20_000) * factor
+        numbers = durations.astype(int).tolist()
+        path = tmp_path / f"{name}.parquet"
+        return record(path, history, about("ztree"), dur_ns=lambda i: numbers[i])
+
+    base = made("base", 1, steady(700), 1)
+    assert ztrace("compare", base, made("again", 1, steady(700), 2))[0] == 0
+    slower = made("slower", 1.5, steady(700), 3)
+    code, out, _ = ztrace("compare", base, slower, "--json")
+    found = {one["figure"]: one for one in json.loads(out)["changes"]}
+    assert code == 1 and found["malloc p50"]["regression"]
+    assert found["malloc p50"]["p"] < 1e-6 and 0.4 < found["malloc p50"]["change"] < 0.6
+    assert not found["density, ztree"]["regression"]
+    assert ztrace("compare", base, slower, "--threshold", "80%")[0] == 0
+    assert ztrace("compare", slower, base)[0] == 0  # faster is no regression

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The page of a report in a real browser: nothing is fetched, all is drawn, zoom and hover work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+
+from replay.report import Thresholds, assemble, default_backends, gather_one, render
+from traces import TraceReader
+
+SAMPLE = Path(__file__).parent.parent / "traces/samples/ztree-6.1-bursts.parquet"
+HOSTILE = "</script><script>document.title='owned'</script><img src='http://192.0.2.1/x'>"
+
+OPTIONS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--window-size=1200,900",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium with the page of a bundled recording, one of its names hostile."""
+    driver, program = shutil.which("chromedriver"), shutil.which("chromium")
+    if driver is None or program is None:
+        pytest.skip("no chromium with chromedriver; as root on Debian: tools/kernel-packages")
+    folder = tmp_path_factory.mktemp("page")
+    with TraceReader(SAMPLE) as reader:
+        reader.metadata.command = [HOSTILE]
+        one = gather_one(reader, HOSTILE, default_backends(reader.metadata))
+    page = folder / "report.html"
+    page.write_text(render(assemble([one], Thresholds()), "html"), encoding="utf-8")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    for option in (*OPTIONS, f"--user-data-dir={folder / 'profile'}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    started = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    try:
+        started.get(page.as_uri())
+        yield started
+    finally:
+        started.quit()
+
+
+def canvases(browser: Any) -> list[Any]:
+    found: list[Any] = browser.find_elements(By.CSS_SELECTOR, "figure canvas")
+    return found
+
+
+def painted(browser: Any, canvas: Any) -> int:
+    """Pixels that are neither transparent nor grey, as axes and text are."""
+    script = """
+        const c = arguments[0];
+        const d = c.getContext("2d").getImageData(74, 12, c.width - 90, c.height - 56).data;
+        let n = 0;
+        for (let i = 0; i < d.length; i += 4) if (d[i + 3] && !(d[i] > 200 && d[i + 1] > 200)) n++;
+        return n;"""
+    return int(browser.execute_script(script, canvas))
+
+
+def test_no_error_and_no_request(browser: Any) -> None:
+    assert browser.get_log("browser") == []
+    asked = []
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            asked.append((message["params"]["documentURL"], message["params"]["request"]["url"]))
+    # The browser's own start page, chrome:, asks for itself before ours is opened.
+    ours = [url for page, url in asked if page.startswith("file:")]
+    assert [url for url in ours if not url.startswith("data:")] == [browser.current_url]
+    assert not [url for _, url in asked if url.startswith(("http", "ws"))]
+
+
+def test_hostile_names_stay_text(browser: Any) -> None:
+    assert browser.title.startswith("ztrace report") and HOSTILE in browser.title
+    assert not browser.find_elements(By.TAG_NAME, "img")
+    assert HOSTILE in browser.find_element(By.CSS_SELECTOR, "#recordings td").text
+
+
+def test_every_plot_is_drawn(browser: Any) -> None:
+    specifications = json.loads(
+        browser.execute_script("return document.getElementById('specifications').textContent")
+    )
+    found = canvases(browser)
+    assert len(found) == len(specifications) == 12
+    for canvas, plot in zip(found, specifications, strict=True):
+        assert int(canvas.get_attribute("data-points")) > 0, plot["id"]
+        assert painted(browser, canvas) > 50, plot["id"]
+
+
+def test_zoom_and_hover(browser: Any) -> None:
+    for canvas in canvases(browser):
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        whole = canvas.get_attribute("data-view")
+        actions = ActionChains(browser).move_to_element_with_offset(canvas, -150, 0)
+        actions.click_and_hold().move_by_offset(250, 0).release().perform()
+        low, high = map(float, canvas.get_attribute("data-view").split())
+        first, last = map(float, whole.split())
+        assert first < low < high < last
+        ActionChains(browser).move_to_element(canvas).perform()
+        tip = browser.find_element(By.ID, "tip")
+        assert tip.is_displayed() and ":" in tip.text
+        assert len(tip.text.splitlines()) > 1
+        ActionChains(browser).double_click(canvas).perform()
+        assert canvas.get_attribute("data-view") == whole
+
+
+def test_hover_tells_the_documents_value(browser: Any) -> None:
+    canvas = canvases(browser)[0]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    ActionChains(browser).move_to_element(canvas).perform()
+    document = json.loads(
+        browser.execute_script("return document.getElementById('document').textContent")
+    )
+    tail = document["recordings"][0]["latency"]["malloc"]["tail"]
+    share, _, duration = browser.find_element(By.ID, "tip").text.split()[-3:]
+    points = zip(tail["duration_ns"], tail["share_longer"], strict=True)
+    assert (float(duration), float(share)) in [
+        (float(f"{ns / 1e3:.4g}"), float(f"{part:.4g}")) for ns, part in points
+    ]
+
+
+def test_legend_hides_a_line(browser: Any) -> None:
+    figure = browser.find_element(By.CSS_SELECTOR, "figure")
+    canvas = figure.find_element(By.TAG_NAME, "canvas")
+    button = figure.find_element(By.CSS_SELECTOR, ".legend button")
+    browser.execute_script("arguments[0].click()", button)
+    assert canvas.get_attribute("data-points") == "0"
+    browser.execute_script("arguments[0].click()", button)
+    assert int(canvas.get_attribute("data-points")) > 0

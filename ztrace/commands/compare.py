@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace compare``: what changed between two recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from replay.report import default_backends, gather_one, labels, passes
+from replay.report.comparison import compare
+from replay.report.gather import Recording
+from traces.reader import TraceReader
+from ztrace.console import console, print_json, progress, table
+from ztrace.units import share
+
+
+@click.command("compare", epilog="Example: ztrace compare before.parquet after.parquet")
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--label", "given", nargs=2, metavar="A B", help="Names of the two recordings.")
+@click.option(
+    "--threshold",
+    type=share,
+    default="5%",
+    show_default=True,
+    metavar="N%",
+    help="A change for the worse by more than this is a regression, if it is significant.",
+)
+@click.option(
+    "--confidence",
+    type=share,
+    default="99%",
+    show_default=True,
+    metavar="N%",
+    help="Confidence of the intervals; significant: the interval excludes no change.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    a: Path,
+    b: Path,
+    given: tuple[str, str] | None,
+    threshold: float,
+    confidence: float,
+    as_json: bool,
+) -> int:
+    """Compare recording B with recording A: durations of calls, and density in the kernel and in
+    the models.
+
+    Exit status 1 if something became worse by more than the threshold, significantly.
+    """
+    if not 0 < confidence < 1:
+        raise click.BadParameter("must lie between 0% and 100%", param_hint="--confidence")
+    names = given or labels([a, b])
+    found = compare(_gather(a, names[0]), _gather(b, names[1]), threshold, confidence)
+    if as_json:
+        print_json(found)
+    else:
+        _show(found)
+    return 1 if found["regressions"] else 0
+
+
+def _gather(path: Path, name: str) -> Recording:
+    with TraceReader(path) as reader:
+        models = default_backends(reader.metadata)
+        with progress(path.name, passes(len(models)) * reader.num_rows) as advance:
+            return gather_one(reader, name, models, advance)
+
+
+def _show(found: dict[str, Any]) -> None:
+    out = console()
+    out.print(f"A: {found['a']}, lost events: {found['lost_events']['a']:,}", soft_wrap=True)
+    out.print(f"B: {found['b']}, lost events: {found['lost_events']['b']:,}", soft_wrap=True)
+    if found["not_alike"]:
+        out.print(f"A and B are recordings {found['not_alike']}", soft_wrap=True)
+    out.print()
+    headers = ("", "A", "B", "change", "low", "high", "p", "")
+    out.print(table(headers, map(_row, found["changes"])))
+    out.print(
+        f"durations in us; change: B / A - 1 in %, interval of {found['confidence']:.4g}, by "
+        "stretches\nof time; p: Mann-Whitney over all calls, as if they were independent"
+    )
+    if not found["durations_count"]:
+        out.print("durations under software emulation count for nothing")
+    count, limit = found["regressions"], found["threshold"]
+    out.print(f"regressions above {limit:.4g}: {count}")
+
+
+def _row(change: dict[str, Any]) -> list[str]:
+    unit = 1000 if change["unit"] == "ns" else 1
+    parts = [change[key] for key in ("change", "low", "high")]
+    return [
+        change["figure"],
+        *(f"{change[key] / unit:,.3f}" for key in ("a", "b")),
+        *("-" if part is None else f"{part * 100:+.1f}" for part in parts),
+        "-" if change["p"] is None else f"{change['p']:.1g}",
+        "WORSE" if change["regression"] else "",
+    ]

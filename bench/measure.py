@@ -25,7 +25,7 @@ def _decode(path: Path) -> float:
     from replay.native import COLUMNS
 
     start = perf_counter()
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for _ in file.iter_batches(65536, columns=list(COLUMNS)):
             pass
     return perf_counter() - start

@@ -35,7 +35,10 @@ class TraceReader:
         self.path = Path(path)
         _check_start(self.path)
         try:
-            self._file = pq.ParquetFile(self.path, page_checksum_verification=True)
+            # What is buffered in advance would be kept until the end of the file.
+            self._file = pq.ParquetFile(
+                self.path, pre_buffer=False, page_checksum_verification=True
+            )
         except _DAMAGE as error:
             raise TraceError(
                 f"{self.path}: damaged or cut short ({_first_line(error)}); "

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from allocator import BackendError, create, names
 from replay.validate.placement import model_of
@@ -16,6 +17,12 @@ def family(backend: str) -> str:
     """The kernel's name of the allocator that a backend models: ``zsmalloc`` of zsmalloc:6.1."""
     match = re.match(r"[A-Za-z0-9]+", backend)
     return match[0] if match else backend
+
+
+def compacts(backend: str, allocators: Iterable[str]) -> bool:
+    """Whether a backend is one that compacts, and the model of one of the recorded allocators."""
+    name = family(backend)
+    return name in ("z3fold", "zsmalloc") and name in allocators
 
 
 def models(backend: str, allocator: str) -> bool:

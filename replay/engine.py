@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from allocator import HazardError, Pool, create
 from allocator.ztree import Begun, Ztree
-from replay.backends import as_recorded, family, models
+from replay.backends import as_recorded, compacts, family, models
 from replay.compaction import Compaction, compaction
 from replay.errors import ReplayError
 from replay.header import header_bytes
@@ -99,16 +99,17 @@ def replay(
         moments = every.boundaries(found.first_ns, found.last_ns)
     timeline = Timeline(found.first_ns, found.last_ns, page_bytes, moments)
     cpus = max(reader.metadata.machine.cpus, *(cpu + 1 for cpu in found.cpus))
-    compacts = bool(found.calls.get(OPS[COMPACT]))
+    compacted = bool(found.calls.get(OPS[COMPACT]))
 
     def make_for(allocator: str) -> Pool:
         """The model of one pool."""
         if make_pool is not None:
             return make_pool()
-        return create(as_recorded(backend, allocator, cpus, compactions=compacts))
+        return create(as_recorded(backend, allocator, cpus, compactions=compacted))
 
     engine = _Engine(reader, backend, make_for, timeline)
-    for rows in segments(reader, found.shrinks, page_bytes):
+    plays = compacts(backend, [pool.allocator for pool in reader.metadata.pools])
+    for rows in segments(reader, found.shrinks, page_bytes, compactions=plays):
         engine.feed(rows)
         advance(rows.rows)
     engine.finish(found.last_ns)

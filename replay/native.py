@@ -44,7 +44,7 @@ from allocator.native.library import NO_MEMORY, Config, HazardStruct, declare, l
 from allocator.native.pool import config_of
 from allocator.native.stats import STATS
 from allocator.registry import Builtin, builtin
-from replay.backends import family, models
+from replay.backends import compacts, family, models
 from replay.engine import (
     FREE_WAITS_ROWS,
     HANDLES_TELL,
@@ -226,8 +226,7 @@ def can_replay(backend: str, metadata: Metadata) -> bool:
     found = builtin(backend)
     if found is None or found.name not in STATS or found.arguments.get("variant") == "late":
         return False
-    compacts = found.name in ("z3fold", "zsmalloc")
-    return not (compacts and any(models(backend, pool.allocator) for pool in metadata.pools))
+    return not compacts(backend, [pool.allocator for pool in metadata.pools])
 
 
 def replay_native(

@@ -176,11 +176,16 @@ class Rows:
         return len(self.number)
 
 
-def segments(reader: TraceReader | InOrder, shrinks: list[Span], page_bytes: int) -> Iterator[Rows]:
-    """Yield the whole trace in pieces. ReplayError for a row that no allocator could give."""
+def segments(
+    reader: TraceReader | InOrder, shrinks: list[Span], page_bytes: int, *, compactions: bool
+) -> Iterator[Rows]:
+    """Yield the whole trace in pieces. ReplayError for a row that no allocator could give.
+
+    ``compactions``: rows of op compact are wanted, also those without a total.
+    """
     columns = _COLUMNS if shrinks else _COLUMNS[:-1]
     for first, table, spans in cut(reader.batches(columns), shrinks):
-        yield _load(table, first, spans, page_bytes, str(reader.path))
+        yield _load(table, first, spans, page_bytes, str(reader.path), compactions)
 
 
 def cut(
@@ -203,11 +208,20 @@ def cut(
         first, done = end, whole
 
 
-def _load(table: pa.Table, first: int, spans: list[Span], page_bytes: int, where: str) -> Rows:
+def _load(
+    table: pa.Table,
+    first: int,
+    spans: list[Span],
+    page_bytes: int,
+    where: str,
+    compactions: bool,
+) -> Rows:
     op = _codes(table)
     driven = np.isin(op, DRIVEN)
     total_null = table.column("total").is_null().to_numpy()
-    wanted = driven | ~total_null | (op == COMPACT)
+    wanted = driven | ~total_null
+    if compactions:
+        wanted |= op == COMPACT
     if spans:
         wanted |= op == WRITEBACK
     size = table.column("size").fill_null(0).to_numpy()

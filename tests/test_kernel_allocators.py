@@ -18,7 +18,7 @@ pytestmark = pytest.mark.kernel
 
 # Kernels with type information of what is called, and no preemption inside: the others are
 # kprobes, as 6.1's zsmalloc is a module and 7.2 preempts.
-FENTRY = {("6.1", "z3fold"), ("6.12", "zsmalloc"), ("6.12", "zram")}
+FENTRY = {("6.1", "z3fold"), ("6.12", "zsmalloc")}
 
 
 @pytest.mark.parametrize(
@@ -27,9 +27,7 @@ FENTRY = {("6.1", "z3fold"), ("6.12", "zsmalloc"), ("6.12", "zram")}
         ("6.1", "z3fold"),
         ("6.1", "zram"),
         ("6.12", "zsmalloc"),
-        ("6.12", "zram"),
         ("7.2", "zsmalloc"),
-        ("7.2", "zram"),
     ],
 )
 def test_known_workload(kernel: str, backend: str, lab: None, tmp_path: Path) -> None:

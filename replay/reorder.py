@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from replay.errors import ReplayError
+from replay.source import Source
 from replay.validate import Order, validate
 from replay.validate.calls import BATCH_ROWS, FOREVER, horizons
 from replay.validate.steps import Step
@@ -43,6 +44,14 @@ def find_order(
     except ReplayError:  # no mallocs or frees, or those of another allocator
         return None
     return InOrder(reader, orders) if verdict.explained and verdict.cpus > 1 else None
+
+
+def in_order(reader: TraceReader, backend: str) -> Source:
+    """The trace as it is played through a backend: one of ztree in the order found, if one is."""
+    allocators = {pool.allocator for pool in reader.metadata.pools}
+    if "ztree" in allocators or (backend.startswith("ztree") and allocators <= {"unknown"}):
+        return find_order(reader) or reader
+    return reader
 
 
 class InOrder:

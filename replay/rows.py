@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from replay.errors import ReplayError
-from replay.reorder import AT, INSERT, InOrder
-from traces.reader import TraceReader
+from replay.reorder import AT, INSERT
+from replay.source import Source
 from traces.schema import OP_CODE, OPS
 
 Ints = npt.NDArray[np.int64]
@@ -82,7 +82,7 @@ class Survey:
         return sum(self.calls.get(OPS[code], 0) for code in DRIVEN if code != INSERT)
 
 
-def survey(reader: TraceReader | InOrder, advance: Callable[[int], object]) -> Survey:
+def survey(reader: Source, advance: Callable[[int], object]) -> Survey:
     """Count a trace's calls and find its shrinks; ``advance`` gets the rows of each batch."""
     counts = np.zeros(len(OPS) + 1, np.int64)
     cpus: set[int] = set()
@@ -113,9 +113,7 @@ def survey(reader: TraceReader | InOrder, advance: Callable[[int], object]) -> S
     return found
 
 
-def _find_spans(
-    reader: TraceReader | InOrder, shrinks: list[tuple[int, int]], found: Survey
-) -> None:
+def _find_spans(reader: Source, shrinks: list[tuple[int, int]], found: Survey) -> None:
     """Find the first row that returned after each shrink's entry."""
     entries = np.array(sorted({ts for ts, _ in shrinks}), np.int64)
     starts: dict[int, int] = {}
@@ -177,7 +175,7 @@ class Rows:
 
 
 def segments(
-    reader: TraceReader | InOrder, shrinks: list[Span], page_bytes: int, *, compactions: bool
+    reader: Source, shrinks: list[Span], page_bytes: int, *, compactions: bool
 ) -> Iterator[Rows]:
     """Yield the whole trace in pieces. ReplayError for a row that no allocator could give.
 

@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("ztrace.commands.validate", "Prove that the model is what the kernel ran."),
     "report": ("ztrace.commands.report", "Say what recordings show of the claims for ztree."),
     "compare": ("ztrace.commands.compare", "Say what changed between two recordings."),
+    "sweep": ("ztrace.commands.sweep", "Replay many traces through many models."),
     "explore": ("ztrace.commands.explore", "Enumerate the races of a few calls of the model."),
     "kmod": ("ztrace.commands.kmod", "Build the posted ztree as a kernel module."),
     "lab": ("ztrace.commands.lab", "Boot a real kernel in QEMU and record it."),

@@ -26,6 +26,7 @@ from replay.report import ageing
 from replay.report.memory import EVERY, Memory, model_dict
 from replay.report.recorded import Recorded, page_bytes, tally
 from replay.report.statistics import as_dict
+from replay.source import Source
 from replay.validate import Order, validate
 from replay.validate.placement import compare_places, model_of
 from traces.metadata import Metadata
@@ -213,9 +214,7 @@ def _memory(results: dict[str, Result], memory: dict[str, Memory], label: str, o
     }
 
 
-def _validate(
-    reader: TraceReader, advance: Callable[[int], object]
-) -> tuple[Json | None, TraceReader | InOrder]:
+def _validate(reader: TraceReader, advance: Callable[[int], object]) -> tuple[Json | None, Source]:
     """Calls explained, and the trace in the order found if there is one."""
     forms = {pool.allocator for pool in reader.metadata.pools}
     try:

@@ -17,7 +17,8 @@ from replay.engine import replay
 from replay.metrics import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
 from replay.native import can_replay, replay_native
 from replay.order import read_order
-from replay.reorder import InOrder, find_order
+from replay.reorder import InOrder, in_order
+from replay.source import Source
 from replay.timing import Timing
 from traces.metadata import Metadata
 from traces.reader import TraceReader
@@ -150,7 +151,7 @@ def command(
 
 
 def _replay(
-    source: TraceReader | InOrder,
+    source: Source,
     backends: list[str],
     engine: str | None,
     every: Every | None,
@@ -232,14 +233,11 @@ def _report_stopped(trace: Path, result: Result) -> int:
     return 1 if stopped else 0
 
 
-def _in_order(reader: TraceReader, backend: str, order: Path | None) -> TraceReader | InOrder:
+def _in_order(reader: TraceReader, backend: str, order: Path | None) -> Source:
     """The trace in the order of the file given or, if it is one of ztree, in the one found."""
     if order is not None:
         return InOrder(reader, list(read_order(order, reader.num_rows)))
-    forms = {pool.allocator for pool in reader.metadata.pools}
-    if "ztree" in forms or (backend.startswith("ztree") and forms <= {"unknown"}):
-        return find_order(reader) or reader
-    return reader
+    return in_order(reader, backend)
 
 
 def _show(out: Console, result: Result, metadata: Metadata) -> None:

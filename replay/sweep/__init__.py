@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sweeps: many traces through many models with many parameters, one row of figures a run.
+
+plan.py      what is to run: the cross product
+run.py       one run -> one row; never raises
+workers.py   runs on this machine's cores, or on a Dask cluster
+journal.py   finished rows, safe against whatever ends the sweep
+results.py   the Parquet file of all rows
+"""
+
+from replay.sweep.journal import Journal
+from replay.sweep.plan import Run, plan
+from replay.sweep.results import read_results, write_results
+from replay.sweep.run import run_one
+from replay.sweep.workers import on_cluster, on_cores
+
+__all__ = [
+    "Journal",
+    "Run",
+    "on_cluster",
+    "on_cores",
+    "plan",
+    "read_results",
+    "run_one",
+    "write_results",
+]

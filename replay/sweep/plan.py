@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a sweep runs: traces x backends x values of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+from allocator import BackendError, create
+from replay.errors import ReplayError
+
+REPLAY_PARAMETERS = ("scale",)
+"""Parameters of the replay itself; any other one is an item of a backend's specification.
+
+``scale``: every compressed size times this (:class:`replay.scaled.Scaled`).
+"""
+
+MOST_RUNS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One replay: the trace (path or URL), the backend's name as given, and name -> value."""
+
+    trace: str
+    backend: str
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def specification(self) -> str:
+        """The backend with those parameters that are its own."""
+        items = [f"{k}={v}" for k, v in self.parameters if k not in REPLAY_PARAMETERS]
+        if not items:
+            return self.backend
+        return f"{self.backend}{',' if ':' in self.backend else ':'}{','.join(items)}"
+
+    def parameter(self, name: str) -> str | None:
+        """A parameter's value, None where the run has none of that name."""
+        return dict(self.parameters).get(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; :meth:`from_dict` is the way back."""
+        return {
+            "trace": self.trace,
+            "backend": self.backend,
+            "parameters": dict(self.parameters),
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Run:
+        """KeyError, TypeError or ValueError for what :meth:`to_dict` did not make."""
+        parameters = tuple((str(k), str(v)) for k, v in dict(plain["parameters"]).items())
+        return cls(str(plain["trace"]), str(plain["backend"]), parameters)
+
+
+def plan(
+    traces: Sequence[str], backends: Sequence[str], parameters: Mapping[str, Sequence[str]]
+) -> list[Run]:
+    """All runs, those of a trace together; no run twice.
+
+    A parameter that a backend does not have makes no difference to it: it runs once without it.
+    Raises BackendError for an unknown backend, ReplayError for a parameter that is none of any
+    backend, a value that is impossible for all of them, or more than MOST_RUNS runs.
+    """
+    for backend in backends:
+        create(backend)
+    for name, values in parameters.items():
+        _check(name, values, backends)
+    count = len(traces) * len(backends) * prod(map(len, parameters.values()))
+    if count > MOST_RUNS:
+        raise ReplayError(f"{count:,} runs, more than {MOST_RUNS:,}: fewer values or traces")
+    runs: dict[Run, None] = {}
+    names = list(parameters)
+    for trace, backend, values in product(traces, backends, product(*parameters.values())):
+        given = [
+            (name, value)
+            for name, value in zip(names, values, strict=True)
+            if name in REPLAY_PARAMETERS or _takes(backend, name, parameters[name])
+        ]
+        runs[Run(trace, backend, tuple(given))] = None
+    return list(runs)
+
+
+def _check(name: str, values: Sequence[str], backends: Sequence[str]) -> None:
+    if name == "scale":
+        for value in values:
+            try:
+                good = 0 < float(value) < float("inf")
+            except ValueError:
+                good = False
+            if not good:
+                raise ReplayError(f"--param scale={value}: not a number above 0")
+    elif not any(_takes(backend, name, values) for backend in backends):
+        known = ", ".join(REPLAY_PARAMETERS)
+        raise ReplayError(
+            f"--param {name}={','.join(values)}: no such item of {', '.join(backends)}, or no "
+            f"such value; of the replay itself there are: {known}"
+        )
+
+
+def _takes(backend: str, name: str, values: Sequence[str]) -> bool:
+    """Whether any of the values is possible: a backend that has the item refuses a bad value."""
+    for value in values:
+        try:
+            create(Run("", backend, ((name, value),)).specification)
+        except (BackendError, TypeError):  # TypeError: a third party's that has no such item
+            continue
+        return True
+    return False

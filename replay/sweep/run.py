@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One run of a sweep. Imported by workers, on this machine or another."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from allocator import native
+from replay.engine import replay
+from replay.errors import ReplayError
+from replay.metrics import Level, Result
+from replay.native import can_replay, replay_native
+from replay.reorder import in_order
+from replay.scaled import Scaled
+from replay.source import Source
+from replay.sweep.plan import Run
+from traces.reader import TraceReader
+
+Row = dict[str, Any]
+
+MEASURED = ("wall_s", "engine")
+"""Columns that say how a row was made; all others are the same on every machine."""
+
+
+def run_one(run: Run) -> Row:
+    """The row of a run. What went wrong is in its ``error``, None if nothing did; nothing raises.
+
+    Sizes are in bytes, times in ns, densities pages stored / pages held; over all pools of the
+    trace. Figures of a replay that a fault of the model ended early say so in ``stopped``.
+    """
+    try:
+        return {**_identity(run), **_figures(run), "error": None}
+    except Exception as error:  # a third party's backend or file system may raise anything
+        return {**_identity(run), "error": f"{type(error).__name__}: {error}"}
+
+
+def failed(run: Run, error: str) -> Row:
+    """The row of a run whose worker could not give one."""
+    return {**_identity(run), "error": error}
+
+
+def _identity(run: Run) -> Row:
+    parameters = {f"param.{name}": value for name, value in run.parameters}
+    return {"trace": run.trace, "backend": run.backend, "model": run.specification, **parameters}
+
+
+def _figures(run: Run) -> Row:
+    backend = run.specification
+    reader = _open(run.trace, fingerprint(run.trace))
+    source = _ordered(reader, backend.startswith("ztree"))
+    scale = float(run.parameter("scale") or 1)
+    trace = source if scale == 1 else Scaled(source, scale)
+    if native.reason_missing() is None and can_replay(backend, trace.metadata):
+        [result], engine = replay_native(trace, [backend]), "native"
+    else:
+        result, engine = replay(trace, backend), "python"
+    metadata = reader.metadata
+    return {
+        "kernel": metadata.kernel.release,
+        "recorded_allocators": ",".join(sorted({pool.allocator for pool in metadata.pools})),
+        **_metrics(result),
+        "wall_s": result.wall_s,
+        "engine": engine,
+    }
+
+
+def _metrics(result: Result) -> Row:
+    row: Row = {
+        "rows": result.rows,
+        "calls": result.driven,
+        "span_ns": result.last_ns - result.first_ns,
+        "lost": result.lost_total,
+        "starts_empty": result.starts_empty,
+    }
+    levels: dict[str, Level] = {
+        "objects": result.objects,
+        "stored_bytes": result.stored_bytes,
+        "held_bytes": result.held_bytes,
+    }
+    for name, level in levels.items():
+        row |= {f"{name}_peak": level.peak, f"{name}_end": level.end, f"{name}_mean": level.mean}
+    work = result.work()
+    stopped = [pool.stopped for pool in result.pools if pool.stopped]
+    return row | {
+        "density_mean": result.mean_density,
+        "density_peak": result.at_peak.density,
+        "density_end": result.at_end.density,
+        "model_total_end": result.at_end.model_total,
+        "kernel_total_end": result.at_end.kernel_total,
+        "stranded_bytes_end": result.stat("stranded_bytes"),
+        "stranded_bytes_near_peak": result.stat("stranded_bytes", "stats_near_peak"),
+        "mallocs": work.mallocs,
+        "pages_allocated": work.pages,
+        "searched": work.searched,
+        "objects_moved": work.moved,
+        "refused": result.count("refused"),
+        "failed": sum(result.merged("failed").values()),
+        "handles_equal": result.handles_equal,
+        "handles_compared": result.handles_compared,
+        "totals_equal": result.totals_equal,
+        "totals_compared": result.totals_compared,
+        "hazards": json.dumps({name: count for name, (count, _) in result.hazards().items()}),
+        "stopped": "; ".join(stopped) or None,
+    }
+
+
+def is_url(trace: str) -> bool:
+    """Whether a trace is named by an fsspec URL rather than a path."""
+    return "://" in trace
+
+
+def fingerprint(trace: str) -> str:
+    """What tells that a trace is no longer the one it was: size and time of change.
+
+    OSError where it cannot be looked at, ReplayError for a URL where fsspec is not installed.
+    """
+    if not is_url(trace):
+        found = Path(trace).stat()
+        return f"{found.st_size}-{found.st_mtime_ns}"
+    filesystem, path = _fsspec().core.url_to_fs(trace)
+    info = filesystem.info(path)
+    changed = [str(info[key]) for key in ("mtime", "ETag", "etag", "LastModified") if key in info]
+    return "-".join([str(info.get("size")), *changed])
+
+
+# The runs of one trace follow each other: it is opened, and its order sought, once a worker.
+@lru_cache(maxsize=1)
+def _open(trace: str, state: str) -> TraceReader:
+    path = trace
+    if is_url(trace):
+        path = _fsspec().open_local(f"simplecache::{trace}", mode="rb")
+    return TraceReader(path)
+
+
+@lru_cache(maxsize=2)
+def _ordered(reader: TraceReader, as_ztree: bool) -> Source:
+    return in_order(reader, "ztree" if as_ztree else "")
+
+
+def _fsspec() -> Any:
+    try:
+        import fsspec
+    except ImportError as error:
+        raise ReplayError("a trace at a URL needs fsspec: pip install 'ztrace[dask]'") from error
+    return fsspec

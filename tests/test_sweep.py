@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Sweeps: the plan, workers that die, interruption, a cluster, and what the figures are."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from allocator import BackendError
+from replay.engine import replay_trace
+from replay.errors import ReplayError
+from replay.scaled import Scaled
+from replay.sweep import Journal, Run, on_cluster, on_cores, plan, read_results, run_one
+from replay.sweep.run import MEASURED, Row
+from traces.reader import TraceReader
+from traces.synth import Plan, exponential_lifetimes, gauss_sizes, synthesize
+from traces.writer import TraceWriter
+
+THIRD_PARTY = '''
+import os, signal, time
+from pathlib import Path
+from allocator.zbud import Zbud
+
+class Fatal(Zbud):
+    """Dies with its process: ``times`` workers over all, counted in a folder."""
+    def __init__(self, folder, times="1", here="0"):
+        super().__init__()
+        counted = len(list(Path(folder).iterdir()))
+        if os.getpid() != int(here) and counted < int(times):
+            (Path(folder) / str(os.getpid())).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+class Slow(Zbud):
+    """Takes its time."""
+    def malloc(self, size):
+        time.sleep(0.002)
+        return super().malloc(size)
+'''
+
+
+@pytest.fixture(scope="module")
+def traces(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two small traces."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for seed in (1, 2):
+        shape = Plan(600, 80, gauss_sizes(1500, 600), exponential_lifetimes(), seed)
+        synthesize(shape, folder / f"{seed}.parquet")
+    return [str(folder / "1.parquet"), str(folder / "2.parquet")]
+
+
+@pytest.fixture
+def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Backends ``fatal`` and ``slow``, also for processes that are started; gives a folder."""
+    package = tmp_path / "site"
+    about = package / "misbehaving-1.dist-info"
+    about.mkdir(parents=True)
+    (package / "misbehaving.py").write_text(THIRD_PARTY)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: misbehaving\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(
+        "[ztrace.backends]\nfatal = misbehaving:Fatal\nslow = misbehaving:Slow\n"
+    )
+    root = str(Path(__file__).parents[1])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(package), root]))
+    monkeypatch.syspath_prepend(str(package))
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+    return deaths
+
+
+def comparable(rows: list[Row]) -> list[Row]:
+    """Without what is measured, in an order that does not depend on who was first."""
+    kept = [{k: v for k, v in row.items() if k not in MEASURED} for row in rows]
+    return sorted(kept, key=lambda row: json.dumps(row, sort_keys=True))
+
+
+# -- the plan ----------------------------------------------------------------------------------
+
+
+def test_plan_is_the_cross_product_with_a_traces_runs_together() -> None:
+    runs = plan(["a", "b"], ["zbud", "ztree"], {"scale": ["0.5", "1"]})
+    assert len(runs) == 8
+    assert [run.trace for run in runs] == ["a"] * 4 + ["b"] * 4
+    assert {run.parameters for run in runs} == {(("scale", "0.5"),), (("scale", "1"),)}
+
+
+def test_a_parameter_of_one_backend_leaves_the_others_with_one_run() -> None:
+    runs = plan(["a"], ["zbud", "zsmalloc:6.12"], {"chain_size": ["4", "8"]})
+    assert [run.specification for run in runs] == [
+        "zbud",
+        "zsmalloc:6.12,chain_size=4",
+        "zsmalloc:6.12,chain_size=8",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backends", "parameters", "complaint"),
+    [
+        (["zbud"], {"colour": ["red"]}, "colour=red: no such item"),
+        (["zbud"], {"scale": ["-1"]}, "scale=-1: not a number above 0"),
+        (["zbud"], {"scale": ["nan"]}, "scale=nan"),
+        (["zbud"], {"scale": ["1"] * 11}, "11 runs, more than 10"),
+    ],
+)
+def test_an_impossible_plan_is_refused(
+    backends: list[str],
+    parameters: dict[str, list[str]],
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("replay.sweep.plan.MOST_RUNS", 10)
+    with pytest.raises(ReplayError, match=complaint):
+        plan(["a"], backends, parameters)
+    with pytest.raises(BackendError, match="nosuch"):
+        plan(["a"], ["nosuch"], {})
+
+
+# -- runs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["zbud", "z3fold", "zsmalloc:6.1", "ztree"])
+def test_a_row_has_the_figures_of_a_replay(traces: list[str], backend: str) -> None:
+    row = run_one(Run(traces[0], backend))
+    result = replay_trace(traces[0], backend)
+    assert row["error"] is None
+    assert row["held_bytes_peak"] == result.held_bytes.peak
+    assert row["density_mean"] == pytest.approx(result.mean_density)
+    assert row["calls"] == result.driven == 600
+    assert row["pages_allocated"] == result.work().pages
+
+
+def test_scaled_sizes_are_what_the_models_get(traces: list[str], tmp_path: Path) -> None:
+    with TraceReader(traces[0]) as reader:
+        columns = ["ts_ns", "dur_ns", "op", "size", "handle"]
+        with TraceWriter(tmp_path / "by-hand.parquet", reader.metadata) as writer:
+            for batch in reader.batches(columns):
+                given = {name: batch.column(name).to_numpy(False) for name in columns[:2]}
+                op = batch.column("op").indices.to_numpy()
+                size = [s and max(1, round(s * 0.5)) for s in batch.column("size").to_pylist()]
+                handle = batch.column("handle").to_numpy(False)
+                writer.write({**given, "op": op, "size": size, "handle": handle})
+        wanted = replay_trace(tmp_path / "by-hand.parquet", "zsmalloc:6.1")
+        assert wanted.stored_bytes.peak < 0.6 * replay_trace(traces[0], "zbud").stored_bytes.peak
+    row = run_one(Run(traces[0], "zsmalloc:6.1", (("scale", "0.5"),)))
+    assert row["stored_bytes_peak"] == wanted.stored_bytes.peak
+    assert row["held_bytes_mean"] == pytest.approx(wanted.held_bytes.mean)
+
+
+def test_sizes_are_kept_within_a_page_and_headers_are_not_scaled() -> None:
+    sample = Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-bursts.parquet"
+    with TraceReader(sample) as reader:
+        header = reader.metadata.pools[0].header_bytes
+        assert header == 8
+        [*before] = [b.column("size").to_pylist() for b in reader.batches(["size", "op"])]
+        [*after] = [b.column("size").to_pylist() for b in Scaled(reader, 3).batches(["size"])]
+        ops = [b.column("op").to_pylist() for b in reader.batches(["op"])]
+    pairs = [
+        (old, new)
+        for olds, news, names in zip(before, after, ops, strict=True)
+        for old, new, op in zip(olds, news, names, strict=True)
+        if op == "malloc"
+    ]
+    assert pairs
+    assert all(new == min(4096, (old - header) * 3 + header) for old, new in pairs)
+
+
+def test_a_scaled_trace_is_not_compared_with_the_kernel() -> None:
+    sample = str(Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-bursts.parquet")
+    plain, same, other = (
+        run_one(Run(sample, "ztree", parameters))
+        for parameters in ((), (("scale", "1"),), (("scale", "0.9"),))
+    )
+    assert plain["handles_equal"] == plain["handles_compared"] == same["handles_equal"] > 0
+    assert other["handles_compared"] == other["totals_compared"] == 0
+
+
+def test_what_goes_wrong_in_a_run_is_in_its_row(traces: list[str], tmp_path: Path) -> None:
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 and nothing else")
+    assert "damaged" in run_one(Run(str(tmp_path / "bad.parquet"), "zbud"))["error"]
+    assert "No such file" in run_one(Run(str(tmp_path / "none.parquet"), "zbud"))["error"]
+    assert "pages of 4096" in run_one(Run(traces[0], "zbud:page_bytes=16384"))["error"]
+
+
+# -- workers -----------------------------------------------------------------------------------
+
+
+def test_runs_of_a_dead_worker_are_done_by_another(traces: list[str], third_party: Path) -> None:
+    fatal = f"fatal:folder={third_party},here={os.getpid()}"
+    runs = plan(traces, [fatal, "zbud"], {})
+    rows = dict(on_cores(runs, workers=2))
+    assert len(list(third_party.iterdir())) == 1
+    assert set(rows) == set(runs)
+    assert all(row["error"] is None for row in rows.values())
+    held = {(run.trace, run.backend): row["held_bytes_peak"] for run, row in rows.items()}
+    assert all(held[trace, fatal] == held[trace, "zbud"] for trace in traces)
+
+
+def test_a_run_that_kills_every_worker_is_given_up_alone(
+    traces: list[str], third_party: Path
+) -> None:
+    fatal = f"fatal:folder={third_party},times=99,here={os.getpid()}"
+    rows = dict(on_cores(plan(traces[:1], ["zbud", fatal], {}), workers=1))
+    errors = {run.backend: row["error"] for run, row in rows.items()}
+    assert errors["zbud"] is None
+    assert "3 workers died" in errors[fatal]
+    assert len(list(third_party.iterdir())) == 3
+
+
+def test_a_cluster_gives_the_same_and_survives_a_worker(
+    traces: list[str], third_party: Path
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    fatal = f"fatal:folder={third_party},here={os.getpid()}"
+    runs = plan([traces[0], f"file://{traces[1]}"], ["ztree", fatal], {"scale": ["0.7", "1"]})
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        there = dict(on_cluster(runs, cluster.scheduler_address))
+    assert len(list(third_party.iterdir())) == 1
+    assert all(row["error"] is None for row in there.values())
+    here = [run_one(run) for run in runs]
+    assert comparable(list(there.values())) == comparable(here)
+
+
+# -- the journal -------------------------------------------------------------------------------
+
+
+def test_a_torn_line_is_cut_off_and_failed_runs_are_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    good, bad = Run("t", "zbud"), Run("t", "ztree", (("scale", "2"),))
+    with Journal(path) as journal:
+        journal.add(good, "state", {"error": None, "calls": 7})
+        journal.add(bad, "state", {"error": "died"})
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.splitlines()[1][:30])
+    with Journal(path) as journal:
+        assert journal.rows == {(good, "state"): {"error": None, "calls": 7}}
+        with pytest.raises(ReplayError, match="another sweep"), Journal(path):
+            pass
+    assert path.read_bytes() == whole
+
+
+def test_another_file_is_no_journal_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_text("mine\n")
+    with pytest.raises(ReplayError, match="not the journal"), Journal(path):
+        pass
+    assert path.read_text() == "mine\n"
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+def ztrace(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "ztrace", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def test_a_sweep_goes_on_where_it_was_interrupted(
+    traces: list[str], third_party: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "results.parquet"
+    journal = tmp_path / "results.parquet.runs"
+    call = ["sweep", *traces, "--backend", "slow", "--param", "scale=0.7,0.8,0.9,1,1.1"]
+    call += ["--workers", "1", "-o", str(output)]
+    process = ztrace(*call)
+    deadline = time.monotonic() + 120
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on there" in said
+    assert "Traceback" not in said
+    assert not output.exists()
+    assert sorted(path.name for path in tmp_path.glob("*results*")) == [journal.name]
+    before = [json.loads(line)["row"] for line in journal.read_text().splitlines()[1:]]
+    assert 2 <= len(before) < 10
+
+    process = ztrace(*call)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert f"{len(before)} of 10 runs are done" in said
+    rows, _ = read_results(output)
+    assert len(rows) == 10
+    assert not journal.exists()
+    # Times were measured once: had they been run again, they would differ.
+    assert {row["wall_s"] for row in before} <= {row["wall_s"] for row in rows}
+    assert pq.read_table(output)["param.scale"].to_pylist() == [0.7, 0.8, 0.9, 1, 1.1] * 2
+
+
+def test_a_failed_run_does_not_stop_the_rest(traces: list[str], tmp_path: Path) -> None:
+    output = tmp_path / "results.parquet"
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(Path(traces[0]).read_bytes()[:1000])
+    process = ztrace("sweep", traces[0], str(broken), "--backend", "zbud", "-o", str(output))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"{broken}, zbud" in said
+    rows, _ = read_results(output)
+    assert [row["error"] is None for row in rows] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--param", "scale"], "write NAME=VALUE"),
+        (["--param", "scale=1", "--param", "scale=2"], "same name twice"),
+        (["--scheduler", "tcp://127.0.0.1:1", "--workers", "2"], "--workers"),
+        (["--scheduler", "nonsense"], "nothing answers there"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "nothing answers there"),
+    ],
+)
+def test_bad_usage_is_one_line(
+    traces: list[str], tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    output = tmp_path / "results.parquet"
+    process = ztrace("sweep", traces[0], "--backend", "zbud", "-o", str(output), *arguments)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert complaint in said
+    assert "Traceback" not in said
+    assert not output.exists()
+
+
+def test_what_is_no_result_is_refused(traces: list[str]) -> None:
+    with pytest.raises(ReplayError, match="not the results of a sweep"):
+        read_results(traces[0])

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace sweep``: many traces through many models, with many parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import click
+
+from replay.backends import ALL
+from replay.backends import every as every_backend
+from replay.errors import ReplayError
+from replay.sweep import Journal, Run, on_cluster, on_cores, plan, write_results
+from replay.sweep.results import in_plan_order
+from replay.sweep.run import Row, fingerprint, is_url
+from traces.errors import TraceError
+from traces.reader import TraceReader
+from traces.writer import AtomicFile
+from ztrace.console import console, count_text, pairs, progress
+
+
+def _parameter(text: str) -> tuple[str, list[str]]:
+    """``name=value,value…``."""
+    name, equals, values = text.partition("=")
+    listed = values.split(",")
+    if not name or not equals or not all(listed):
+        raise click.BadParameter(f"{text!r}: write NAME=VALUE,VALUE…, for instance scale=0.8,1")
+    return name, list(dict.fromkeys(listed))
+
+
+@click.command(
+    "sweep",
+    epilog="Example: ztrace sweep traces/*.parquet --backend all --param scale=0.8,1,1.2 "
+    "-o results.parquet",
+)
+@click.argument("traces", nargs=-1, required=True)
+@click.option(
+    "--backend",
+    "backends",
+    required=True,
+    multiple=True,
+    metavar="NAME",
+    help="A model; give several, or all.",
+)
+@click.option(
+    "--param",
+    "parameters",
+    multiple=True,
+    type=_parameter,
+    metavar="NAME=V,V…",
+    help="Values of scale (times every compressed size) or of an item of the backends.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The results (Parquet)."
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--workers", type=click.IntRange(1), help="Processes here; else one a core.")
+@click.option(
+    "--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler whose workers do the runs."
+)
+def command(
+    traces: tuple[str, ...],
+    backends: tuple[str, ...],
+    parameters: tuple[tuple[str, list[str]], ...],
+    output: Path,
+    force: bool,
+    workers: int | None,
+    scheduler: str | None,
+) -> int:
+    """Replay each of the TRACES through each model with each parameter; one row of figures each.
+
+    TRACES are files or fsspec URLs (s3://…). Finished runs are kept in OUTPUT.runs until all
+    are: the same command goes on where it was interrupted. A run that fails does not stop the
+    others; exit status 1 says that there was one.
+    """
+    if scheduler is not None and workers is not None:
+        raise click.UsageError("--workers are of this machine: leave it out with --scheduler")
+    if len({name for name, _ in parameters}) < len(parameters):
+        raise click.UsageError("--param: the same name twice; list all its values in one")
+    runs = plan(traces, _backends(traces, backends), dict(parameters))
+    with AtomicFile(output, force=force) as file:
+        started = perf_counter()
+        with Journal(output.with_name(output.name + ".runs")) as journal:
+            rows, done_before = _run_all(runs, journal, workers, scheduler)
+            about = {"traces": list(traces), "parameters": dict(parameters)}
+            write_results(rows, file, about)
+        spent = perf_counter() - started
+    journal.remove()
+    return _show(output, rows, done_before, spent)
+
+
+def _backends(traces: Sequence[str], backends: Sequence[str]) -> list[str]:
+    """The backends, with ``all`` standing for those that fit any of the traces."""
+    chosen: dict[str, None] = {}
+    for name in backends:
+        if name != ALL:
+            chosen[name] = None
+            continue
+        for trace in traces:
+            try:
+                if not is_url(trace):
+                    with TraceReader(trace) as reader:
+                        chosen |= dict.fromkeys(every_backend(reader.metadata))
+            except TraceError:
+                continue  # its own runs will say so
+    if not chosen:
+        raise ReplayError("--backend all: no trace here tells what fits it; name the backends")
+    return list(chosen)
+
+
+def _run_all(
+    runs: Sequence[Run], journal: Journal, workers: int | None, scheduler: str | None
+) -> tuple[list[Row], int]:
+    """All rows, in the plan's order, and how many were there already."""
+    states = {trace: _state(trace) for trace in {run.trace: None for run in runs}}
+    place = {run: number for number, run in enumerate(runs)}
+    rows = [
+        (place[run], journal.rows[run, states[run.trace]])
+        for run in runs
+        if (run, states[run.trace]) in journal.rows
+    ]
+    before = len(rows)
+    there = {number for number, _ in rows}
+    left = [run for run in runs if place[run] not in there]
+    if before:
+        click.echo(f"ztrace: {journal.path}: {before} of {len(runs)} runs are done", err=True)
+    with progress("runs", len(runs)) as advance:
+        advance(before)
+        try:
+            for run, row in _workers(left, workers, scheduler):
+                journal.add(run, states[run.trace], row)
+                rows.append((place[run], row))
+                advance(1)
+        except KeyboardInterrupt:
+            click.echo(
+                f"ztrace: {journal.path} has {len(rows)} of {len(runs)} runs; "
+                "the same command goes on there",
+                err=True,
+            )
+            raise
+    return in_plan_order(rows), before
+
+
+def _state(trace: str) -> str:
+    try:
+        return fingerprint(trace)
+    except Exception:  # not there, or whatever a file system's library raises: its runs say so
+        return ""
+
+
+def _workers(
+    runs: Sequence[Run], workers: int | None, scheduler: str | None
+) -> Iterator[tuple[Run, Row]]:
+    if not runs:
+        return iter(())
+    return on_cluster(runs, scheduler) if scheduler else on_cores(runs, workers)
+
+
+def _show(output: Path, rows: Sequence[Row], before: int, spent_s: float) -> int:
+    failed = [row for row in rows if row["error"] is not None]
+    for row in failed[:10]:
+        click.echo(f"ztrace: {_name(row)}: {row['error']}", err=True)
+    if len(failed) > 10:
+        click.echo(f"ztrace: and {len(failed) - 10} more runs failed (column error)", err=True)
+    done = f"{count_text(len(rows) - before)} in {spent_s:.1f} s"
+    more = f", {count_text(before)} done before" if before else ""
+    shown = [
+        ("results", str(output)),
+        ("runs", f"{done}{more}"),
+        ("failed", count_text(len(failed))),
+        ("next", f"ztrace report {output}"),
+    ]
+    console().print(pairs(shown))
+    return 1 if failed else 0
+
+
+def _name(row: dict[str, Any]) -> str:
+    values: Iterable[str] = (f"{k[6:]}={v}" for k, v in row.items() if k.startswith("param."))
+    return ", ".join([row["trace"], row["backend"], *values])

@@ -19,7 +19,7 @@ from allocator import BackendError
 from replay.engine import replay_trace
 from replay.errors import ReplayError
 from replay.scaled import Scaled
-from replay.sweep import Journal, Run, on_cluster, on_cores, plan, read_results, run_one
+from replay.sweep import Journal, Run, on_cluster, on_cores, plan_runs, read_results, run_one
 from replay.sweep.run import MEASURED, Row
 from traces.reader import TraceReader
 from traces.synth import Plan, exponential_lifetimes, gauss_sizes, synthesize
@@ -86,14 +86,14 @@ def comparable(rows: list[Row]) -> list[Row]:
 
 
 def test_plan_is_the_cross_product_with_a_traces_runs_together() -> None:
-    runs = plan(["a", "b"], ["zbud", "ztree"], {"scale": ["0.5", "1"]})
+    runs = plan_runs(["a", "b"], ["zbud", "ztree"], {"scale": ["0.5", "1"]})
     assert len(runs) == 8
     assert [run.trace for run in runs] == ["a"] * 4 + ["b"] * 4
     assert {run.parameters for run in runs} == {(("scale", "0.5"),), (("scale", "1"),)}
 
 
 def test_a_parameter_of_one_backend_leaves_the_others_with_one_run() -> None:
-    runs = plan(["a"], ["zbud", "zsmalloc:6.12"], {"chain_size": ["4", "8"]})
+    runs = plan_runs(["a"], ["zbud", "zsmalloc:6.12"], {"chain_size": ["4", "8"]})
     assert [run.specification for run in runs] == [
         "zbud",
         "zsmalloc:6.12,chain_size=4",
@@ -118,9 +118,9 @@ def test_an_impossible_plan_is_refused(
 ) -> None:
     monkeypatch.setattr("replay.sweep.plan.MOST_RUNS", 10)
     with pytest.raises(ReplayError, match=complaint):
-        plan(["a"], backends, parameters)
+        plan_runs(["a"], backends, parameters)
     with pytest.raises(BackendError, match="nosuch"):
-        plan(["a"], ["nosuch"], {})
+        plan_runs(["a"], ["nosuch"], {})
 
 
 # -- runs --------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ def test_what_goes_wrong_in_a_run_is_in_its_row(traces: list[str], tmp_path: Pat
 
 def test_runs_of_a_dead_worker_are_done_by_another(traces: list[str], third_party: Path) -> None:
     fatal = f"fatal:folder={third_party},here={os.getpid()}"
-    runs = plan(traces, [fatal, "zbud"], {})
+    runs = plan_runs(traces, [fatal, "zbud"], {})
     rows = dict(on_cores(runs, workers=2))
     assert len(list(third_party.iterdir())) == 1
     assert set(rows) == set(runs)
@@ -207,7 +207,7 @@ def test_a_run_that_kills_every_worker_is_given_up_alone(
     traces: list[str], third_party: Path
 ) -> None:
     fatal = f"fatal:folder={third_party},times=99,here={os.getpid()}"
-    rows = dict(on_cores(plan(traces[:1], ["zbud", fatal], {}), workers=1))
+    rows = dict(on_cores(plan_runs(traces[:1], ["zbud", fatal], {}), workers=1))
     errors = {run.backend: row["error"] for run, row in rows.items()}
     assert errors["zbud"] is None
     assert "3 workers died" in errors[fatal]
@@ -219,7 +219,7 @@ def test_a_cluster_gives_the_same_and_survives_a_worker(
 ) -> None:
     distributed = pytest.importorskip("distributed")
     fatal = f"fatal:folder={third_party},here={os.getpid()}"
-    runs = plan([traces[0], f"file://{traces[1]}"], ["ztree", fatal], {"scale": ["0.7", "1"]})
+    runs = plan_runs([traces[0], f"file://{traces[1]}"], ["ztree", fatal], {"scale": ["0.7", "1"]})
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:

@@ -9,7 +9,7 @@ results.py   the Parquet file of all rows
 """
 
 from replay.sweep.journal import Journal
-from replay.sweep.plan import Run, plan
+from replay.sweep.plan import Run, plan_runs
 from replay.sweep.results import read_results, write_results
 from replay.sweep.run import run_one
 from replay.sweep.workers import on_cluster, on_cores
@@ -19,7 +19,7 @@ __all__ = [
     "Run",
     "on_cluster",
     "on_cores",
-    "plan",
+    "plan_runs",
     "read_results",
     "run_one",
     "write_results",

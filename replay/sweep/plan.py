@@ -56,7 +56,7 @@ class Run:
         return cls(str(plain["trace"]), str(plain["backend"]), parameters)
 
 
-def plan(
+def plan_runs(
     traces: Sequence[str], backends: Sequence[str], parameters: Mapping[str, Sequence[str]]
 ) -> list[Run]:
     """All runs, those of a trace together; no run twice.

@@ -90,7 +90,7 @@ def on_cluster(runs: Sequence[Run], scheduler: str) -> Iterator[tuple[Run, Row]]
     """
     try:
         from distributed import Client, as_completed
-        from distributed.comm import connect
+        from distributed.comm.core import connect
     except ImportError as error:
         raise ReplayError("--scheduler needs dask: pip install 'ztrace[dask]'") from error
 

@@ -13,7 +13,7 @@ import click
 from replay.backends import ALL
 from replay.backends import every as every_backend
 from replay.errors import ReplayError
-from replay.sweep import Journal, Run, on_cluster, on_cores, plan, write_results
+from replay.sweep import Journal, Run, on_cluster, on_cores, plan_runs, write_results
 from replay.sweep.results import in_plan_order
 from replay.sweep.run import Row, fingerprint, is_url
 from traces.errors import TraceError
@@ -80,7 +80,7 @@ def command(
         raise click.UsageError("--workers are of this machine: leave it out with --scheduler")
     if len({name for name, _ in parameters}) < len(parameters):
         raise click.UsageError("--param: the same name twice; list all its values in one")
-    runs = plan(traces, _backends(traces, backends), dict(parameters))
+    runs = plan_runs(traces, _backends(traces, backends), dict(parameters))
     with AtomicFile(output, force=force) as file:
         started = perf_counter()
         with Journal(output.with_name(output.name + ".runs")) as journal:

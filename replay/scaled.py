@@ -12,14 +12,9 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from replay.errors import ReplayError
 from replay.source import Source
+from traces.resizing import RESIZED, clip_sizes, header_bytes, scaled
 from traces.schema import OP_CODE
-
-SCALED = "scaled"
-"""The allocator of a scaled trace's pools: none, so that no model is held to its answers."""
-
-_MALLOC = OP_CODE["malloc"]
 
 
 class Scaled:
@@ -27,24 +22,20 @@ class Scaled:
 
     Sizes are rounded to whole bytes, half to even, and kept within 1 byte and a page. A header
     that zswap puts before each object (:mod:`replay.header`) is not scaled.
-    Raises ReplayError for a factor that is not positive and finite.
+    Raises TraceError for a factor that is not positive and finite.
     """
 
     def __init__(self, source: Source, factor: float) -> None:
-        if not 0 < factor < float("inf"):
-            raise ReplayError(f"scale {factor:g}: must be above 0; write for instance 0.8")
         self.path = source.path
         self.num_rows = source.num_rows
         self._source = source
-        self._factor = factor
+        self._new_sizes = scaled(factor)
         recorded = source.metadata
         self._page_bytes = recorded.machine.page_bytes or 4096
-        self._headers = np.zeros(256, np.int64)
-        for number, pool in enumerate(recorded.pools):
-            self._headers[number] = pool.header_bytes
+        self._headers = header_bytes(recorded)
         self.metadata = replace(
             recorded,
-            pools=[replace(pool, allocator=SCALED) for pool in recorded.pools],
+            pools=[replace(pool, allocator=RESIZED) for pool in recorded.pools],
             notes=[*recorded.notes, f"sizes times {factor:g}"],
         )
 
@@ -60,17 +51,12 @@ class Scaled:
         column = batch.column("size")
         size = column.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         header = self._headers[batch.column("pool").to_numpy()]
-        packed = np.rint((size - header) * self._factor).astype(np.int64)
-        made = np.clip(packed, 1, self._page_bytes - header) + header
-        malloc = batch.column("op").indices.to_numpy() == _MALLOC
+        malloc = batch.column("op").indices.to_numpy() == OP_CODE["malloc"]
         # A size that cannot be (none, or above a page) stays for the replay to refuse.
         possible = malloc & (size > header) & (size <= self._page_bytes)
-        sizes = pa.array(np.where(possible, made, size).astype(np.uint32), mask=_nulls(column))
+        size[possible] = clip_sizes(
+            size[possible], self._new_sizes, header[possible], self._page_bytes
+        )
+        nulls = column.is_null().to_numpy(zero_copy_only=False)
+        sizes = pa.array(size.astype(np.uint32), mask=nulls)
         return batch.set_column(batch.schema.get_field_index("size"), "size", sizes)
-
-
-def _nulls(column: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    nulls: np.ndarray[tuple[int], np.dtype[np.bool_]] = column.is_null().to_numpy(
-        zero_copy_only=False
-    )
-    return nulls

@@ -8,12 +8,13 @@ population that has existed for ever, so the population neither sags nor swells 
 
 Sizes and lifetimes are drawn independently. Both can be fitted to a trace: sizes by their exact
 frequencies, lifetimes by 1024 quantiles of those that ended, stretched to the mean asked for.
+Sizes can also be those of real pages (:mod:`traces.pages`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy.typing as npt
 
 from traces.errors import TraceError
 from traces.metadata import Kernel, Machine, Metadata, PoolInfo
+from traces.pages import Pages
 from traces.reader import TraceReader
 from traces.schema import OP_CODE
 from traces.writer import TraceWriter
@@ -29,6 +31,8 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 PAGE_BYTES = 4096
+"""What a distribution of sizes is for, unless it says otherwise."""
+
 STEP_NS = 1000
 """Distance of two calls."""
 
@@ -49,11 +53,17 @@ class Sizes:
 
     text: str
     cumulative: Floats
+    compressor: str = "none"
+
+    @property
+    def page_bytes(self) -> int:
+        """The largest size that it knows, which is a page's."""
+        return len(self.cumulative)
 
     def draw(self, random: np.random.Generator, count: int) -> Ints:
-        """Draw sizes, 1 to PAGE_BYTES."""
+        """Draw sizes, 1 to ``page_bytes``."""
         drawn = np.searchsorted(self.cumulative, random.random(count), side="right") + 1
-        return np.minimum(drawn, PAGE_BYTES)
+        return np.minimum(drawn, self.page_bytes)
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class Observed:
 
     sizes: Ints
     lifetimes: Floats
+    page_bytes: int = PAGE_BYTES
 
 
 @dataclass(frozen=True)
@@ -94,12 +105,13 @@ def observe(path: Path) -> Observed:
     born: dict[int, int] = {}
     count = 0
     with TraceReader(path) as reader:
+        page_bytes = reader.metadata.machine.page_bytes or PAGE_BYTES
         for batch in reader.batches(["op", "size", "handle", "ret"]):
             op = batch.column("op").indices.to_numpy()
             ret = batch.column("ret").to_numpy()
             size = batch.column("size").fill_null(0).to_numpy()
             handle = batch.column("handle").fill_null(0).to_numpy()
-            made = (op == _MALLOC) & (ret >= 0) & (size > 0) & (size <= PAGE_BYTES)
+            made = (op == _MALLOC) & (ret >= 0) & (size > 0) & (size <= page_bytes)
             sizes.append(size[made].astype(np.int64))
             wanted = made | (op == _FREE)
             lived = []
@@ -112,34 +124,41 @@ def observe(path: Path) -> Observed:
             ends.append(np.array(lived, np.float64))
     if not count:
         raise TraceError(f"{path}: no malloc to fit to; name a trace with the allocator's calls")
-    return Observed(np.concatenate(sizes), np.concatenate(ends))
+    return Observed(np.concatenate(sizes), np.concatenate(ends), page_bytes)
 
 
 # -- distributions -----------------------------------------------------------------------------
 
 
-def uniform_sizes(low: int, high: int) -> Sizes:
+def uniform_sizes(low: int, high: int, page_bytes: int = PAGE_BYTES) -> Sizes:
     """All sizes from ``low`` to ``high`` bytes equally often."""
-    sizes = np.arange(1, PAGE_BYTES + 1)
+    sizes = np.arange(1, page_bytes + 1)
     return _sizes(f"uniform:{low},{high}", ((sizes >= low) & (sizes <= high)).astype(np.float64))
 
 
-def gauss_sizes(mean: float, deviation: float) -> Sizes:
+def gauss_sizes(mean: float, deviation: float, page_bytes: int = PAGE_BYTES) -> Sizes:
     """A bell around ``mean`` bytes, cut to what an allocator takes."""
-    sizes = np.arange(1, PAGE_BYTES + 1)
+    sizes = np.arange(1, page_bytes + 1)
     weights = np.exp(-(((sizes - mean) / deviation) ** 2) / 2)
     return _sizes(f"gauss:{mean:g},{deviation:g}", weights)
 
 
 def fitted_sizes(observed: Observed, name: str) -> Sizes:
     """Sizes as often as they were observed."""
-    weights = np.bincount(observed.sizes, minlength=PAGE_BYTES + 1)[1:].astype(np.float64)
+    weights = np.bincount(observed.sizes, minlength=observed.page_bytes + 1)[1:].astype(np.float64)
     return _sizes(f"fit:{name}", weights)
+
+
+def page_sizes(pages: Pages, name: str) -> Sizes:
+    """Sizes as often as real pages compress to them, by the one compressor of ``pages``."""
+    [(compressor, sizes)] = pages.sizes.items()
+    weights = np.bincount(sizes, minlength=pages.page_bytes + 1)[1:].astype(np.float64)
+    return replace(_sizes(f"files:{name}", weights), compressor=compressor)
 
 
 def _sizes(text: str, weights: Floats) -> Sizes:
     if not weights.sum() > 0:
-        raise TraceError(f"--sizes {text}: none of them is 1 to {PAGE_BYTES} bytes; correct it")
+        raise TraceError(f"--sizes {text}: none of them is 1 to {len(weights)} bytes; correct it")
     return Sizes(text, np.cumsum(weights) / weights.sum())
 
 
@@ -199,8 +218,8 @@ class Plan:
         """What the trace says about itself."""
         return Metadata(
             kernel=Kernel(release="synthetic"),
-            machine=Machine(cpus=1, page_bytes=PAGE_BYTES),
-            pools=[PoolInfo("synthetic", "none", True, True)],
+            machine=Machine(cpus=1, page_bytes=self.sizes.page_bytes),
+            pools=[PoolInfo("synthetic", self.sizes.compressor, True, True)],
             parameters={
                 "events": str(self.events),
                 "live": str(self.live),

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "slice": ("ztrace.commands.slice", "Keep a part of a trace: times, tasks, pools, ops."),
     "merge": ("ztrace.commands.merge", "Put pieces of a recording, or several, together."),
     "anonymise": ("ztrace.commands.anonymise", "Drop what tells whose trace it is."),
+    "resize": ("ztrace.commands.resize", "Give a trace the sizes of another compressor."),
     "synth": ("ztrace.commands.synth", "Write a synthetic trace of any length."),
     "replay": ("ztrace.commands.replay", "Drive an allocator model with a trace."),
     "validate": ("ztrace.commands.validate", "Prove that the model is what the kernel ran."),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from traces.compressors import COMPRESSORS
+from traces.pages import Pages, compress_pages
 from traces.synth import (
     Lifetimes,
     Observed,
@@ -18,12 +20,15 @@ from traces.synth import (
     fitted_sizes,
     gauss_sizes,
     observe,
+    page_sizes,
     synthesize,
     uniform_lifetimes,
     uniform_sizes,
 )
 from ztrace.console import bytes_text, console, count_text, pairs, progress
 
+DEFAULT_SIZES = "gauss:1500,600"
+PAGES = ("4096", "16384", "65536")
 CHURNS = {
     "exponential": exponential_lifetimes,
     "fifo": equal_lifetimes,
@@ -56,10 +61,29 @@ class Count(click.ParamType[int]):
 @click.option("--live", type=Count(), default=10000, show_default=True, help="Objects kept alive.")
 @click.option(
     "--sizes",
-    default="gauss:1500,600",
-    show_default=True,
     metavar="fit:TRACE|uniform:LOW,HIGH|gauss:MEAN,DEVIATION",
-    help="Sizes in bytes.",
+    help=f"Sizes in bytes.  [default: {DEFAULT_SIZES}]",
+)
+@click.option(
+    "--from-files",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Sizes to which pages of the files in DIR compress.",
+)
+@click.option(
+    "--compressor",
+    type=click.Choice(COMPRESSORS),
+    default="lzo",
+    show_default=True,
+    help="What compresses them.",
+)
+@click.option(
+    "--page-bytes",
+    type=click.Choice(PAGES),
+    default="4096",
+    show_default=True,
+    help="Size of a page; of fit:TRACE it is that trace's.",
 )
 @click.option(
     "--churn",
@@ -78,20 +102,37 @@ class Count(click.ParamType[int]):
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 def command(
-    events: int, live: int, sizes: str, churn: str, seed: int, output: Path, force: bool
+    events: int,
+    live: int,
+    sizes: str | None,
+    folder: Path | None,
+    compressor: str,
+    page_bytes: str,
+    churn: str,
+    seed: int,
+    output: Path,
+    force: bool,
 ) -> int:
     """Write a trace of an allocator that nobody ran.
 
     Memory does not depend on its length. Where a distribution is fitted to a trace, the
     Kolmogorov-Smirnov distance of the two is printed: 0 is the same, 1 is nothing in common.
     """
+    if sizes is not None and folder is not None:
+        raise click.UsageError("--sizes and --from-files exclude each other")
     observed: dict[str, Observed] = {}
-    for text in (sizes, churn):
+    for text in filter(None, (sizes, churn)):
         kind, _, path = text.partition(":")
         if kind == "fit" and path not in observed:
             observed[path] = observe(Path(path))
-    plan = Plan(events, live, _sizes(sizes, observed), _lifetimes(churn, observed), seed)
-    sizes_of = observed.get(sizes.removeprefix("fit:"))
+    pages = None
+    if folder is not None:
+        pages = take_pages(folder, [compressor], int(page_bytes), seed)
+        drawn = page_sizes(pages, folder.name)
+    else:
+        drawn = _sizes(sizes or DEFAULT_SIZES, observed, int(page_bytes))
+    plan = Plan(events, live, drawn, _lifetimes(churn, observed), seed)
+    sizes_of = None if sizes is None else observed.get(sizes.removeprefix("fit:"))
     lifetimes_of = observed.get(churn.removeprefix("fit:"))
     with progress(output.name, events) as advance:
         fit = synthesize(
@@ -106,10 +147,12 @@ def command(
         ("trace", str(output)),
         ("rows", f"{count_text(events)}, {bytes_text(output.stat().st_size)}"),
         ("live", f"about {count_text(live)} objects"),
-        ("sizes", sizes),
+        ("sizes", plan.sizes.text),
         ("churn", churn),
         ("seed", str(seed)),
     ]
+    if pages is not None:
+        rows.append(("pages", pages_text(pages)))
     for name, value in (("sizes", fit.sizes), ("lifetimes", fit.lifetimes)):
         if value is not None:
             rows.append((f"fit of {name}", f"Kolmogorov-Smirnov distance {value:.4f}"))
@@ -117,7 +160,26 @@ def command(
     return 0
 
 
-def _sizes(text: str, observed: dict[str, Observed]) -> Sizes:
+def take_pages(folder: Path, compressors: list[str], page_bytes: int, seed: int) -> Pages:
+    """Compress a folder's pages, with a progress bar."""
+    with progress(f"pages of {folder.name}", None) as advance:
+        return compress_pages(
+            folder, compressors, page_bytes=page_bytes, seed=seed, advance=advance
+        )
+
+
+def pages_text(pages: Pages) -> str:
+    """What was compressed and what was left out, in one line."""
+    counts = [
+        (len(next(iter(pages.sizes.values()))), "compressed"),
+        (pages.same_filled, "of one word"),
+        (pages.incompressible, "that become no smaller"),
+        (pages.skipped, "unreadable"),
+    ]
+    return ", ".join(f"{count_text(n)} {what}" for n, what in counts if n)
+
+
+def _sizes(text: str, observed: dict[str, Observed], page_bytes: int) -> Sizes:
     kind, _, rest = text.partition(":")
     if kind == "fit":
         return fitted_sizes(observed[rest], rest)
@@ -126,9 +188,9 @@ def _sizes(text: str, observed: dict[str, Observed]) -> Sizes:
     except ValueError:
         low = high = float("nan")
     if kind == "uniform" and 1 <= low <= high:
-        return uniform_sizes(int(low), int(high))
+        return uniform_sizes(int(low), int(high), page_bytes)
     if kind == "gauss" and abs(low) < 1e9 and 0 < high < 1e9:
-        return gauss_sizes(low, high)
+        return gauss_sizes(low, high, page_bytes)
     raise click.BadParameter(
         f"{text!r} is not fit:TRACE, uniform:LOW,HIGH or gauss:MEAN,DEVIATION", param_hint="--sizes"
     )

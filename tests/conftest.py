@@ -21,6 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--patch", type=Path, help="the posted mail of ztree, for in-kernel tests")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that boot guests share recordings: one process runs them all, one guest at a time."""
+    for item in items:
+        if item.get_closest_marker("kernel"):
+            item.add_marker(pytest.mark.xdist_group("kernel"))
+
+
 def _lacking() -> str | None:
     """Why a guest cannot be booted here, None if it can."""
     if os.geteuid() != 0:

@@ -9,10 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tracer.lab.qemu import QEMU, GuestSize
 from tracer.lab.session import Setup, record_in_guest
 from tracer.system_bcc import find_bcc
+
+# No test depends on how fast the machine is.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 REQUIRED = os.environ.get("ZTRACE_KERNEL_TESTS") == "required"
 

@@ -18,8 +18,18 @@ import pytest
 from allocator import BackendError
 from replay.engine import replay_trace
 from replay.errors import ReplayError
+from replay.report import render, sweep_document
 from replay.scaled import Scaled
-from replay.sweep import Journal, Run, on_cluster, on_cores, plan_runs, read_results, run_one
+from replay.sweep import (
+    Journal,
+    Run,
+    on_cluster,
+    on_cores,
+    plan_runs,
+    read_results,
+    run_one,
+    write_results,
+)
 from replay.sweep.run import MEASURED, Row
 from traces.reader import TraceReader
 from traces.synth import Plan, exponential_lifetimes, gauss_sizes, synthesize
@@ -342,3 +352,62 @@ def test_bad_usage_is_one_line(
 def test_what_is_no_result_is_refused(traces: list[str]) -> None:
     with pytest.raises(ReplayError, match="not the results of a sweep"):
         read_results(traces[0])
+
+
+# -- the report --------------------------------------------------------------------------------
+
+
+def row(trace: str, backend: str, density: float | None, **more: Any) -> Row:
+    figures = {"density_mean": density, "held_bytes_mean": 4096.0 * 100, "held_bytes_peak": 8192}
+    figures |= {"stranded_bytes_near_peak": None, "lost": 0, "refused": 0, "stopped": None}
+    return {"trace": trace, "backend": backend, "model": backend, **figures, "error": None, **more}
+
+
+def test_the_densest_model_is_named_though_another_holds_less() -> None:
+    rows = [
+        row("a/x.parquet", "zbud", 1.5, held_bytes_mean=10.0, refused=99),
+        row("a/x.parquet", "ztree", 2.0),
+        row("a/x.parquet", "z3fold", 3.0, stopped="row 7: malloc: H12"),
+        row("b/y.parquet", "zbud", 1.7),
+    ]
+    document = sweep_document(rows)
+    first, second = document["best"]
+    assert [one["model"] for one in first["ranking"]] == ["ztree", "zbud"]
+    assert first["ranking"][1]["of_best"] == 0.75
+    assert (first["workload"], second["workload"]) == ("x", "y")
+    shown = render(document, "text")
+    assert "row 7: malloc: H12" in shown
+    assert max(map(len, shown.splitlines())) <= 75
+
+
+def test_figures_are_drawn_against_numeric_parameters() -> None:
+    rows = [
+        row("x", "zsmalloc:6.12", 2 + chain / 100, **{"param.chain_size": chain, "param.work": "w"})
+        for chain in (8, 4, 16)
+    ]
+    document = sweep_document([*rows, row("x", "zbud", None, error="died")])
+    [density] = [one for one in document["sensitivity"] if one["figure"] == "density_mean"]
+    [series] = density["series"]
+    assert density["parameter"] == "chain_size"
+    assert (series["name"], series["x"]) == ("zsmalloc:6.12, work=w", [4, 8, 16])
+    assert series["y"] == pytest.approx([2.04, 2.08, 2.16])
+    assert "died" in render(document, "md")
+
+
+def test_a_report_on_results_is_a_page_and_is_named_alone(
+    traces: list[str], tmp_path: Path
+) -> None:
+    runs = plan_runs(traces, ["zbud", "ztree"], {"scale": ["0.5", "1"]})
+    results = tmp_path / "results.parquet"
+    with results.open("wb") as file:
+        write_results([run_one(run) for run in runs], file, {})
+    page = tmp_path / "page.html"
+    process = ztrace("report", str(results), "-o", str(page))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert "Densest for each workload" in page.read_text()
+    assert '"sensitivity-0-1"' in page.read_text()
+    process = ztrace("report", str(results), traces[0])
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "named alone" in said

@@ -10,6 +10,7 @@ from replay.report.checks import Thresholds, check
 from replay.report.claims import judge
 from replay.report.gather import VERSION, Recording, default_backends, gather_one, labels, passes
 from replay.report.render import FORMATS
+from replay.report.sweep import is_sweep, sweep_document, sweep_tables
 from replay.report.tables import tables
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "labels",
     "passes",
     "render",
+    "sweep_document",
 ]
 
 
@@ -38,5 +40,8 @@ def assemble(recordings: Sequence[Recording], limits: Thresholds) -> dict[str, A
 
 def render(document: dict[str, Any], form: str) -> str:
     """The document in one of FORMATS. ReplayError if a page would be too large."""
+    if is_sweep(document):
+        title = f"ztrace sweep: {len(document['runs']):,} runs"
+        return FORMATS[form](document, list(sweep_tables(document)), title)
     names = ", ".join(one["label"] for one in document["recordings"])
     return FORMATS[form](document, list(tables(document)), f"ztrace report: {names}")

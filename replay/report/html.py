@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from replay.errors import ReplayError
 from replay.report.plots import plots
+from replay.report.sweep import is_sweep, sweep_plots
 from replay.report.tables import Table
 from traces.errors import printable
 
@@ -27,7 +28,7 @@ def html(document: Json, tables: Sequence[Table], title: str) -> str:
     assets = files("replay.report") / "assets"
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((assets / "page.html.j2").read_text(encoding="utf-8"))
-    drawn = list(plots(document))
+    drawn = list(sweep_plots(document) if is_sweep(document) else plots(document))
     page = template.render(
         title=printable(title),
         tables=[table for table in tables if table.rows],

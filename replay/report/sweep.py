@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The report on a sweep: which model held least for each workload, and what parameters change.
+"""The report on a sweep: which model was densest for each workload, and what parameters change.
 
 The document holds every row of the sweep; tables and plots are places in it, as in any report.
 """
@@ -15,8 +15,9 @@ from replay.report.tables import Cell, Path, Table, count, mib, pointer, ratio, 
 Json = dict[str, Any]
 
 VERSION = 1
-MEASURE = "held_bytes_mean"
-"""What the best model holds least of: pages, over time."""
+MEASURE = "density_mean"
+"""What the best model has most of: pages stored / pages held, over time. Not the memory held: a
+model that refuses objects holds less, too."""
 
 MOST_ROWS = 200
 """Rows of the table of all runs; the others are in the JSON."""
@@ -36,6 +37,11 @@ def sweep_document(rows: Sequence[Json]) -> Json:
         "sensitivity": list(_sensitivity(runs)),
         "failed": sum(run["error"] is not None for run in runs),
     }
+
+
+def is_sweep(document: Json) -> bool:
+    """Whether a report's document is on a sweep."""
+    return "ztrace_sweep_report" in document
 
 
 def _short(traces: Sequence[str]) -> dict[str, str]:
@@ -65,7 +71,7 @@ def _good(run: Json) -> bool:
 
 
 def _best(runs: Sequence[Json]) -> list[Json]:
-    """For each workload and value of the replay's own parameters: models by what they hold.
+    """For each workload and value of the replay's own parameters: models by their density.
 
     Items of a backend are part of what is compared; ``scale`` makes another workload of it.
     """
@@ -75,14 +81,14 @@ def _best(runs: Sequence[Json]) -> list[Json]:
             groups.setdefault((run["workload"], run.get("param.scale")), []).append((number, run))
     found = []
     for (workload, scale), members in groups.items():
-        ranked = sorted(members, key=lambda member: (member[1][MEASURE], member[0]))
-        least = ranked[0][1][MEASURE]
+        ranked = sorted(members, key=lambda member: (-member[1][MEASURE], member[0]))
+        most = ranked[0][1][MEASURE]
         found.append(
             {
                 "workload": workload,
                 "scale": scale,
                 "ranking": [
-                    {"run": number, "model": run["model"], "times_best": run[MEASURE] / least}
+                    {"run": number, "model": run["model"], "of_best": run[MEASURE] / most}
                     for number, run in ranked
                 ],
             }
@@ -158,17 +164,21 @@ def _best_table(document: Json) -> Table:
                     _cell(document, ("best", i, "workload"), text),
                     _cell(document, ("best", i, "scale"), _plain),
                     _cell(document, (*at, "model"), text),
-                    _cell(document, (*run, "held_bytes_mean"), mib),
                     _cell(document, (*run, "density_mean"), ratio),
-                    _cell(document, (*at, "times_best"), ratio),
+                    _cell(document, (*at, "of_best"), ratio),
+                    _cell(document, (*run, "held_bytes_mean"), mib),
+                    _cell(document, (*run, "refused"), count),
                 ]
             )
-    headers = ("workload", "scale", "model", "held (MiB)", "density", "x best")
+    headers = ("workload", "scale", "model", "density", "of best", "held (MiB)", "refused")
     return Table(
-        *("best", "Least memory for each workload: the first three", headers, rows, 3),
+        *("best", "Densest for each workload: the first three", headers, rows, 3),
         _SOURCE,
         _EXACT,
-        ["held: pages, mean over time; density: pages stored / pages held, mean over time"],
+        [
+            "density: pages stored / pages held, held: both means over time; "
+            "refused: objects the model did not take"
+        ],
     )
 
 

@@ -10,13 +10,14 @@ results.py   the Parquet file of all rows
 
 from replay.sweep.journal import Journal
 from replay.sweep.plan import Run, plan_runs
-from replay.sweep.results import read_results, write_results
+from replay.sweep.results import is_results, read_results, write_results
 from replay.sweep.run import run_one
 from replay.sweep.workers import on_cluster, on_cores
 
 __all__ = [
     "Journal",
     "Run",
+    "is_results",
     "on_cluster",
     "on_cores",
     "plan_runs",

@@ -21,7 +21,9 @@ from replay.report import (
     labels,
     passes,
     render,
+    sweep_document,
 )
+from replay.sweep import is_results, read_results
 from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.writer import AtomicFile
@@ -80,7 +82,8 @@ def command(
     """Say what the TRACES show, what models make of them, and what that means for the claims
     made for ztree.
 
-    The HTML is one page that needs no network. Exit status 1 if a threshold is not met.
+    The results of a ztrace sweep may take the TRACES' place. The HTML is one page that needs no
+    network. Exit status 1 if a threshold is not met.
     """
     form = form or SUFFIXES.get(output.suffix.lower(), "html") if output else form or "text"
     if form == "html" and output is None:
@@ -90,21 +93,29 @@ def command(
     names = list(given) or labels(traces)
     if len(set(names)) < len(names):
         raise click.UsageError("two recordings have the same --label; choose others")
+    limits = Thresholds(min_explained, max_size_error, max_lost)
+    sweep = any(map(is_results, traces))
+    if sweep and (len(traces) > 1 or given or backends or limits != Thresholds()):
+        raise click.UsageError("results of ztrace sweep are named alone, without such options")
     with ExitStack() as stack:
         file = None
         if output is not None:
             file = stack.enter_context(AtomicFile(output, force=force))
-        recordings = [
-            _gather(path, name, backends) for path, name in zip(traces, names, strict=True)
-        ]
-        document = assemble(recordings, Thresholds(min_explained, max_size_error, max_lost))
+        if sweep:
+            rows, _ = read_results(traces[0])
+            document = sweep_document(rows)
+        else:
+            recordings = [
+                _gather(path, name, backends) for path, name in zip(traces, names, strict=True)
+            ]
+            document = assemble(recordings, limits)
         text = render(document, form)
         if file is not None:
             file.write(text.encode("utf-8", "backslashreplace"))
     if output is None:
         console()  # makes stdout take what its encoding cannot say
         click.echo(text, nl=False)
-    failed = [one for one in document["checks"] if not one["passed"]]
+    failed = [one for one in document.get("checks", ()) if not one["passed"]]
     for one in failed:
         value = "not known" if one["value"] is None else f"{one['value']:.3%}"
         click.echo(

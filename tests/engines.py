@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Replays a trace by both engines and insists that they say the same."""
+"""Replays and validates traces by both engines and insists that they say the same."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from allocator import native
 from replay import Result, replay
 from replay.native import can_replay, replay_native
+from replay.validate import Order, Verdict, validate
 from traces import TraceReader
 
 
@@ -31,6 +32,37 @@ def replay_both(reader: TraceReader, backend: str, **options: Any) -> Result:
     [answered] = replay_native(reader, [backend], **options)
     assert_same(answered, expected)
     return expected
+
+
+def validate_both(reader: TraceReader, **options: Any) -> tuple[Verdict, list[Order]]:
+    """The Python checker's verdict and order, which must be the core's too."""
+    orders: list[Order] = []
+    expected = validate(reader, engine="python", on_order=orders.append, **options)
+    if native.reason_missing() or "tree_class" in options:
+        return expected, orders
+    found: list[Order] = []
+    answered = validate(reader, engine="native", on_order=found.append, **options)
+    assert without_time(answered) == without_time(expected)
+    assert steps_of(found) == steps_of(orders)
+    # Without an order wanted the core does less.
+    assert without_time(validate(reader, engine="native", **options)) == without_time(expected)
+    return expected, orders
+
+
+def without_time(verdict: Verdict) -> dict[str, Any]:
+    """All figures of a verdict but those of this machine."""
+    document = verdict.to_dict()
+    assert set(document.pop("measured_here")) == {"wall_s"}
+    return document
+
+
+def steps_of(orders: list[Order]) -> list[tuple[int, int, int]]:
+    """An order as (at_ns, row, step)."""
+    return [
+        step
+        for part in orders
+        for step in zip(part.at_ns.tolist(), part.row.tolist(), part.step.tolist(), strict=True)
+    ]
 
 
 def assert_same(answered: Result, expected: Result) -> None:

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from allocator.ztree import FREE, Block, BlockTree, Released, Ztree
 from replay import ReplayError
 from replay.order import read_order
-from replay.validate import Order, Verdict, validate
+from replay.validate import Verdict, validate
 from replay.validate import calls as calls_module
+from tests.engines import steps_of, validate_both, without_time
 from traces import OP_CODE, OPS, Metadata, PoolInfo, TraceReader, TraceWriter
 from traces.schema import SCHEMA
 from ztrace.cli import main
@@ -110,16 +111,10 @@ class Checked:
 
 
 def check(columns: Columns, metadata: Metadata | None = None, **options: Any) -> Checked:
-    """Validate rows in memory."""
-    orders: list[Order] = []
+    """Validate rows in memory, by both engines."""
     reader = cast(TraceReader, Memory(columns, metadata or whole()))
-    verdict = validate(reader, on_order=orders.append, **options)
-    order = [
-        step
-        for part in orders
-        for step in zip(part.at_ns.tolist(), part.row.tolist(), part.step.tolist(), strict=True)
-    ]
-    return Checked(verdict, order)
+    verdict, orders = validate_both(reader, **options)
+    return Checked(verdict, steps_of(orders))
 
 
 def unexplained(verdict: Verdict) -> int:
@@ -759,14 +754,8 @@ def test_the_hot_loop_and_the_search_agree(name: str, monkeypatch: pytest.Monkey
     fast = check(columns)
     monkeypatch.setattr("replay.validate.checker.Checker._is_plain", lambda self: False)
     slow = check(columns)
-    assert _without_time(fast.verdict) == _without_time(slow.verdict)
+    assert without_time(fast.verdict) == without_time(slow.verdict)
     assert sorted(fast.order) == sorted(slow.order)
-
-
-def _without_time(verdict: Verdict) -> dict[str, Any]:
-    document = verdict.to_dict()
-    assert set(document.pop("measured_here")) == {"wall_s"}
-    return document
 
 
 # -- late beginnings and lost events -----------------------------------------------------------
@@ -859,11 +848,11 @@ def test_two_runs_and_any_batch_size_give_the_same(
     assert wrong_in_order(columns, expected.order) == []
     again = check(columns)
     assert again.order == expected.order
-    assert _without_time(again.verdict) == _without_time(expected.verdict)
+    assert without_time(again.verdict) == without_time(expected.verdict)
     for rows in (64, 1000):
         monkeypatch.setattr(calls_module, "BATCH_ROWS", rows)
         got = check(columns)
-        assert _without_time(got.verdict) == _without_time(expected.verdict)
+        assert without_time(got.verdict) == without_time(expected.verdict)
         assert sorted(got.order) == sorted(expected.order)
         assert wrong_in_order(columns, got.order) == []
 
@@ -874,7 +863,7 @@ def test_batches_cut_by_row_groups_of_a_file(
     with TraceReader(SAMPLES / TWO) as reader:
         expected = validate(reader)
         monkeypatch.setattr(calls_module, "BATCH_ROWS", 7001)
-        assert _without_time(validate(reader)) == _without_time(expected)
+        assert without_time(validate(reader)) == without_time(expected)
 
 
 # -- the command line --------------------------------------------------------------------------

@@ -23,7 +23,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from allocator.ztree import Ztree
-from replay.validate import Order, Verdict, validate, validator
+from replay.validate import Verdict, validator
+from tests.engines import steps_of, validate_both
 from traces import OP_CODE, OPS, Metadata, PoolInfo, TraceReader
 from traces.schema import SCHEMA
 
@@ -79,15 +80,13 @@ class Rows:
 
 
 def check(rows: list[Row], *, empty: bool = True) -> tuple[Verdict, list[tuple[int, int]]]:
-    """The verdict, and the order found as (row, step)."""
-    orders: list[Order] = []
+    """The verdict of both engines, and the order found as (row, step)."""
     with patch.object(validator, "Ztree", partial(Ztree, table=TABLE)):
         reader = cast(TraceReader, Rows(rows, empty=empty))
-        verdict = validate(reader, on_order=orders.append)
+        verdict, orders = validate_both(reader)
     missing = verdict.total("calls") - verdict.total("explained")
     assert missing == verdict.unexplained_count
-    steps = [(int(r), int(s)) for one in orders for r, s in zip(one.row, one.step, strict=True)]
-    return verdict, steps
+    return verdict, [(row, step) for _, row, step in steps_of(orders)]
 
 
 # -- brute force -----------------------------------------------------------------------------

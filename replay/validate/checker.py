@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from allocator.ztree import FREE, Block, BlockTree
+from replay.validate.answers import Cause
 from replay.validate.search import Exit, Search, act
 from replay.validate.steps import (
     NO_COUNTER,
@@ -28,7 +29,6 @@ from replay.validate.steps import (
 
 Steps = list[tuple[Call, Step]]
 
-CUT_SHORT = "too many calls overlapped: the search was given up before all orders were tried"
 CHUNK = 4096  # calls that the hot loop takes at once
 
 
@@ -218,8 +218,9 @@ class Checker:
         tally.in_part += len(hazy & finished)
         self.hypotheses = [partial]
         self._commit()
-        cause = CUT_SHORT if search.cut_short else state.cause(stuck)
-        self.on_failure(Failure(stuck, state.answer(stuck), cause, tuple(calls)))
+        cause = Cause.CUT_SHORT if search.cut_short else state.cause(stuck)
+        answer = state.answer(stuck).text(stuck)
+        self.on_failure(Failure(stuck, answer, cause.text, tuple(calls)))
         state.force(stuck)
         self._fresh[stuck.block] = -1
         self._learn(steps)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from allocator.protocol import HazardError
 from allocator.ztree import FREE, MAX_SLOTS, OCCUPIED, Block, BlockTree
+from replay.validate.answers import Answer, Cause, Said
 
 UNKNOWN = Block(-1, 0)
 UNSEEN = 4  # beyond the model's own slot states
@@ -356,51 +357,47 @@ class State:
             block.under_reclaim = call.kind == Kind.CHOOSE
         tree.current = UNKNOWN
 
-    def answer(self, call: Call) -> str:
-        """What the model does instead of ``call``, in words."""
-        tree = self.tree
-        block = tree.blocks.get(call.block)
-        where = f"block {call.block} slot {call.slot}"
+    def answer(self, call: Call) -> Answer:
+        """What the model does instead of ``call``."""
         if call.kind == Kind.MISFIT:
-            return f"a handle of another type: {call.size} bytes do not belong to this one"
+            return Answer(Said.OTHER_TYPE)
         if call.kind in (Kind.MALLOC, Kind.FAILED_MALLOC):
             return self._given(call)
         if call.kind == Kind.FREE:
-            if block is None:
-                return f"block {call.block} does not exist"
-            return f"{where} is free already"
+            exists = call.block in self.tree.blocks
+            return Answer(Said.FREE_ALREADY if exists else Said.NO_BLOCK)
         if call.kind == Kind.RECOVER:
-            return f"{where} is free already, or its block not under reclaim"
+            return Answer(Said.NOT_TO_RECOVER)
         if call.kind == Kind.SETTLE:
-            return f"block {call.block} is not under reclaim"
-        oldest = next(iter(self.oldest_first()), None)
-        if call.kind == Kind.PASS:
-            return f"shrink takes block {oldest} of this tree"
-        return f"shrink does not take block {call.block}; the oldest is {oldest}"
+            return Answer(Said.NOT_RECLAIMED)
+        said = Said.TAKES if call.kind == Kind.PASS else Said.DOES_NOT_TAKE
+        return Answer(said, next(iter(self.oldest_first()), -1))
 
-    def _given(self, call: Call) -> str:
+    def _given(self, call: Call) -> Answer:
         tree = self.tree
         given = tree.look()
         if tree.current is UNKNOWN and call.block in tree.blocks:
             given = tree.blocks[call.block]
             if given.slots.find(FREE, 0, self.slots) < 0:
-                return f"not block {call.block}, which has no free slot"
+                return Answer(Said.NO_FREE_SLOT)
+        if given is None and self.adrift:
+            return Answer(Said.NEW_BLOCK_ADRIFT)
         if given is None:
-            return "a new block" if self.adrift else f"a new block {tree.counter}, slot 0"
+            return Answer(Said.NEW_BLOCK, tree.counter)
         saved = self.save(given)
         slot = tree.take(given)
         self.undo(saved)
-        return f"block {given.index} slot {slot}"
+        return Answer(Said.GIVES, given.index, slot)
 
-    def cause(self, call: Call) -> str:
+    def cause(self, call: Call) -> Cause:
         """Which kind of fault in a trace that claims to be whole would look like this."""
         block = self.tree.blocks.get(call.block)
         if call.kind == Kind.FREE:
-            return "a malloc of this handle is missing before it (lost event)"
+            return Cause.MALLOC_LOST
         if call.kind == Kind.MALLOC:
             taken = block is not None and block.slots[call.slot] != FREE
             if taken:
-                return "a free of this handle is missing before it (lost event)"
+                return Cause.FREE_LOST
             if block is None and call.block > self.tree.counter:
-                return "mallocs that made the blocks before this one are missing (lost events)"
-        return "a rule that differs from the model's, or a call recorded wrongly"
+                return Cause.BLOCKS_LOST
+        return Cause.OTHER_RULE

@@ -9,50 +9,30 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from allocator.native import library, reason_missing
 from allocator.ztree import BlockTree, Ztree
 from replay.errors import ReplayError
-from replay.validate.calls import CALL, FREE, MALLOC, SHRINK, WRITEBACK, Calls, windows
-from replay.validate.checker import Checker, Failure, Steps
+from replay.validate.calls import CALL, FREE, MALLOC, SHRINK, WRITEBACK, Calls, groups, windows
+from replay.validate.checker import Failure, Steps
+from replay.validate.native import NativeStream
 from replay.validate.races import Race, races_in
-from replay.validate.steps import Call, Kind, Step
+from replay.validate.steps import Call, Kind
+from replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
 from replay.validate.verdict import KEPT, TreeVerdict, Unexplained, Verdict
 from traces.reader import TraceReader
 
 FORMS = ("ztree", "unknown")  # allocators of pools that this check can be tried on
 
 
-class Order(NamedTuple):
-    """A stretch of found order: arrays of equal length, in order of effect.
-
-    ``at_ns`` is a moment of each step inside its call's interval, ``row`` the call's row in the
-    trace, ``step`` a :class:`replay.validate.steps.Step`.
-    """
-
-    at_ns: NDArray[np.int64]
-    row: NDArray[np.int64]
-    step: NDArray[np.int8]
-
-
-# What one tree sees of calls: columns of struct Call, sorted by (ts, row).
-SEEN = np.dtype(
-    [
-        *(("ts", np.int64), ("end", np.int64), ("kind", np.int8), ("block", np.int64)),
-        *(("slot", np.int8), ("row", np.int64), ("cpu", np.uint16), ("tid", np.uint32)),
-        ("size", np.int64),
-    ]
-)
-
-Seen = NDArray[np.void]
-
-
 def validate(
     reader: TraceReader,
     *,
+    engine: str | None = None,
     starts_empty: bool | None = None,
     tree_class: type[BlockTree] = BlockTree,
     on_order: Callable[[Order], None] | None = None,
@@ -60,14 +40,20 @@ def validate(
 ) -> Verdict:
     """Search for an order of all recorded ztree calls that gives the recorded handles.
 
-    ``starts_empty`` overrides what the trace says about its pools; where neither says so, a tree
-    whose first malloc gave block 0, slot 0 is taken to begin with the trace. ``tree_class`` is
+    ``engine``: ``python`` or ``native``, the same in the native core, which is the default where
+    it is. ``starts_empty`` overrides what the trace says about its pools; where neither says so, a
+    tree whose first malloc gave block 0, slot 0 is taken to begin with the trace. ``tree_class`` is
     the model's tree (tests put broken ones here). ``on_order`` gets the order found, stretch by
     stretch, sorted by ``at_ns`` over all trees. ``advance`` gets numbers of rows, in all twice
-    the trace's. Raises ReplayError for a trace that is not of ztree, TraceError for a damaged one.
+    the trace's. Raises ReplayError for a trace that is not of ztree, TraceError for a damaged one,
+    NativeMissing for ``native`` where there is no core.
     """
     began = time.perf_counter()
-    run = _Run(reader, starts_empty, tree_class, on_order)
+    if engine == "native":
+        library()
+    # The core has the posted rules only.
+    in_core = tree_class is BlockTree and engine != "python" and not reason_missing()
+    run = _Run(reader, starts_empty, tree_class, on_order, in_core)
     for window in windows(reader, advance):
         run.feed(window.calls, window.until)
     verdict = run.finish()
@@ -81,7 +67,7 @@ class _Tree:
 
     verdict: TreeVerdict
     held: Seen = field(default_factory=lambda: np.empty(0, SEEN))
-    checker: Checker | None = None
+    checker: Stream | None = None
     marked: dict[int, Call] = field(default_factory=dict)  # blocks under reclaim
     races: list[Race] = field(default_factory=list)
     race_counts: Counter[str] = field(default_factory=Counter)
@@ -97,6 +83,7 @@ class _Run:
         starts_empty: bool | None,
         tree_class: type[BlockTree],
         on_order: Callable[[Order], None] | None,
+        in_core: bool,
     ) -> None:
         metadata = reader.metadata
         self.verdict = Verdict(str(reader.path), lost=metadata.lost_total())
@@ -104,6 +91,7 @@ class _Run:
         self.declared = [pool.empty_at_start for pool in metadata.pools]
         self.allocators = [pool.allocator for pool in metadata.pools]
         self.tree_class = tree_class
+        self.in_core = in_core
         self.model = Ztree(page_bytes=metadata.machine.page_bytes or 4096)
         self.slot_sizes = np.array([kind.slot_bytes for kind in self.model.types])
         self.trees: dict[tuple[int, int], _Tree] = {}
@@ -217,38 +205,14 @@ class _Run:
         if tree.checker is None:
             # Shrinks that pass a tree before anything is in it say nothing of it.
             held = tree.held = held[np.maximum.accumulate(held["kind"] != Kind.PASS)]
-        if not len(held):
-            return
-        latest = np.maximum.accumulate(held["end"])
-        # A group ends where everything so far returned before the next call began.
-        ends = np.flatnonzero(np.append(held["ts"][1:] > latest[:-1], latest[-1] < limit))
-        if not ends.size:
-            return
-        count = int(ends[-1]) + 1
-        calls, tree.held = held[:count], held[count:]
-        checker = tree.checker or self._begin(tree, calls[: int(ends[0]) + 1])
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        kinds, blocks = calls["kind"].tolist(), calls["block"].tolist()
-        slots = calls["slot"].tolist()
+            first = next(groups(held, limit), None)
+            if first is None:
+                return
+            tree.checker = self._begin(tree, held[: first[1]])
+        if len(held):
+            tree.held = held[tree.checker.check(held, limit) :]
 
-        def play(first: int, last: int) -> None:
-            runs = checker.play(
-                *(kinds[first:last], blocks[first:last], slots[first:last]),
-                lambda position: _call(calls[first + position]),
-            )
-            for begin, end in runs:
-                self._order_plain(calls[first + begin : first + end])
-
-        # Runs of calls that overlap nothing, between groups that do.
-        played = 0
-        for group in np.flatnonzero(ends != starts).tolist():
-            first, last = int(starts[group]), int(ends[group]) + 1
-            play(played, first)
-            checker.group([_call(calls[position]) for position in range(first, last)])
-            played = last
-        play(played, count)
-
-    def _begin(self, tree: _Tree, first: Seen) -> Checker:
+    def _begin(self, tree: _Tree, first: Seen) -> Stream:
         """Make the checker, deciding whether the tree was empty; ``first``: its first calls."""
         verdict = tree.verdict
         pool, number = verdict.pool, verdict.tree
@@ -262,21 +226,28 @@ class _Run:
         model = self.tree_class(self.model.types[number], self.model.trees[number].max_index)
 
         def on_steps(steps: Steps) -> None:
-            self._order_steps(steps)
             for race in races_in(pool, number, steps, tree.marked):
                 tree.race_counts[race.hazard] += 1
                 if tree.race_counts[race.hazard] <= KEPT:
                     tree.races.append(race)
 
+        def on_more_failures(count: int) -> None:
+            self.verdict.unexplained_count += count
+
         def on_failure(failure: Failure) -> None:
-            self.verdict.unexplained_count += 1
+            on_more_failures(1)
             if len(tree.unexplained) < KEPT:
                 cause = self._cause(failure, tree)
                 tree.unexplained.append(Unexplained(pool, number, failure, cause))
 
-        tree.checker = Checker(model, empty, on_steps, on_failure)
-        verdict.tally = tree.checker.tally
-        return tree.checker
+        sinks = Sinks(on_steps, on_failure, None if self.on_order is None else self._keep)
+        checker: Stream
+        if self.in_core:
+            checker = NativeStream(model, empty, sinks, on_more_failures)
+        else:
+            checker = PythonStream(model, empty, sinks)
+        verdict.tally = checker.tally
+        return checker
 
     def _cause(self, failure: Failure, tree: _Tree) -> str:
         if self.verdict.lost:
@@ -331,22 +302,8 @@ class _Run:
 
     # -- the order found ---------------------------------------------------------------------
 
-    def _order_plain(self, calls: Seen) -> None:
-        if self.on_order is not None:
-            self.order.append(Order(calls["ts"], calls["row"], np.zeros(len(calls), np.int8)))
-
-    def _order_steps(self, steps: Steps) -> None:
-        """Place steps at moments that keep their order and lie inside their calls."""
-        if self.on_order is None:
-            return
-        placed: list[tuple[int, int, int]] = []
-        moment = -(1 << 62)
-        for call, step in _shown(steps):
-            moment = max(moment, call.ts)
-            placed.append((moment, call.row, step))
-        if placed:
-            at_ns, row, step_ = zip(*placed, strict=True)
-            self.order.append(Order(np.array(at_ns), np.array(row), np.array(step_, np.int8)))
+    def _keep(self, order: Order) -> None:
+        self.order.append(order)
 
     def _emit(self, limit: int) -> None:
         """Hand out the part of the order before which nothing can come any more."""
@@ -372,37 +329,11 @@ def _pick(order: Order, at: NDArray[np.intp]) -> Order:
     return Order(order.at_ns[at], order.row[at], order.step[at])
 
 
-def _shown(steps: Steps) -> Iterator[tuple[Call, Step]]:
-    """Steps as an order is written: a malloc whose steps follow each other is one whole step.
-
-    A malloc without its last step is one of those around a call that nothing explains.
-    """
-    ended = {call.row for call, step in steps if step == Step.TAKE}
-    at = 0
-    while at < len(steps):
-        call, step = steps[at]
-        if step == Step.LOOK and steps[at + 1 : at + 3] == [
-            (call, Step.INSERT),
-            (call, Step.TAKE),
-        ]:
-            yield call, Step.WHOLE
-            at += 3
-            continue
-        if call.kind <= Kind.FAILED_MALLOC and (step == Step.WHOLE or call.row in ended):
-            yield call, step
-        at += 1
-
-
 def _seen(calls: Calls) -> Seen:
     seen = np.zeros(len(calls), SEEN)
     for name in ("ts", "end", "row", "cpu", "tid", "size"):
         seen[name] = calls[name]
     return seen
-
-
-def _call(seen: Any) -> Call:
-    values = seen.item()
-    return Call(values[0], values[1], Kind(values[2]), *values[3:])
 
 
 def _sections(shrink: Any, evictions: Calls) -> Iterator[tuple[int, tuple[Any, ...]]]:

@@ -17,12 +17,12 @@ from itertools import product
 from math import prod
 
 from allocator.zbud import Zbud
+from replay.validate.answers import Cause
 from replay.validate.zbud_search import Log, Order, Search
 from replay.validate.zbud_steps import Call, Kind, State, Step
 
 MOST_BEGINNINGS = 4096  # arrangements from which a group is searched
 
-CUT_SHORT = "too many calls overlapped: the search was given up before all orders were tried"
 OTHER = "a rule that differs from the model's, or a call recorded wrongly or lost"
 
 
@@ -138,7 +138,7 @@ class Checker:
         if stuck is None:
             self._keep(left)
             return []
-        cause = CUT_SHORT if cut_short else OTHER
+        cause = Cause.CUT_SHORT.text if cut_short else OTHER
         self.on_failure(Failure(stuck, state.answer(stuck), cause))
         state.force(stuck)
         return [call for call in calls if call not in finished and call is not stuck]

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One block tree's calls checked by the native core: :class:`replay.validate.stream.Stream`.
+
+The core says what the Python checker says, to the count. It does the search, the rules and the
+order; races and texts are made here, of the few stretches of order in which there may be a race.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_int,
+    c_int8,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allocator.native.library import NO_MEMORY, declare, library
+from allocator.ztree import BlockTree
+from replay.errors import ReplayError
+from replay.validate.answers import Answer, Cause, Said
+from replay.validate.checker import Failure, Tally
+from replay.validate.steps import Call, Kind, Step
+from replay.validate.stream import SEEN, Order, Seen, Sinks, call_of
+
+_FOREVER = 2**63 - 1
+
+
+class _Call(Structure):
+    """struct zv_call."""
+
+    _fields_ = (
+        *(("ts", c_int64), ("end", c_int64), ("kind", c_int8), ("block", c_int64)),
+        *(("slot", c_int8), ("row", c_int64), ("cpu", ctypes.c_uint16), ("tid", c_uint32)),
+        ("size", c_int64),
+    )
+
+
+class _Failure(Structure):
+    """struct zv_failure."""
+
+    _fields_ = (
+        ("call", _Call),
+        ("block", c_int64),
+        ("slot", c_int32),
+        ("said", c_uint8),
+        ("cause", c_uint8),
+        ("around", c_uint64),
+        ("around_len", c_uint64),
+    )
+
+
+class _Tally(Structure):
+    """struct zv_tally."""
+
+    _fields_ = (
+        *((name, c_uint64) for name in ("calls", "explained", "in_part", "groups")),
+        *((name, c_uint64) for name in ("overlapping", "largest_group", "dead_ends")),
+        *((name, c_uint64) for name in ("most_hypotheses", "out_of_order", "cut_short", "split")),
+    )
+
+
+class _Found(Structure):
+    """struct zv_found."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("at_ns", "row", "step")),
+        ("order_len", c_uint64),
+        *((name, c_void_p) for name in ("race_calls", "race_steps", "race_ends")),
+        ("races_len", c_uint64),
+        ("failures", POINTER(_Failure)),
+        ("around", c_void_p),
+        ("failures_len", c_uint64),
+        ("failed", c_uint64),
+        ("undecided_since", c_int64),
+        ("tally", _Tally),
+    )
+
+
+_FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
+    "zv_create": (c_void_p, (c_uint32, c_uint64, c_int, c_int)),
+    "zv_destroy": (None, (c_void_p,)),
+    "zv_check": (c_int, (c_void_p, c_void_p, c_uint64, c_int64, POINTER(c_uint64))),
+    "zv_finish": (c_int, (c_void_p,)),
+    "zv_found_of": (POINTER(_Found), (c_void_p,)),
+}
+
+
+class NativeStream:
+    """Checks one tree in the core; NativeMissing if there is none.
+
+    ``tree`` must be new; its rules are the posted ones. ``on_steps`` gets only stretches that
+    may have a race in them. ``on_failure`` gets the first failures in full, of the others only
+    the ``count``.
+    """
+
+    def __init__(
+        self,
+        tree: BlockTree,
+        starts_empty: bool,
+        sinks: Sinks,
+        on_more_failures: Callable[[int], None],
+    ) -> None:
+        self._core = library()
+        declare(self._core, _FUNCTIONS)
+        self._sinks = sinks
+        self._on_more_failures = on_more_failures
+        self._failed = 0
+        self.tally = Tally()
+        self.undecided_since: int | None = None
+        made = self._core.zv_create(
+            tree.kind.slots, tree.max_index, starts_empty, sinks.on_order is not None
+        )
+        if not made:
+            raise MemoryError("the native core has no memory left")
+        self._tree = c_void_p(made)
+
+    def __del__(self) -> None:
+        if getattr(self, "_tree", None):
+            self._core.zv_destroy(self._tree)
+
+    def check(self, calls: Seen, limit: int) -> int:
+        """See Stream; the GIL is released meanwhile."""
+        calls = np.ascontiguousarray(calls, SEEN)
+        done = c_uint64()
+        self._take(
+            self._core.zv_check(self._tree, calls.ctypes.data, len(calls), limit, byref(done))
+        )
+        return done.value
+
+    def finish(self) -> None:
+        """See Stream."""
+        self._take(self._core.zv_finish(self._tree))
+
+    # -- what was found ----------------------------------------------------------------------
+
+    def _take(self, code: int) -> None:
+        if code == NO_MEMORY:
+            raise MemoryError("the native core has no memory left")
+        if code:
+            raise ReplayError(f"the native core cannot check these calls (code {code})")
+        found: _Found = self._core.zv_found_of(self._tree).contents
+        for field in fields(Tally):
+            setattr(self.tally, field.name, getattr(found.tally, field.name))
+        since = found.undecided_since
+        self.undecided_since = None if since == _FOREVER else since
+        if self._sinks.on_order is not None and found.order_len:
+            arrays = [
+                _array(getattr(found, name), found.order_len, dtype)
+                for name, dtype in (("at_ns", np.int64), ("row", np.int64), ("step", np.int8))
+            ]
+            self._sinks.on_order(Order(*arrays))
+        self._take_races(found)
+        self._take_failures(found)
+
+    def _take_races(self, found: _Found) -> None:
+        if not found.races_len:
+            return
+        ends = _array(found.race_ends, found.races_len, np.uint64).tolist()
+        calls = [call_of(one) for one in _array(found.race_calls, ends[-1], SEEN)]
+        steps = [Step(one) for one in _array(found.race_steps, ends[-1], np.int8).tolist()]
+        for first, end in zip([0, *ends], ends, strict=False):
+            self._sinks.on_steps(list(zip(calls[first:end], steps[first:end], strict=True)))
+
+    def _take_failures(self, found: _Found) -> None:
+        for at in range(found.failures_len):
+            one = found.failures[at]
+            first = found.around + one.around * SEEN.itemsize
+            around = tuple(call_of(each) for each in _array(first, one.around_len, SEEN))
+            call = _call(one.call)
+            answer = Answer(Said(one.said), one.block, one.slot).text(call)
+            self._sinks.on_failure(Failure(call, answer, Cause(one.cause).text, around))
+        self._on_more_failures(found.failed - self._failed - found.failures_len)
+        self._failed = found.failed
+
+
+def _call(one: _Call) -> Call:
+    return Call(
+        *(one.ts, one.end, Kind(one.kind), one.block, one.slot),
+        *(one.row, one.cpu, one.tid, one.size),
+    )
+
+
+def _array(address: int, length: int, dtype: Any) -> NDArray[Any]:
+    """A copy of an array of the core's."""
+    size = length * np.dtype(dtype).itemsize
+    return np.frombuffer(ctypes.string_at(address, size), dtype)

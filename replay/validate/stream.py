@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One block tree's calls as arrays, batch by batch: cut into groups, checked, put in order.
+
+This is how the Python checker is driven; :mod:`replay.validate.native` is the same in the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from allocator.ztree import BlockTree
+from replay.validate.calls import groups
+from replay.validate.checker import Checker, Failure, Steps, Tally
+from replay.validate.steps import Call, Kind, Step
+
+# What one tree sees of calls: columns of struct Call, sorted by (ts, row). Laid out as struct
+# zv_call of the core's check.h.
+SEEN = np.dtype(
+    [
+        *(("ts", np.int64), ("end", np.int64), ("kind", np.int8), ("block", np.int64)),
+        *(("slot", np.int8), ("row", np.int64), ("cpu", np.uint16), ("tid", np.uint32)),
+        ("size", np.int64),
+    ],
+    align=True,
+)
+
+Seen = NDArray[np.void]
+
+
+class Order(NamedTuple):
+    """A stretch of found order: arrays of equal length, in order of effect.
+
+    ``at_ns`` is a moment of each step inside its call's interval, ``row`` the call's row in the
+    trace, ``step`` a :class:`replay.validate.steps.Step`.
+    """
+
+    at_ns: NDArray[np.int64]
+    row: NDArray[np.int64]
+    step: NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """Who gets what is found. ``on_steps``: stretches of found order that a race may be in.
+
+    ``on_order`` gets the order of all calls, if anybody wants it.
+    """
+
+    on_steps: Callable[[Steps], None]
+    on_failure: Callable[[Failure], None]
+    on_order: Callable[[Order], None] | None
+
+
+class Stream(Protocol):
+    """Checks one tree."""
+
+    tally: Tally
+
+    def check(self, calls: Seen, limit: int) -> int:
+        """Check calls sorted by (ts, row) that no call from ``limit`` on can overlap.
+
+        Returns how many of them that were.
+        """
+
+    def finish(self) -> None:
+        """No more calls."""
+
+    @property
+    def undecided_since(self) -> int | None:
+        """Begin of the earliest call whose place in the order is not certain yet, ns."""
+
+
+class PythonStream:
+    """Drives :class:`replay.validate.checker.Checker`, which is the specification."""
+
+    def __init__(self, tree: BlockTree, starts_empty: bool, sinks: Sinks) -> None:
+        self._sinks = sinks
+        self._checker = Checker(tree, starts_empty, self._on_steps, sinks.on_failure)
+        self.tally = self._checker.tally
+
+    def check(self, calls: Seen, limit: int) -> int:
+        """See :class:`Stream`."""
+        cuts = list(groups(calls, limit))
+        kinds, blocks, slots = (calls[name].tolist() for name in ("kind", "block", "slot"))
+
+        def play(first: int, last: int) -> None:
+            runs = self._checker.play(
+                *(kinds[first:last], blocks[first:last], slots[first:last]),
+                lambda position: call_of(calls[first + position]),
+            )
+            for begin, end in runs:
+                self._order_plain(calls[first + begin : first + end])
+
+        # Runs of calls that overlap nothing, between groups that do.
+        played = 0
+        for first, last in cuts:
+            if last - first > 1:
+                play(played, first)
+                self._checker.group([call_of(one) for one in calls[first:last]])
+                played = last
+        done = cuts[-1][1] if cuts else 0
+        play(played, done)
+        return done
+
+    def finish(self) -> None:
+        """See :class:`Stream`."""
+        self._checker.finish()
+
+    @property
+    def undecided_since(self) -> int | None:
+        """See :class:`Stream`."""
+        return self._checker.undecided_since
+
+    # -- the order found ---------------------------------------------------------------------
+
+    def _order_plain(self, calls: Seen) -> None:
+        if self._sinks.on_order is not None:
+            self._sinks.on_order(Order(calls["ts"], calls["row"], np.zeros(len(calls), np.int8)))
+
+    def _on_steps(self, steps: Steps) -> None:
+        """Place steps at moments that keep their order and lie inside their calls."""
+        self._sinks.on_steps(steps)
+        if self._sinks.on_order is None:
+            return
+        placed: list[tuple[int, int, int]] = []
+        moment = -(1 << 62)
+        for call, step in _shown(steps):
+            moment = max(moment, call.ts)
+            placed.append((moment, call.row, step))
+        if placed:
+            at_ns, row, step_ = zip(*placed, strict=True)
+            self._sinks.on_order(Order(np.array(at_ns), np.array(row), np.array(step_, np.int8)))
+
+
+def call_of(seen: Any) -> Call:
+    """A row of dtype SEEN as a Call."""
+    values = seen.item()
+    return Call(values[0], values[1], Kind(values[2]), *values[3:])
+
+
+def _shown(steps: Steps) -> Iterator[tuple[Call, Step]]:
+    """Steps as an order is written: a malloc whose steps follow each other is one whole step.
+
+    A malloc without its last step is one of those around a call that nothing explains.
+    """
+    ended = {call.row for call, step in steps if step == Step.TAKE}
+    at = 0
+    while at < len(steps):
+        call, step = steps[at]
+        if step == Step.LOOK and steps[at + 1 : at + 3] == [
+            (call, Step.INSERT),
+            (call, Step.TAKE),
+        ]:
+            yield call, Step.WHOLE
+            at += 3
+            continue
+        if call.kind <= Kind.FAILED_MALLOC and (step == Step.WHOLE or call.row in ended):
+            yield call, step
+        at += 1

@@ -80,7 +80,8 @@ def windows(
         calls = np.concatenate([held, _calls(batch, first_row, reader.path, ops, also)])
         first_row += batch.num_rows
         advance(batch.num_rows)
-        calls = calls[np.lexsort((calls["row"], calls["ts"]))]
+        # Rows come in ascending order, so a stable sort by ts is one by (ts, row).
+        calls = calls[np.argsort(calls["ts"], kind="stable")]
         until = later[number]
         ready = int(np.searchsorted(calls["ts"], until, side="left"))
         held = calls[ready:]

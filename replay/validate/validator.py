@@ -114,8 +114,7 @@ class _Run:
         self.cpus.update(np.unique(calls["cpu"][:ready]).tolist())
         for key, seen in self._split(calls[:ready], calls):
             tree = self._tree(*key)
-            merged = np.concatenate([tree.held, seen]) if len(tree.held) else seen
-            tree.held = merged[np.lexsort((merged["row"], merged["ts"]))]
+            tree.held = _merged(tree.held, seen) if len(tree.held) else seen
         for tree in self.trees.values():
             self._check(tree, limit)
         self._emit(limit)
@@ -131,12 +130,17 @@ class _Run:
                 )
 
     def _split(self, calls: Calls, nearby: Calls) -> Iterator[tuple[tuple[int, int], Seen]]:
-        """The calls as each (pool, tree) sees them."""
+        """The calls as each (pool, tree) sees them, sorted by (ts, row)."""
         parts = [self._objects(calls), self._shrinks(calls, nearby)]
         keys = np.concatenate([keys for keys, _ in parts])
         seen = np.concatenate([seen for _, seen in parts])
-        for key in np.unique(keys).tolist():
-            yield divmod(key, 16), seen[keys == key]
+        # Objects are sorted by time; what shrinks do lies between them.
+        sections = len(parts[1][0]) > 0
+        sorting = np.lexsort((seen["row"], seen["ts"], keys)) if sections else _by_key(keys)
+        keys, seen = keys[sorting], seen[sorting]
+        cuts = np.flatnonzero(keys[1:] != keys[:-1]) + 1
+        for first, last in pairwise([0, *cuts.tolist(), len(keys)] if len(keys) else []):
+            yield divmod(int(keys[first]), 16), seen[first:last]
 
     def _objects(self, calls: Calls) -> tuple[NDArray[np.int64], Seen]:
         """Mallocs and frees, with their keys: pool * 16 + tree."""
@@ -323,6 +327,19 @@ class _Run:
         ready = int(np.searchsorted(merged.at_ns[sorting], limit, side="left"))
         self.on_order(_pick(merged, sorting[:ready]))
         self.order = [_pick(merged, sorting[ready:])]
+
+
+def _by_key(keys: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Stable; numpy sorts 16 bits by radix."""
+    return np.argsort(keys.astype(np.int16), kind="stable")
+
+
+def _merged(held: Seen, seen: Seen) -> Seen:
+    """Both, each sorted by (ts, row), together."""
+    merged = np.concatenate([held, seen])
+    if held["ts"][-1] < seen["ts"][0]:
+        return merged
+    return merged[np.lexsort((merged["row"], merged["ts"]))]
 
 
 def _pick(order: Order, at: NDArray[np.intp]) -> Order:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from allocator import native
 from replay.order import OrderWriter
 from replay.validate import Verdict, validate
 from replay.validate.placement import compare_places
@@ -41,6 +42,11 @@ BEGINNINGS = {"trace": None, "empty": True, "late": False}
     help="Write the order found, for ztrace replay --order.",
 )
 @click.option("--force", is_flag=True, help="Replace the order file if it exists.")
+@click.option(
+    "--engine",
+    type=click.Choice(["python", "native"]),
+    help="Search for ztree's order in Python or, the same, in C; native where it was built.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--backend",
@@ -52,6 +58,7 @@ def command(
     begins: str,
     order_path: Path | None,
     force: bool,
+    engine: str | None,
     as_json: bool,
     backend: str | None,
 ) -> int:
@@ -75,15 +82,20 @@ def command(
         if not {pool.allocator for pool in metadata.pools} <= {"ztree", "unknown"}:
             if order_path is not None:
                 raise click.UsageError("--order is for traces of ztree")
+            if engine == "native":
+                raise click.UsageError("--engine native is for traces of ztree")
             with progress(trace.name, reader.num_rows) as advance:
                 placement = compare_places(reader, backend=backend, advance=advance)
             return _show_placement(placement, metadata, as_json)
+        if engine is None and (missing := native.reason_missing()):
+            click.echo(f"ztrace: {missing}; the search in Python takes longer", err=True)
         writer = None
         if order_path is not None:
             writer = stack.enter_context(OrderWriter(order_path, trace, force=force))
         with progress(trace.name, 2 * reader.num_rows) as advance:
             verdict = validate(
                 reader,
+                engine=engine,
                 starts_empty=BEGINNINGS[begins],
                 on_order=writer.write if writer else None,
                 advance=advance,

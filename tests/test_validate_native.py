@@ -143,7 +143,9 @@ class Told:
 
     def __init__(self, seed: int, calls: Seen, *, native_: bool, wants_order: bool = True) -> None:
         rng = random.Random(seed)
-        tree = BlockTree(BlockType(0, 0, rng.randint(1, 5), 8, 4096), rng.choice((1 << 56, 3)))
+        # Once indices have wrapped, which takes 2^56 blocks, the model's oldest is not the lowest.
+        wraps = rng.random() < 0.5 and not (calls["kind"] >= Kind.PASS).any()
+        tree = BlockTree(BlockType(0, 0, rng.randint(1, 5), 8, 4096), 3 if wraps else 1 << 56)
         empty = rng.random() < 0.6
         self.orders: list[Order] = []
         self.races: list[Any] = []

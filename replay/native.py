@@ -72,7 +72,7 @@ from replay.rows import (
     without_handle,
 )
 from replay.source import Source
-from replay.timing import BUCKETS, CLASSES, Timing, latency
+from replay.timing import BUCKETS, CLASSES, Timing, histogram, latency
 from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.schema import OPS, SCHEMA
@@ -550,6 +550,10 @@ class _Play:
             clock_ns=raw.overhead_ticks * raw.ns_per_tick,
             latencies=[one for one in latencies if one is not None],
             work={"slots_scanned": work[0], "tree_levels": work[1]} if any(work) else {},
+            whole={
+                call: histogram(raw.counts[at], raw.most_ticks[at], raw.ns_per_tick)
+                for at, call in enumerate(("malloc", "free"))
+            },
         )
 
     def _moment(

@@ -31,12 +31,26 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Histogram:
+    """All calls of one kind: ``ns``, the middle of each bucket that has any, rising, and how many
+    ``calls`` it has; ``most_ns``: the longest."""
+
+    ns: list[float]
+    calls: list[int]
+    most_ns: float
+
+
+@dataclass(frozen=True)
 class Timing:
-    """``clock_ns``: the clock's own cost, subtracted. ``work``: counters of the models."""
+    """``clock_ns``: the clock's own cost, subtracted. ``work``: counters of the models.
+
+    ``latencies``: by size; ``whole``: ``malloc`` and ``free``, all sizes together.
+    """
 
     clock_ns: float
     latencies: list[Latency]
     work: Mapping[str, int] = field(default_factory=dict)
+    whole: Mapping[str, Histogram] = field(default_factory=dict)
 
 
 def bucket_ticks(bucket: int) -> float:
@@ -44,6 +58,20 @@ def bucket_ticks(bucket: int) -> float:
     high, fine = divmod(bucket, FINE)
     width = 2.0**high / FINE
     return (FINE + fine) * width + max(width - 1, 0) / 2
+
+
+def histogram(
+    counts: Sequence[Sequence[int]], most_ticks: Sequence[int], ns_per_tick: float
+) -> Histogram:
+    """All classes' calls together; ``counts``: shape (CLASSES, BUCKETS)."""
+    calls = np.asarray(counts, np.int64).sum(axis=0)
+    longest = max(most_ticks)
+    at = np.flatnonzero(calls).tolist()
+    return Histogram(
+        ns=[min(bucket_ticks(bucket), longest) * ns_per_tick for bucket in at],
+        calls=calls[at].tolist(),
+        most_ns=longest * ns_per_tick,
+    )
 
 
 def latency(

@@ -29,16 +29,19 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium with the page of a bundled recording, one of its names hostile."""
+    """Chromium with the page of two reports on a bundled recording, names in it hostile."""
     driver, program = shutil.which("chromedriver"), shutil.which("chromium")
     if driver is None or program is None:
         pytest.skip("no chromium with chromedriver; as root on Debian: tools/kernel-packages")
     folder = tmp_path_factory.mktemp("page")
     with TraceReader(SAMPLE) as reader:
         reader.metadata.command = [HOSTILE]
-        one = gather_one(reader, HOSTILE, default_backends(reader.metadata))
+        reader.metadata.lost = {HOSTILE: {"0": 1, "1": 2}}
+        reader.metadata.probe_cost_ns = {"malloc": 200.0, "free": 150.0}
+        backends = default_backends(reader.metadata)
+        both = [gather_one(reader, name, backends, timing=True) for name in (HOSTILE, "second")]
     page = folder / "report.html"
-    page.write_text(render(assemble([one], Thresholds()), "html"), encoding="utf-8")
+    page.write_text(render(assemble(both, Thresholds()), "html"), encoding="utf-8")
     options = webdriver.ChromeOptions()
     options.binary_location = program
     for option in (*OPTIONS, f"--user-data-dir={folder / 'profile'}"):
@@ -55,6 +58,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def canvases(browser: Any) -> list[Any]:
     found: list[Any] = browser.find_elements(By.CSS_SELECTOR, "figure canvas")
     return found
+
+
+def figure_of(canvas: Any) -> Any:
+    return canvas.find_element(By.XPATH, "..")
 
 
 def painted(browser: Any, canvas: Any) -> int:
@@ -92,8 +99,15 @@ def test_every_plot_is_drawn(browser: Any) -> None:
         browser.execute_script("return document.getElementById('specifications').textContent")
     )
     found = canvases(browser)
-    assert len(found) == len(specifications) == 12
-    for canvas, plot in zip(found, specifications, strict=True):
+    kinds = {plot["id"].removeprefix("plot-").partition("-")[0] for plot in specifications}
+    assert kinds == {
+        *("all", "memory", "density", "ageing", "sizes", "heat", "classes"),
+        *("costs", "lost", "tail"),
+    }
+    assert len(found) == len(specifications) == 2 + 2 * 9 + 5
+    for canvas in found:
+        plot = specifications[int(figure_of(canvas).get_attribute("data-plot"))]
+        assert figure_of(canvas).get_attribute("id") == plot["id"]
         assert int(canvas.get_attribute("data-points")) > 0, plot["id"]
         assert painted(browser, canvas) > 50, plot["id"]
 
@@ -116,14 +130,16 @@ def test_zoom_and_hover(browser: Any) -> None:
 
 
 def test_hover_tells_the_documents_value(browser: Any) -> None:
-    canvas = canvases(browser)[0]
+    canvas = browser.find_element(By.CSS_SELECTOR, "#plot-tail-malloc canvas")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     ActionChains(browser).move_to_element(canvas).perform()
     document = json.loads(
         browser.execute_script("return document.getElementById('document').textContent")
     )
-    tail = document["recordings"][0]["latency"]["malloc"]["tail"]
-    share, _, duration = browser.find_element(By.ID, "tip").text.split()[-3:]
+    tail = document["recordings"][1]["latency"]["malloc"]["tail"]
+    lines = browser.find_element(By.ID, "tip").text.splitlines()
+    [shown] = [line for line in lines if line.startswith("second")]
+    share, _, _, duration = shown.replace(",", "").split()[-4:]
     points = zip(tail["duration_ns"], tail["share_longer"], strict=True)
     assert (float(duration), float(share)) in [
         (float(f"{ns / 1e3:.4g}"), float(f"{part:.4g}")) for ns, part in points
@@ -131,10 +147,31 @@ def test_hover_tells_the_documents_value(browser: Any) -> None:
 
 
 def test_legend_hides_a_line(browser: Any) -> None:
-    figure = browser.find_element(By.CSS_SELECTOR, "figure")
+    figure = browser.find_element(By.ID, "plot-tail-store")
     canvas = figure.find_element(By.TAG_NAME, "canvas")
-    button = figure.find_element(By.CSS_SELECTOR, ".legend button")
-    browser.execute_script("arguments[0].click()", button)
+    before = int(canvas.get_attribute("data-points"))
+    first, second = figure.find_elements(By.CSS_SELECTOR, ".legend button")
+    browser.execute_script("arguments[0].click()", first)
+    assert int(canvas.get_attribute("data-points")) == before / 2
+    browser.execute_script("arguments[0].click()", second)
     assert canvas.get_attribute("data-points") == "0"
-    browser.execute_script("arguments[0].click()", button)
-    assert int(canvas.get_attribute("data-points")) > 0
+    for button in (first, second):
+        browser.execute_script("arguments[0].click()", button)
+    assert int(canvas.get_attribute("data-points")) == before
+
+
+def test_wheel_scrolls_and_with_control_zooms(browser: Any) -> None:
+    script = """
+        const [canvas, ctrlKey] = arguments, box = canvas.getBoundingClientRect();
+        canvas.dispatchEvent(new WheelEvent("wheel", {
+            ctrlKey, deltaY: -100, clientX: box.left + box.width / 2, clientY: box.top + 50,
+        }));
+        return canvas.dataset.view;"""
+    for canvas in canvases(browser)[:3]:
+        whole = canvas.get_attribute("data-view")
+        assert browser.execute_script(script, canvas, False) == whole
+        low, high = map(float, browser.execute_script(script, canvas, True).split())
+        first, last = map(float, whole.split())
+        assert high - low < last - first
+        ActionChains(browser).double_click(canvas).perform()
+        assert canvas.get_attribute("data-view") == whole

@@ -12,7 +12,7 @@ import pytest
 
 from allocator import native
 from replay.native import replay_native
-from replay.timing import BUCKETS, bucket_ticks, latency
+from replay.timing import BUCKETS, CLASSES, bucket_ticks, histogram, latency
 from traces import TraceReader
 
 SAMPLE = Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-bursts.parquet"
@@ -38,6 +38,15 @@ def test_percentiles() -> None:
     assert latency("free", 0, 4096, [0] * BUCKETS, 0, 1.0) is None
 
 
+def test_all_sizes_together() -> None:
+    counts = [[0] * BUCKETS for _ in range(CLASSES)]
+    counts[0][4 * 16] = 3  # 16 ticks
+    counts[5][4 * 16] = 4
+    counts[5][10 * 16] = 1  # 1024 and more
+    found = histogram(counts, [16, *[0] * (CLASSES - 2), 1030], 0.5)
+    assert (found.ns, found.calls, found.most_ns) == ([8, 515], [7, 1], 515)
+
+
 @pytest.mark.skipif(native.reason_missing() is not None, reason="no native core")
 def test_every_call_is_counted_once() -> None:
     with TraceReader(SAMPLE) as reader:
@@ -49,6 +58,9 @@ def test_every_call_is_counted_once() -> None:
     for call in ("malloc", "free"):
         classes = [one for one in first.timing.latencies if one.call == call]
         assert sum(one.count for one in classes) == first.calls[call]
+        whole = first.timing.whole[call]
+        assert sum(whole.calls) == first.calls[call] and whole.ns == sorted(whole.ns)
+        assert whole.ns[-1] <= whole.most_ns == max(one.most_ns for one in classes)
         for one in classes:
             assert 0 <= one.p50_ns <= one.p99_ns <= one.p999_ns <= one.most_ns
     assert first.timing.work == again.timing.work

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Reports: recordings -> one plain document (gather) -> html, text, markdown, json, csv."""
+"""Reports: recordings -> one plain document (gather) -> a page, text, and more."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _ratio(ours: Recording, theirs: Recording, op: str, quantile: str) -> Interv
     for one in (ours, theirs):
         durations = one.recorded.durations[op]
         cost = (one.metadata.probe_cost_ns or {}).get(op, 0.0)
-        value, drawn = durations.quantile(fraction), durations.draws(fraction, f"{one.label}/{op}")
+        value, drawn = durations.quantile(quantile), durations.draws(fraction, f"{one.label}/{op}")
         if value is None or drawn is None:
             return None
         values.append(max(1.0, value - cost))
@@ -152,6 +152,7 @@ def _worst_case(op: str, other: str) -> Callable[[Sequence[Recording]], Finding]
         ours, theirs = _with(recordings, OURS, op), _with(recordings, other, op)
         for one in (*ours, *theirs):
             found.evidence += _durations(one, op)
+        found.evidence += _modelled(recordings, op, other)
         for allocator, some in ((OURS, ours), (other, theirs)):
             if not some:
                 return _open(found, f"no recording of {allocator} with {op} calls")
@@ -172,6 +173,19 @@ def _durations(one: Recording, op: str) -> Iterable[Evidence]:
             low, high = (bounds["low"], bounds["high"]) if bounds else (None, None)
             yield Evidence("measured", f"{where} {name}", one.label, value, "ns", low, high)
     yield Evidence("measured", f"{where} max", one.label, figures["max_ns"], "ns")
+
+
+def _modelled(recordings: Sequence[Recording], op: str, other: str) -> Iterable[Evidence]:
+    """Tails of the two models in the native core. They decide nothing: no kernel ran."""
+    for one in recordings:
+        models = (one.document["native"] or {"models": {}})["models"]
+        for backend, timed in models.items():
+            if family(backend) in (OURS, other) and op in timed:
+                for key, name in (("p99_9", "p99.9"), ("p99_99", "p99.99"), ("max", "max")):
+                    value = timed[op][f"{key}_ns"]
+                    if value is not None:
+                        what = f"{backend} {op} {name}, C core"
+                        yield Evidence("modelled", what, one.label, value, "ns")
 
 
 def _faster(one: Recording, other: Recording, op: str, found: Finding) -> Vote:
@@ -335,7 +349,7 @@ def _reclaims(recordings: Sequence[Recording]) -> Finding:
 def _versatile(recordings: Sequence[Recording]) -> Finding:
     found = Finding()
     ours = [r for r in recordings if r.allocator == OURS]
-    users = {r.document["user"] for r in ours}
+    users = {user for r in ours for user in r.document["user"].split(" and ")}
     for one in ours:
         zero = one.document["zero_handles"]
         text = f"handles 0 given out under {one.document['user']}"
@@ -377,7 +391,8 @@ def _fast(recordings: Sequence[Recording], found: Finding) -> Vote:
                 reason = difference(one, other)
                 ratio = _ratio(one, other, op, "p50") if reason is None else None
                 if ratio is None:
-                    reasons.append(f"{one.label} and {other.label} are recordings {reason}")
+                    why = f"are recordings {reason}" if reason else f"have too few {op} calls"
+                    reasons.append(f"{one.label} and {other.label} {why}")
                     continue
                 pair = f"{one.label} and {other.label}"
                 what = f"{op} p50, {OURS} / {other.allocator}"

@@ -93,7 +93,7 @@ def _durations(
             continue
         test = mann_whitney(ours.counts, theirs.counts)
         for key in COMPARED:
-            values = ours.quantile(QUANTILES[key]), theirs.quantile(QUANTILES[key])
+            values = ours.quantile(key), theirs.quantile(key)
             if values[0] is None or values[1] is None:
                 continue
             found = _change(

@@ -17,13 +17,14 @@ import numpy as np
 
 from allocator import BackendError, create
 from replay.backends import every, family
-from replay.engine import replay
 from replay.errors import ReplayError
+from replay.fastest import replay_fastest
 from replay.header import header_bytes
 from replay.metrics import Result
 from replay.reorder import InOrder
 from replay.report import ageing
 from replay.report.memory import EVERY, Memory, model_dict
+from replay.report.native_times import native_times
 from replay.report.recorded import Recorded, page_bytes, tally
 from replay.report.statistics import as_dict
 from replay.source import Source
@@ -83,12 +84,15 @@ def gather_one(
     label: str,
     backends: Sequence[str],
     advance: Callable[[int], object] = lambda rows: None,
+    *,
+    timing: bool = False,
 ) -> Recording:
     """Read everything that a report says about one recording.
 
     ``backends``: models to replay, as :func:`default_backends` gives. ``advance`` gets rows, in
-    all the recording's times :func:`passes`. Raises ReplayError for a recording that cannot be
-    replayed by any of the backends, TraceError for a damaged one.
+    all the recording's times :func:`passes`. ``timing`` measures the models' own calls where the
+    native core plays them; the rest is the same each time. Raises ReplayError for a recording
+    that cannot be replayed by any of the backends, TraceError for a damaged one.
     """
     metadata = reader.metadata
     recorded = tally(reader, advance)
@@ -99,7 +103,9 @@ def gather_one(
     failed: dict[str, str] = {}
     for backend in backends:
         try:
-            results[backend] = replay(source, backend, every=EVERY, advance=advance)
+            results[backend] = replay_fastest(
+                source, backend, every=EVERY, timing=timing, advance=advance
+            )
         except (ReplayError, BackendError) as error:
             failed[backend] = str(error)
     if not results:
@@ -116,6 +122,8 @@ def gather_one(
         **_facts(reader, recorded, used),
         "own_model": own if own in results else None,
         "latency": _latency(recorded, metadata, label),
+        "native": native_times({b: r.timing for b, r in results.items() if r.timing}),
+        "slowest": recorded.slowest_list(),
         "sizes": recorded.sizes_dict(),
         "heat": recorded.heat_dict(),
         "class_limits": {name: _limits(name, metadata) for name in results},
@@ -156,7 +164,7 @@ def _facts(reader: TraceReader, recorded: Recorded, allocator: str) -> Json:
     lost = metadata.lost_total()
     return {
         "path": str(reader.path),
-        "user": metadata.extra.get("source", "zswap"),
+        "user": metadata.source,
         "allocator": allocator,
         "compressor": next((pool.compressor for pool in metadata.pools), "unknown"),
         "kernel": metadata.kernel.release,
@@ -172,13 +180,44 @@ def _facts(reader: TraceReader, recorded: Recorded, allocator: str) -> Json:
         "lost_total": lost,
         "lost_share": lost / (lost + reader.num_rows) if lost else 0.0,
         "lost": metadata.lost,
+        "lost_by_cpu": _lost_by_cpu(metadata),
         "probe_cost_ns": metadata.probe_cost_ns,
+        "probe_costs": _probe_costs(recorded, metadata),
         "probes": {op: probe.kind for op, probe in metadata.probes.items()},
         "zero_handles": recorded.zero_handles,
         "written_back": recorded.written_back,
         "shrinks": recorded.durations["shrink"].calls if "shrink" in recorded.durations else 0,
         "notes": metadata.notes,
     }
+
+
+def _probe_costs(recorded: Recorded, metadata: Metadata) -> list[Json]:
+    """A row for each op whose probe's cost is known, beside its median."""
+    costs = metadata.probe_cost_ns or {}
+    known = [(op, cost_ns) for op, cost_ns in costs.items() if op in recorded.durations]
+    return [
+        {
+            "position": i,
+            "op": op,
+            "cost_ns": cost_ns,
+            "p50_ns": recorded.durations[op].quantile("p50"),
+        }
+        for i, (op, cost_ns) in enumerate(known)
+    ]
+
+
+def _lost_by_cpu(metadata: Metadata) -> list[Json]:
+    """A row for each CPU that lost events."""
+    cpus = {cpu for by_cpu in metadata.lost.values() for cpu, lost in by_cpu.items() if lost}
+    ordered = sorted(cpus, key=lambda cpu: (len(cpu), cpu))
+    return [
+        {
+            "position": i,
+            "cpu": cpu,
+            **{f"lost by {cause}": by.get(cpu, 0) for cause, by in metadata.lost.items()},
+        }
+        for i, cpu in enumerate(ordered)
+    ]
 
 
 def _latency(recorded: Recorded, metadata: Metadata, label: str) -> Json:
@@ -197,6 +236,7 @@ def _memory(results: dict[str, Result], memory: dict[str, Memory], label: str, o
         density = measured.density(f"{label}/kernel", kernel=True)
         kernel = {
             "band": measured.bands(measured.kernel),
+            "densities": measured.densities(measured.kernel),
             "peak_bytes": float(np.nanmax(measured.kernel)),
             "mean_bytes": float(np.nanmean(measured.kernel)),
             "density": as_dict(density) if density and not np.isnan(density.low) else None,
@@ -205,6 +245,8 @@ def _memory(results: dict[str, Result], memory: dict[str, Memory], label: str, o
     peak = next(iter(results.values()))
     return {
         "t_s": first.times_s(),
+        "objects": first.at_ends(first.objects),
+        "stored_bytes": first.at_ends(first.stored),
         "objects_peak": peak.objects.peak,
         "kernel": kernel,
         "models": {
@@ -254,14 +296,18 @@ def _validate(reader: TraceReader, advance: Callable[[int], object]) -> tuple[Js
 def _limits(backend: str, metadata: Metadata) -> list[int]:
     """The largest object of each class, zswap's header and zsmalloc's handle taken off, bytes.
 
-    zbud and z3fold have no classes, they round up to chunks; their list is empty.
+    zbud and z3fold have no classes; theirs are whole numbers of the chunks they round up to.
     """
     model = create(backend)
-    with suppress(OSError):
-        model.malloc(1)
-    rows = [row for row in model.stats().get("classes", []) if "slot_bytes" in row]
+    chunk = getattr(model, "chunk_bytes", 0)
+    if chunk:
+        slots = set(range(chunk, getattr(model, "largest", model.page_bytes) + 1, chunk))
+    else:
+        with suppress(OSError):
+            model.malloc(1)
+        rows = model.stats().get("classes", [])
+        slots = {int(row["slot_bytes"]) for row in rows if "slot_bytes" in row}
     # zs_malloc() adds the 8 bytes of the handle to the size (mm/zsmalloc.c, ZS_HANDLE_SIZE).
     handle = 8 if family(backend) == "zsmalloc" else 0
     more = handle + header_bytes(backend, metadata.kernel.release)
-    largest = {max(1, int(row["slot_bytes"]) - more) for row in rows}
-    return sorted(largest)
+    return sorted({max(1, slot - more) for slot in slots})

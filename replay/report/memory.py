@@ -55,24 +55,30 @@ class Memory:
         draws = ratio_draws(above, below, stream_of(name))
         return interval(value, draws) or Interval(value, float("nan"), float("nan"))
 
+    def at_ends(self, values: Floats) -> list[float | None]:
+        """The value at the end of each bin; None where it is not known."""
+        ends = [float(part[-1]) for part in self._bins(values)]
+        return [None if np.isnan(end) else end for end in ends]
+
     def times_s(self) -> list[float]:
         """The end of each bin, seconds after the first call."""
         ends = [part[-1] for part in self._bins(self.t_ns)]
         return [round((int(end) - self.first_ns) / 1e9, 6) for end in ends]
 
     def bands(self, values: Floats) -> dict[str, list[float | None]]:
-        """Least and greatest value of each bin; None where there is none."""
-        low, high = [], []
+        """Least and greatest value of each bin, and that at its end; None where there is none."""
+        low: list[float | None] = []
+        high: list[float | None] = []
         for part in self._bins(values):
             known = part[~np.isnan(part)]
             low.append(float(known.min()) if len(known) else None)
             high.append(float(known.max()) if len(known) else None)
-        return {"low": low, "high": high}
+        return {"low": low, "high": high, "end": self.at_ends(values)}
 
-    def densities(self) -> list[float | None]:
-        """Pages stored over pages held in each bin; None where nothing was held."""
-        pairs = zip(self._bins(self.objects), self._bins(self.held), strict=True)
-        found = [(float(a.sum()) * self.page_bytes, float(b.sum())) for a, b in pairs]
+    def densities(self, held: Floats) -> list[float | None]:
+        """Pages stored over pages held in each bin; None where nothing was held or known."""
+        pairs = zip(self._bins(self.objects), self._bins(np.nan_to_num(held)), strict=True)
+        found = [(float(a[b > 0].sum()) * self.page_bytes, float(b.sum())) for a, b in pairs]
         return [rounded([above / below])[0] if below else None for above, below in found]
 
     def size_error(self) -> dict[str, float] | None:
@@ -113,7 +119,7 @@ def model_dict(result: Result, memory: Memory, name: str) -> dict[str, Any]:
         "hazards": {key: count for key, (count, _) in result.hazards().items()},
         "stopped": [pool.stopped for pool in result.pools if pool.stopped],
         "band": memory.bands(memory.held),
-        "densities": memory.densities(),
+        "densities": memory.densities(memory.held),
         "classes": [row for row in result.classes("stats_near_peak") if row.get("blocks")],
     }
 

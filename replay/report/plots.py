@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from replay.report.tables import loss_text, pointer
+from replay.report.tables import EMULATED, loss_text, pointer
 
 Json = dict[str, Any]
 
@@ -17,16 +17,17 @@ OPS = ("malloc", "free", "map", "store", "load")
 def plots(document: Json) -> Iterator[Json]:
     """Specifications of all plots.
 
-    ``kind`` lines, bars or heat; ``x`` and ``y``: label, whether logarithmic, divisor of the
-    document's unit; ``series``: name, number of a colour (else its position) and the places of x
-    and y, or of low and high; or ``rows`` of objects with the keys to take, multiplied.
-    ``marks``: vertical lines at the values of a
-    place. ``source`` and ``error`` are of all that is drawn.
+    ``section``: the table that it belongs to. ``kind`` lines, bars, stack or heat; ``x`` and
+    ``y``: label, whether logarithmic, divisor of the document's unit, ``names`` of positions;
+    ``series``: name, number of a colour (else its position), whether ``dashed``, and the places
+    of x and y, or of low and high; or ``rows`` of objects with the keys to take, multiplied.
+    ``lanes``: ticks above the plot at the values of a place. ``source`` and ``error`` are of all
+    that is drawn.
     """
-    for op in OPS:
-        if any(op in one["latency"] for one in document["recordings"]):
-            yield _tails(document, op)
-    for i, one in enumerate(document["recordings"]):
+    recordings = list(enumerate(document["recordings"]))
+    if len(recordings) > 1:
+        yield from _side_by_side(document)
+    for i, one in recordings:
         yield _memory(document, i, one)
         yield _density(document, i, one)
         yield _ageing(document, i, one)
@@ -35,30 +36,54 @@ def plots(document: Json) -> Iterator[Json]:
         for backend, model in one["memory"]["models"].items():
             if any("slot_bytes" in row for row in model["classes"]):
                 yield _classes(document, i, one, backend)
+        if one["probe_costs"]:
+            yield _costs(i, one)
+        if one["lost_by_cpu"]:
+            yield _lost(i, one)
+    for op in OPS:
+        if any(op in one["latency"] for _, one in recordings):
+            yield _tails(document, op)
 
 
-def _plot(kind: str, name: str, title: str, x: Json, y: Json, **rest: Any) -> Json:
-    return {"kind": kind, "id": name, "title": title, "x": x, "y": y, **rest}
+def _plot(section: str, kind: str, name: str, title: str, x: Json, y: Json, **rest: Any) -> Json:
+    found = {"section": section, "kind": kind, "id": f"plot-{name}", "title": title}
+    return {**found, "x": x, "y": y, **rest}
 
 
-def _axis(label: str, *, log: bool = False, divisor: float = 1) -> Json:
-    return {"label": label, "log": log, "divisor": divisor}
+def _axis(label: str, *, log: bool = False, divisor: float = 1, **rest: Any) -> Json:
+    return {"label": label, "log": log, "divisor": divisor, **rest}
+
+
+def _line(name: str, x: tuple[Any, ...], y: tuple[Any, ...], **rest: Any) -> Json:
+    return {"name": name, "x": pointer(x), "y": pointer(y), **rest}
 
 
 def _tails(document: Json, op: str) -> Json:
     series = []
+    emulated = False
     for i, one in enumerate(document["recordings"]):
         if op in one["latency"]:
             at = ("recordings", i, "latency", op, "tail")
-            places = {"x": pointer((*at, "duration_ns")), "y": pointer((*at, "share_longer"))}
-            series.append({"name": f"{one['label']} ({one['allocator']})", **places})
+            name = f"{one['label']} ({one['allocator']})"
+            series.append(_line(name, (*at, "duration_ns"), (*at, "share_longer"), colour=i))
+            emulated |= one["emulated"]
+    seen: set[str] = set()
+    for i, one in enumerate(document["recordings"]):
+        for k, (backend, timed) in enumerate((one["native"] or {"models": {}})["models"].items()):
+            if op in timed and backend not in seen:
+                seen.add(backend)  # one recording is enough to see it beside the kernel's
+                model = ("recordings", i, "native", "models", backend, op, "tail")
+                name = f"model {backend}, C core here"
+                places = (*model, "duration_ns"), (*model, "share_longer")
+                series.append(_line(name, *places, colour=k + 1, dashed=True))
+    models = "; models: timed in the C core on this machine, no kernel" if seen else ""
     return _plot(
-        *("lines", f"tail-{op}", f"Duration of {op}: share of calls that take longer"),
+        *(f"latency-{op}", "lines", f"tail-{op}", f"Duration of {op}: calls that take longer"),
         _axis("duration (us)", log=True, divisor=1e3),
-        _axis("share of calls", log=True),
+        _axis("share of calls", log=True, quantiles=True),
         series=series,
-        source=f"recorded: dur_ns of {op} rows; 1e-2 is p99, 1e-4 p99.99, the last point max",
-        error=f"probe cost included; {loss_text(document)}",
+        source=f"recorded: dur_ns of {op} rows; the last point is the longest call{models}",
+        error=f"probe cost included{EMULATED if emulated else ''}; {loss_text(document)}",
     )
 
 
@@ -67,22 +92,54 @@ def _colour(one: Json, name: str) -> int:
     return 0 if name == "kernel" else 1 + list(one["memory"]["models"]).index(name)
 
 
+def _side_by_side(document: Json) -> Iterator[Json]:
+    """What the kernels of all recordings did, in one plot."""
+    measured = [
+        (i, one)
+        for i, one in enumerate(document["recordings"])
+        if one["memory"]["kernel"] is not None
+    ]
+    for name, title, label, divisor, *keys in (
+        ("memory", "pool size", "MiB", MIB, "band", "end"),
+        ("density", "density", "pages stored / pages held", 1, "densities"),
+    ):
+        series = [
+            _line(
+                f"{one['label']} ({one['allocator']})",
+                ("recordings", i, "memory", "t_s"),
+                ("recordings", i, "memory", "kernel", *keys),
+                colour=i,
+            )
+            for i, one in measured
+        ]
+        if series:
+            yield _plot(
+                *("memory", "lines", f"all-{name}", f"All recordings: {title} in the kernel"),
+                *(_axis("time since the first call (s)"), _axis(label, divisor=divisor)),
+                series=series,
+                source="recorded totals of each recording's own allocator",
+                error=loss_text(document),
+            )
+
+
 def _memory(document: Json, i: int, one: Json) -> Json:
     at = ("recordings", i, "memory")
 
     def band(name: str, *keys: str) -> Json:
         places = {key: pointer((*at, *keys, "band", key)) for key in ("low", "high")}
-        return {"name": name, "colour": _colour(one, name), "x": pointer((*at, "t_s")), **places}
+        style = {"colour": _colour(one, name), "dashed": name == one["own_model"]}
+        return {"name": name, **style, "x": pointer((*at, "t_s")), **places}
 
     series = [band(name, "models", name) for name in one["memory"]["models"]]
     if one["memory"]["kernel"] is not None:
         series.insert(0, band("kernel", "kernel"))
+    stored = _line("compressed bytes", (*at, "t_s"), (*at, "stored_bytes"), colour=7)
     return _plot(
-        *("lines", f"memory-{i}", f"{one['label']}: pool size"),
-        _axis("time (s)"),
-        _axis("MiB", divisor=MIB),
-        series=series,
-        source="kernel: recorded totals; others: replay; least to greatest of 8 moments a bin",
+        *("agreement", "lines", f"memory-{i}", f"{one['label']}: pool size, kernel and models"),
+        *(_axis("time since the first call (s)"), _axis("MiB", divisor=MIB)),
+        series=[*series, stored],
+        source="kernel: recorded totals; others: replay; least to greatest of 8 moments a bin. "
+        "Dashed: the model of what ran. Compressed bytes: the live objects' sizes",
         error=loss_text(document),
     )
 
@@ -90,19 +147,22 @@ def _memory(document: Json, i: int, one: Json) -> Json:
 def _density(document: Json, i: int, one: Json) -> Json:
     at = ("recordings", i, "memory")
     series = [
-        {
-            "name": name,
-            "colour": _colour(one, name),
-            "x": pointer((*at, "t_s")),
-            "y": pointer((*at, "models", name, "densities")),
-        }
+        _line(
+            *(name, (*at, "t_s"), (*at, "models", name, "densities")),
+            colour=_colour(one, name),
+            dashed=name == one["own_model"],
+        )
         for name in one["memory"]["models"]
     ]
+    if one["memory"]["kernel"] is not None:
+        kernel = _line("kernel", (*at, "t_s"), (*at, "kernel", "densities"), colour=0)
+        series.insert(0, kernel)
     return _plot(
-        *("lines", f"density-{i}", f"{one['label']}: density"),
-        *(_axis("time (s)"), _axis("pages stored / pages held")),
+        *("memory", "lines", f"density-{i}", f"{one['label']}: density"),
+        *(_axis("time since the first call (s)"), _axis("pages stored / pages held")),
         series=series,
-        source="replay of the recorded objects through each model",
+        source="kernel: live objects over recorded totals; others: replay of the same objects. "
+        "Dashed: the model of what ran",
         error=loss_text(document),
     )
 
@@ -114,16 +174,17 @@ def _ageing(document: Json, i: int, one: Json) -> Json:
     if one["kernel_ageing"] is not None:
         places = {"kernel": ("kernel_ageing",), **places}
     series = [
-        {
-            "name": name,
-            "colour": _colour(one, name),
-            "x": pointer(("recordings", i, *path, "at_turnover")),
-            "y": pointer(("recordings", i, *path, "ratio")),
-        }
+        _line(
+            name,
+            ("recordings", i, *path, "at_turnover"),
+            ("recordings", i, *path, "ratio"),
+            colour=_colour(one, name),
+            dashed=name == one["own_model"],
+        )
         for name, path in places.items()
     ]
     return _plot(
-        *("lines", f"ageing-{i}", f"{one['label']}: held / held by a fresh pool"),
+        *("ageing", "lines", f"ageing-{i}", f"{one['label']}: held / held by a fresh pool"),
         *(_axis("turnovers of the live objects"), _axis("ratio")),
         series=series,
         source="kernel totals and replays over fresh fills with the same live objects",
@@ -133,17 +194,21 @@ def _ageing(document: Json, i: int, one: Json) -> Json:
 
 def _sizes(document: Json, i: int, one: Json) -> Json:
     at = ("recordings", i, "sizes")
-    places = {"x": pointer((*at, "bytes")), "y": pointer((*at, "mallocs"))}
     return _plot(
-        *("bars", f"sizes-{i}", f"{one['label']}: compressed sizes and size classes"),
+        *("sizes", "bars", f"sizes-{i}", f"{one['label']}: compressed sizes and size classes"),
         *(_axis("bytes"), _axis("mallocs")),
-        series=[{"name": "mallocs", **places}],
-        marks=[
-            {"name": name, "at": pointer(("recordings", i, "class_limits", name))}
+        series=[_line("mallocs", (*at, "bytes"), (*at, "mallocs"), colour=6)],
+        lanes=[
+            {
+                "name": name,
+                "colour": _colour(one, name),
+                "at": pointer(("recordings", i, "class_limits", name)),
+            }
             for name, limits in one["class_limits"].items()
             if limits
         ],
-        source="recorded mallocs, header taken off; lines: the largest object of each class",
+        source="recorded mallocs, header taken off; ticks: the largest object of each class, of "
+        "zbud and z3fold of each number of chunks",
         error=loss_text(document),
     )
 
@@ -151,12 +216,12 @@ def _sizes(document: Json, i: int, one: Json) -> Json:
 def _heat(i: int, one: Json) -> Json:
     at = ("recordings", i, "heat")
     return _plot(
-        *("heat", f"heat-{i}", f"{one['label']}: mallocs by time and size"),
-        *(_axis("time (s)"), _axis("bytes")),
+        *("sizes", "heat", f"heat-{i}", f"{one['label']}: mallocs by time and size"),
+        *(_axis("time since the first call (s)"), _axis("bytes")),
         cells=pointer((*at, "mallocs")),
         x_most=pointer((*at, "span_s")),
         y_most=pointer((*at, "largest_bytes")),
-        source="recorded mallocs, header taken off; darker: more, by logarithm",
+        source="recorded mallocs, header taken off",
         error=f"lost events: {one['lost_total']:,}",
     )
 
@@ -164,19 +229,62 @@ def _heat(i: int, one: Json) -> Json:
 def _classes(document: Json, i: int, one: Json, backend: str) -> Json:
     rows = one["memory"]["models"][backend]["classes"]
     at = pointer(("recordings", i, "memory", "models", backend, "classes"))
-    keys = [key for key in ("used_slots", "free_slots", "stranded_slots") if key in rows[0]]
+    parts = (
+        ("used_slots", "used", 6),
+        ("stranded_slots", "stranded", 1),
+        ("free_slots", "free", 8),
+    )
+    stranded = ["stranded_slots"] if "stranded_slots" in rows[0] else []
+    series = [
+        {
+            "name": name,
+            "colour": colour,
+            "rows": at,
+            "x_of": "slot_bytes",
+            "y_of": [key, "slot_bytes"],
+            "less": stranded if key == "free_slots" else [],
+        }
+        for key, name, colour in parts
+        if key in rows[0]
+    ]
     return _plot(
-        *("bars", f"classes-{i}-{backend}", f"{one['label']}: classes of {backend}"),
+        *("memory", "stack", f"classes-{i}-{backend}", f"{one['label']}: classes of {backend}"),
         *(_axis("slot (bytes)"), _axis("MiB", divisor=MIB)),
-        series=[
-            {
-                "name": key.removesuffix("_slots"),
-                "rows": at,
-                "x_of": "slot_bytes",
-                "y_of": [key, "slot_bytes"],
-            }
-            for key in keys
-        ],
-        source="replay, near the peak of what is held; stranded slots are free but not found",
+        series=series,
+        source="replay, near the peak of what is held; stranded: free slots that malloc does not "
+        "find, free: the others",
         error=loss_text(document),
+    )
+
+
+def _costs(i: int, one: Json) -> Json:
+    at = pointer(("recordings", i, "probe_costs"))
+    return _plot(
+        *("losses", "bars", f"costs-{i}", f"{one['label']}: probe cost beside the median call"),
+        _axis("call", names=[row["op"] for row in one["probe_costs"]]),
+        _axis("us", divisor=1e3),
+        series=[
+            {"name": name, "colour": colour, "rows": at, "x_of": "position", "y_of": [key]}
+            for key, name, colour in (
+                ("cost_ns", "cost of the probe", 1),
+                ("p50_ns", "median, probe included", 6),
+            )
+        ],
+        source="probe: measured by the recorder; median: recorded",
+        error="the cost is a mean; a store contains the probes of the calls within it",
+    )
+
+
+def _lost(i: int, one: Json) -> Json:
+    at = pointer(("recordings", i, "lost_by_cpu"))
+    return _plot(
+        *("losses", "bars", f"lost-{i}", f"{one['label']}: lost events"),
+        _axis("CPU", names=[row["cpu"] for row in one["lost_by_cpu"]]),
+        _axis("events"),
+        series=[
+            {"name": cause, "rows": at, "x_of": "position", "y_of": [f"lost by {cause}"]}
+            for cause in one["lost"]
+        ],
+        source="counted in the kernel by the recorder, by cause",
+        error="none: counted",
     )

@@ -44,8 +44,40 @@ BUCKETS = int(duration_bucket(np.array([LONGEST_NS], np.uint32))[0]) + 1
 TOPS: Floats = np.array([bucket_top(bucket) for bucket in range(BUCKETS)], np.float64)
 """The longest duration of each bucket in ns."""
 
-_COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret")
+SLOWEST = 50
+"""How many of each op's longest calls are kept."""
+
+_COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "cpu", "tid")
+_SHOWN = ("ts_ns", "dur_ns", "cpu", "tid", "size", "ret")  # of the slowest calls
 _TAIL_STEP = 8  # buckets of a page's curve: eight for each doubling
+
+
+def quantiles(counts: Counts, values: Floats, longest: float) -> dict[str, float | None]:
+    """Nearest-rank quantiles of a histogram, by name; ``values``: what a bucket stands for.
+
+    None where there are fewer calls than one in ``1 - fraction``.
+    """
+    calls = int(counts.sum())
+    found: dict[str, float | None] = {}
+    for key, fraction in QUANTILES.items():
+        known = calls and calls * (1 - fraction) >= 0.999
+        value = min(float(values[rank_bucket(counts, fraction)]), longest) if known else None
+        found[f"{key}_ns"] = value
+    return found
+
+
+def tail(counts: Counts, values: Floats, longest: float) -> dict[str, list[float]]:
+    """Share of the calls that take longer than each of some rising durations.
+
+    The last point is the longest call, one of all.
+    """
+    calls = counts.sum()
+    longer = calls - np.cumsum(counts)
+    at = np.flatnonzero((counts > 0) & (longer > 0))
+    return {
+        "duration_ns": rounded([*np.minimum(values[at], longest), longest]),
+        "share_longer": rounded([*(longer[at] / calls), 1 / calls]),
+    }
 
 
 @dataclass
@@ -80,11 +112,14 @@ class Durations:
         """How many."""
         return int(self.blocks.sum())
 
-    def quantile(self, fraction: float) -> int | None:
-        """Nearest rank in ns; None if fewer calls than one in ``1 - fraction``."""
-        if not self.calls or self.calls * (1 - fraction) < 0.999:
-            return None
-        return min(int(TOPS[rank_bucket(self.counts, fraction)]), self.longest_ns)
+    def quantiles(self) -> dict[str, int | None]:
+        """All of QUANTILES, in ns."""
+        found = quantiles(self.counts, TOPS, self.longest_ns)
+        return {key: None if value is None else int(value) for key, value in found.items()}
+
+    def quantile(self, key: str) -> int | None:
+        """One of QUANTILES in ns; None if fewer calls than one in ``1 - fraction``."""
+        return self.quantiles()[f"{key}_ns"]
 
     def draws(self, fraction: float, name: str) -> Floats | None:
         """The quantile in bootstrap draws of stretches, ns."""
@@ -94,7 +129,7 @@ class Durations:
     def to_dict(self, cost_ns: float | None, name: str) -> dict[str, Any]:
         """Figures in ns, as recorded; ``corrected`` has the probe's cost taken off, if known."""
         figures: dict[str, float | None] = {"mean_ns": self.total_ns / self.calls}
-        figures |= {f"{key}_ns": self.quantile(q) for key, q in QUANTILES.items()}
+        figures |= self.quantiles()
         figures["max_ns"] = self.longest_ns
         found = {}
         for key in INTERVALS:
@@ -118,20 +153,10 @@ class Durations:
         }
 
     def _tail(self) -> dict[str, list[float]]:
-        """Share of the calls that took at least so long, falling."""
-        counts = self.counts
         padded = np.zeros(-(-BUCKETS // _TAIL_STEP) * _TAIL_STEP, np.int64)
-        padded[:BUCKETS] = counts
-        coarse = padded.reshape(-1, _TAIL_STEP).sum(axis=1)
-        at = np.flatnonzero(coarse)
-        longer = counts.sum() - np.cumsum(coarse)
-        tops = TOPS[np.minimum(at * _TAIL_STEP + _TAIL_STEP - 1, BUCKETS - 1)]
-        share = longer[at] / counts.sum()
-        kept = share > 0
-        return {
-            "duration_ns": rounded([*tops[kept], self.longest_ns]),
-            "share_longer": rounded([*share[kept], 1 / self.calls]),
-        }
+        padded[:BUCKETS] = self.counts
+        ends = np.minimum(np.arange(_TAIL_STEP - 1, len(padded), _TAIL_STEP), BUCKETS - 1)
+        return tail(padded.reshape(-1, _TAIL_STEP).sum(axis=1), TOPS[ends], self.longest_ns)
 
 
 @dataclass
@@ -139,6 +164,7 @@ class Recorded:
     """The tallies of one recording; shapes and units see the fields' makers.
 
     ``zero_handles``: mallocs that gave handle 0. ``written_back``: write-backs that succeeded.
+    ``slowest``: op -> its longest calls, shape (at most SLOWEST, columns of _SHOWN), -1 for null.
     """
 
     first_ns: int
@@ -146,6 +172,7 @@ class Recorded:
     page_bytes: int
     headers: list[int]
     durations: dict[str, Durations] = field(default_factory=dict)
+    slowest: dict[str, Counts] = field(default_factory=dict)
     sizes: Counts = field(init=False)
     heat: Counts = field(default_factory=lambda: np.zeros((HEAT_TIMES, HEAT_SIZES), np.int64))
     zero_handles: int = 0
@@ -165,15 +192,42 @@ class Recorded:
         op = batch.column("op").indices.to_numpy()
         for code in np.unique(op).tolist():
             if OPS[code] != "sample":
-                at = op == code
+                at = np.flatnonzero(op == code)
                 block = self._stretch(ts[at], BLOCKS)
                 self.durations.setdefault(OPS[code], Durations()).add(dur[at], block, ret[at])
+                self._add_slowest(OPS[code], batch, at)
         given = (op == OP_CODE["malloc"]) & (ret >= 0)
         handle = batch.column("handle")
         known = handle.is_valid().to_numpy(zero_copy_only=False)
         self.zero_handles += int((given & known & (handle.fill_null(1).to_numpy() == 0)).sum())
         self.written_back += int(((op == OP_CODE["writeback"]) & (ret == 0)).sum())
         self._add_sizes(batch.column("size").fill_null(0).to_numpy()[given], pool[given], ts[given])
+
+    def _add_slowest(self, op: str, batch: pa.RecordBatch, at: npt.NDArray[np.intp]) -> None:
+        dur = batch.column("dur_ns").to_numpy()[at]
+        at = at[np.argsort(-dur.astype(np.int64), kind="stable")[:SLOWEST]]
+        taken = [batch.column(name).take(pa.array(at)) for name in _SHOWN]
+        columns = [column.cast(pa.int64()).fill_null(-1).to_numpy() for column in taken]
+        rows = np.stack(columns, axis=1)
+        both = np.concatenate([self.slowest.get(op, rows[:0]), rows])
+        kept = np.argsort(-both[:, _SHOWN.index("dur_ns")], kind="stable")[:SLOWEST]
+        self.slowest[op] = both[kept]
+
+    def slowest_list(self) -> list[dict[str, Any]]:
+        """The longest calls of each op, longest first; ``at_ns`` from the recording's start."""
+        return [
+            {
+                "op": op,
+                "at_ns": at_ns - self.first_ns,
+                "dur_ns": dur_ns,
+                "cpu": cpu,
+                "tid": tid,
+                "size": None if size < 0 else size,
+                "ret": ret,
+            }
+            for op in sorted(self.slowest)
+            for at_ns, dur_ns, cpu, tid, size, ret in self.slowest[op].tolist()
+        ]
 
     def _stretch(self, ts: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int64]:
         """The number of the stretch of time, of ``parts``, that each moment lies in."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""A document as plain text for a mail, Markdown, CSV and JSON. HTML is in html.py."""
+"""A document as text for a mail, Markdown, CSV and JSON; more forms in html.py, perfetto.py."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from replay.report.html import html
+from replay.report.perfetto import as_perfetto
 from replay.report.tables import Table
 from traces.errors import printable
 
@@ -35,7 +36,7 @@ def as_text(document: Json, tables: Sequence[Table], title: str) -> str:
         if table.rows:
             lines += _text_table(table)
             lines += _wrapped(f"Source: {table.source}. Error: {table.error}.")
-            for note in table.notes:
+            for note in (*table.notes, *table.rules):
                 lines += _wrapped(note, "- ")
             lines.append("")
     return "\n".join(line.rstrip() for line in lines)
@@ -52,8 +53,9 @@ def as_markdown(document: Json, tables: Sequence[Table], title: str) -> str:
         lines += [_markdown_row(table.headers), "|" + "|".join(sides) + "|"]
         lines += [_markdown_row([cell.text for cell in row]) for row in table.rows]
         lines += ["", f"Source: {_markdown(table.source)}. Error: {_markdown(table.error)}.", ""]
-        lines += [f"- {_markdown(note)}" for note in table.notes]
-        lines += [""] if table.notes else []
+        notes = [*table.notes, *table.rules]
+        lines += [f"- {_markdown(note)}" for note in notes]
+        lines += [""] if notes else []
     return "\n".join(lines)
 
 
@@ -78,6 +80,7 @@ FORMATS: dict[str, Callable[[Json, Sequence[Table], str], str]] = {
     "md": as_markdown,
     "json": as_json,
     "csv": as_csv,
+    "perfetto": as_perfetto,
 }
 """Format -> (document, its tables, title) -> the file's text."""
 
@@ -96,7 +99,7 @@ def _wrapped(words: str, mark: str = "") -> list[str]:
 
 
 def _text_table(table: Table) -> list[str]:
-    """Text columns are folded until the table fits."""
+    """Text columns are folded until the table fits; numbers that still do not go below."""
     cells = [[_ascii(cell.text) for cell in row] for row in table.rows]
     grid = [list(table.headers), *cells]
     widths = [max(len(row[i]) for row in grid) for i in range(len(table.headers))]
@@ -107,9 +110,26 @@ def _text_table(table: Table) -> list[str]:
             break
         widths[widest] -= 1
     lines = [*_wrapped(table.title), "-" * min(WIDTH, len(table.title))]
-    for row in grid:
-        lines += _text_row(row, widths, table.texts)
+    for part in _parts(widths, table.texts):
+        columns = [*texts, *part]
+        for row in grid:
+            shown = [row[i] for i in columns]
+            lines += _text_row(shown, [widths[i] for i in columns], table.texts)
     return lines
+
+
+def _parts(widths: Sequence[int], texts: int) -> list[list[int]]:
+    """Columns of numbers that fit beside all columns of texts, part by part."""
+    parts: list[list[int]] = [[]]
+    room = WIDTH - sum(width + _GAP for width in widths[:texts]) + _GAP
+    left = room
+    for i in range(texts, len(widths)):
+        left -= widths[i] + _GAP
+        if left < 0 and parts[-1]:
+            parts.append([])
+            left = room - widths[i] - _GAP
+        parts[-1].append(i)
+    return parts
 
 
 def _text_row(row: Sequence[str], widths: Sequence[int], texts: int) -> Iterable[str]:

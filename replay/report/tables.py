@@ -7,22 +7,28 @@ Renderers differ in layout alone: a number that one shows is the document's at `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 Json = dict[str, Any]
 Path = tuple[str | int, ...]
 
 _US, _MIB, _PERCENT = 1e3, 1 << 20, 0.01
+_SLOWEST_SHOWN = 3  # of each op
+EMULATED = "; software emulation: says nothing of real time"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """``path`` leads to ``value`` in the document; ``text`` is how people read it."""
+    """``path`` leads to ``value`` in the document; ``text`` is how people read it.
+
+    ``tone``: ``good``, ``bad`` or ``open``, for a page to colour; empty for most.
+    """
 
     path: Path
     value: Any
     text: str
+    tone: str = ""
 
     @property
     def pointer(self) -> str:
@@ -33,7 +39,8 @@ class Cell:
 @dataclass
 class Table:
     """``texts``: how many of the first columns are text. ``source`` and ``error`` are of all
-    figures in it; ``notes`` stand below."""
+    figures in it; ``notes`` stand below, and ``rules`` behind them, folded where that is possible.
+    """
 
     name: str
     title: str
@@ -43,6 +50,13 @@ class Table:
     source: str
     error: str
     notes: list[str] = field(default_factory=list)
+    rules: list[str] = field(default_factory=list)
+
+    @property
+    def short(self) -> str:
+        """A word for it in a list of contents; empty if it continues the table before it."""
+        part = self.name.endswith(("-corrected", "-models"))
+        return "" if part else self.name.removeprefix("latency-")
 
 
 def pointer(path: Path) -> str:
@@ -62,6 +76,16 @@ def text(value: Any) -> str:
 def count(value: float) -> str:
     """1,234,567."""
     return f"{value:,.0f}"
+
+
+def plain(value: float) -> str:
+    """A whole number without separators."""
+    return f"{value:.0f}"
+
+
+def seconds(value: float) -> str:
+    """Nanoseconds as seconds."""
+    return f"{value / 1e9:,.6f}"
 
 
 def us(value: float) -> str:
@@ -129,6 +153,9 @@ def tables(document: Json) -> Iterator[Table]:
     ops = sorted({op for one in document["recordings"] for op in one["latency"]}, key=_op_order)
     for op in ops:
         yield from _latency(document, op)
+        if op in ("malloc", "free"):
+            yield _native(document, op)
+    yield _slowest(document)
     yield _evidence(document)
 
 
@@ -150,24 +177,27 @@ def loss_text(document: Json) -> str:
     return f"lost events: {', '.join(bad)}" if bad else "no event lost"
 
 
+_TONES = {"supported": "good", "refuted": "bad", "not decided": "open"}
+
+
 def _claims(document: Json) -> Table:
-    rows, notes = [], []
+    rows = []
     for i, claim in enumerate(document["claims"]):
-        rows.append(_Row(document, "claims", i).cells(text, "claim", "text", "verdict"))
-        notes.append(f"{claim['claim']} {claim['verdict']}: {claim['why']}.")
-    rules: dict[str, list[Json]] = {}
+        row = _Row(document, "claims", i)
+        number, words, verdict, why = row.cells(text, "claim", "text", "verdict", "why")
+        rows.append([number, words, replace(verdict, tone=_TONES[claim["verdict"]]), why])
+    rules: dict[str, list[str]] = {}
     for claim in document["claims"]:
-        rules.setdefault(claim["rule"], []).append(claim)
-    for rule, ruled in rules.items():
-        notes.append(f"Rule of {', '.join(claim['claim'] for claim in ruled)}: {rule}.")
-    for claim in document["claims"]:
+        rules.setdefault(f"Rule of {{}}: {claim['rule']}.", []).append(claim["claim"])
         if claim["verdict"] == "not decided":
-            notes.append(f"Would decide {claim['claim']}: {claim['would_decide']}.")
+            would = f"Would decide {{}}: {claim['would_decide']}."
+            rules.setdefault(would, []).append(claim["claim"])
+    ordered = sorted(rules.items(), key=lambda item: item[0].startswith("Would"))
     return Table(
-        *("claims", "The claims made for ztree", ("", "claim", "verdict"), rows, 3),
+        *("claims", "The claims made for ztree", ("", "claim", "verdict", "why"), rows, 4),
         "claims of the 2021 posting; evidence in the last table",
         f"verdicts use 95 % intervals; {loss_text(document)}",
-        notes,
+        rules=[rule.format(", ".join(claims)) for rule, claims in ordered],
     )
 
 
@@ -356,7 +386,7 @@ def _latency(document: Json, op: str) -> Iterator[Table]:
     headers = ("recording", "allocator", "calls", *names)
     emulated = any(one["emulated"] for one in document["recordings"])
     error = "buckets: at most 1/64 above; probe cost "
-    trust = "; software emulation: says nothing of real time" if emulated else ""
+    trust = EMULATED if emulated else ""
     for corrected in (False, True):
         rows = []
         for i, one in _each(document):
@@ -377,6 +407,51 @@ def _latency(document: Json, op: str) -> Iterator[Table]:
                 f"recorded: column dur_ns of {op} rows, all calls",
                 f"{error}{state}; {loss_text(document)}{trust}",
             )
+
+
+def _native(document: Json, op: str) -> Table:
+    """What the same op costs the models, without a kernel."""
+    rows, machines = [], []
+    for i, one in _each(document):
+        native = one["native"]
+        for backend, timed in native["models"].items() if native else ():
+            if op in timed:
+                row = _Row(document, "recordings", i, "native", "models", backend)
+                name = _Row(document, "recordings", i).cell(text, "label")
+                key = Cell((*row.base, "name"), timed["name"], timed["name"])
+                figures = [row.cell(number, op, f"{quantile}_ns") for quantile in _QUANTILES]
+                rows.append([name, key, row.cell(count, op, "calls"), *figures])
+                machines.append(native["machine"])
+    names = tuple(key.replace("_", ".") for key in _QUANTILES)
+    return Table(
+        *(f"latency-{op}-models", f"{op} in the models (ns): the C core, no kernel"),
+        ("recording", "model", "calls", *names),
+        rows,
+        2,
+        f"measured here, on {', '.join(dict.fromkeys(machines))}, in user space, as one thread",
+        "buckets: within 1/16; the clock's cost is taken off; not comparable with a kernel's",
+    )
+
+
+def _slowest(document: Json) -> Table:
+    rows = []
+    for i, one in _each(document):
+        shown: dict[str, int] = {}
+        for k, call in enumerate(one["slowest"]):
+            shown[call["op"]] = shown.get(call["op"], 0) + 1
+            if call["op"] in _FIRST and shown[call["op"]] <= _SLOWEST_SHOWN:
+                row = _Row(document, "recordings", i, "slowest", k)
+                name = _Row(document, "recordings", i).cell(text, "label")
+                times = [row.cell(us, "dur_ns"), row.cell(seconds, "at_ns")]
+                whose = row.cells(plain, "size", "cpu", "tid", "ret")
+                rows.append([name, row.cell(text, "op"), *times, *whose])
+    headers = ("recording", "call", "took (us)", "at (s)", "bytes", "CPU", "tid", "result")
+    emulated = any(one["emulated"] for one in document["recordings"])
+    return Table(
+        *("slowest", "The slowest calls", headers, rows, 2),
+        "recorded rows; at: since the first call; more of them in JSON and in Perfetto's form",
+        f"probe cost included{EMULATED if emulated else ''}; {loss_text(document)}",
+    )
 
 
 def _evidence(document: Json) -> Table:

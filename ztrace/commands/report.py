@@ -59,6 +59,12 @@ SUFFIXES = {".html": "html", ".txt": "text", ".md": "md", ".json": "json", ".csv
     help="Replay through these models, or all; else ztree, zsmalloc, z3fold and zbud.",
 )
 @click.option(
+    "--time/--no-time",
+    "timing",
+    default=True,
+    help="Measure how long the models' own mallocs and frees take in the native core; default.",
+)
+@click.option(
     "--min-explained", type=share, metavar="N%", help="Fail below that share of calls explained."
 )
 @click.option(
@@ -75,6 +81,7 @@ def command(
     force: bool,
     given: tuple[str, ...],
     backends: tuple[str, ...],
+    timing: bool,
     min_explained: float | None,
     max_size_error: float | None,
     max_lost: float | None,
@@ -83,7 +90,7 @@ def command(
     made for ztree.
 
     The results of a ztrace sweep may take the TRACES' place. The HTML is one page that needs no
-    network. Exit status 1 if a threshold is not met.
+    network; perfetto is for ui.perfetto.dev. Exit status 1 if a threshold is not met.
     """
     form = form or SUFFIXES.get(output.suffix.lower(), "html") if output else form or "text"
     if form == "html" and output is None:
@@ -106,7 +113,8 @@ def command(
             document = sweep_document(rows)
         else:
             recordings = [
-                _gather(path, name, backends) for path, name in zip(traces, names, strict=True)
+                _gather(path, name, backends, timing=timing)
+                for path, name in zip(traces, names, strict=True)
             ]
             document = assemble(recordings, limits)
         text = render(document, form)
@@ -124,11 +132,11 @@ def command(
     return 1 if failed else 0
 
 
-def _gather(path: Path, name: str, backends: tuple[str, ...]) -> Recording:
+def _gather(path: Path, name: str, backends: tuple[str, ...], *, timing: bool) -> Recording:
     with TraceReader(path) as reader:
         models = _models(reader.metadata, backends)
         with progress(path.name, passes(len(models)) * reader.num_rows) as advance:
-            return gather_one(reader, name, models, advance)
+            return gather_one(reader, name, models, advance, timing=timing)
 
 
 def _models(metadata: Metadata, backends: tuple[str, ...]) -> list[str]:

@@ -5,8 +5,10 @@
   const read = id => JSON.parse(document.getElementById(id).textContent);
   const data = read("document");
   const tip = document.getElementById("tip");
-  const COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999933"];
-  const MARGIN = { left: 70, right: 14, top: 10, bottom: 42 };
+  const COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777", "#cccccc"];
+  const MARGIN = { left: 80, right: 14, bottom: 42 };
+  const LANE = 13;
+  const FONT = '12px system-ui, "DejaVu Sans", "Liberation Sans", sans-serif';
 
   const at = pointer => pointer.split("/").slice(1).reduce(
     (value, key) => value[key.replaceAll("~1", "/").replaceAll("~0", "~")], data);
@@ -14,22 +16,30 @@
   const shown = value => {
     const size = Math.abs(value);
     if (value === 0) return "0";
-    if (size >= 1e6 || size < 1e-3) return value.toExponential(2);
-    return String(Number(value.toPrecision(4)));
+    if (size >= 1e9 || size < 1e-4) return value.toExponential(2);
+    return Number(value.toPrecision(4)).toLocaleString("en-US", { maximumSignificantDigits: 4 });
   };
+
+  // The quantile that a share of calls taking longer stands for: 0.001 is p99.9.
+  const quantile = share => share >= 1 ? "all" : "p" + Number(((1 - share) * 100).toPrecision(12));
 
   // The values of a series in the axes' units; null where there is none.
   function load(series, spec) {
     const scale = (values, axis) => values.map(v => v === null ? null : v / axis.divisor);
     if (series.rows) {
       const rows = at(series.rows);
-      const product = row => series.y_of.reduce((value, key) => value * row[key], 1);
+      const [first, ...factors] = series.y_of;
+      const product = row => {
+        if (row[first] === null) return null;
+        const less = (series.less || []).reduce((sum, key) => sum + row[key], 0);
+        return factors.reduce((value, key) => value * row[key], row[first] - less);
+      };
       const y = scale(rows.map(product), spec.y);
-      return { name: series.name, colour: series.colour, x: scale(rows.map(row => row[series.x_of]), spec.x), low: y, high: y };
+      return { ...series, x: scale(rows.map(row => row[series.x_of]), spec.x), low: y, high: y };
     }
     const low = scale(at(series.low || series.y), spec.y);
     const high = series.high ? scale(at(series.high), spec.y) : low;
-    return { name: series.name, colour: series.colour, x: scale(at(series.x), spec.x), low, high };
+    return { ...series, x: scale(at(series.x), spec.x), low, high };
   }
 
   // Round numbers inside a range, or powers of ten.
@@ -53,8 +63,8 @@
       this.canvas = figure.querySelector("canvas");
       this.context = this.canvas.getContext("2d");
       this.series = (spec.series || []).map(one => load(one, spec));
-      this.marks = (spec.marks || []).map(mark => ({ name: mark.name, at: at(mark.at) }));
-      this.hidden = new Set(this.marks.slice(1).map(mark => mark.name));
+      this.lanes = (spec.lanes || []).map(lane => ({ ...lane, at: at(lane.at) }));
+      this.hidden = new Set();
       if (spec.kind === "heat") this.cells = at(spec.cells);
       this.all = this.extent();
       this.view = [...this.all];
@@ -66,13 +76,20 @@
 
     extent() {
       if (this.cells) return [0, at(this.spec.x_most) || 1];
+      if (this.spec.x.names) return [-.5, this.spec.x.names.length - .5];
       const values = this.series.flatMap(s => s.x).filter(v => v !== null && (!this.spec.x.log || v > 0));
       let low = Infinity, high = -Infinity;
       for (const v of values) { low = Math.min(low, v); high = Math.max(high, v); }
       if (!(low <= high)) return this.spec.x.log ? [1, 10] : [0, 1];
-      if (this.spec.kind === "bars") low = 0;
+      if (this.isBars) [low, high] = [0, high * 1.02];
       return low < high ? [low, high] : this.spec.x.log ? [low / 2, low * 2] : [low - .5, low + .5];
     }
+
+    get isBars() { return this.spec.kind === "bars" || this.spec.kind === "stack"; }
+
+    get top() { return 10 + LANE * this.shownLanes().length; }
+
+    shownLanes() { return this.lanes.filter(lane => !this.hidden.has(lane.name)); }
 
     visible() { return this.series.filter(s => !this.hidden.has(s.name)); }
 
@@ -80,16 +97,24 @@
     range() {
       if (this.cells) return [0, at(this.spec.y_most)];
       let low = Infinity, high = -Infinity;
+      const sums = this.spec.kind === "stack" ? this.sums(this.visible().length) : null;
       for (const s of this.visible()) s.x.forEach((x, i) => {
+        if (sums && x >= this.view[0] && x <= this.view[1]) high = Math.max(high, sums[i]);
         if (x < this.view[0] || x > this.view[1] || s.low[i] === null) return;
         if (this.spec.y.log && s.low[i] <= 0) return;
         low = Math.min(low, s.low[i]); high = Math.max(high, s.high[i]);
       });
       if (!(low <= high)) return this.spec.y.log ? [.1, 1] : [0, 1];
-      if (this.spec.y.log) return low < high ? [low, high] : [low / 2, high * 2];
-      if (this.spec.kind === "bars" || low < high / 2) low = Math.min(low, 0);
+      if (this.spec.y.log) return low < high ? [low * .7, high] : [low / 2, high * 2];
+      if (this.isBars || low < high / 2) low = Math.min(low, 0);
       const room = (high - low) * .05 || 1;
       return [low < 0 || low > 0 ? low - room : 0, high + room];
+    }
+
+    // What the first visible series of a stack add up to at each position.
+    sums(count) {
+      const shown = this.visible().slice(0, count), length = this.series.length ? this.series[0].x.length : 0;
+      return Array.from({ length }, (_, i) => shown.reduce((sum, s) => sum + s.high[i], 0));
     }
 
     place(value, [low, high], log, from, to) {
@@ -98,7 +123,7 @@
     }
 
     px(x) { return this.place(x, this.view, this.spec.x.log, MARGIN.left, this.width - MARGIN.right); }
-    py(y) { return this.place(y, this.seen, this.spec.y.log, this.height - MARGIN.bottom, MARGIN.top); }
+    py(y) { return this.place(y, this.seen, this.spec.y.log, this.height - MARGIN.bottom, this.top); }
 
     // The value of x at a pixel.
     value(pixel) {
@@ -114,17 +139,17 @@
       const c = this.context;
       c.setTransform(ratio, 0, 0, ratio, 0, 0);
       c.clearRect(0, 0, this.width, this.height);
-      c.font = "12px sans-serif";
+      c.font = FONT;
       this.seen = this.range();
       this.axes();
       c.save();
       c.beginPath();
-      c.rect(MARGIN.left, MARGIN.top, this.width - MARGIN.left - MARGIN.right, this.height - MARGIN.top - MARGIN.bottom);
+      c.rect(MARGIN.left, 0, this.width - MARGIN.left - MARGIN.right, this.height - MARGIN.bottom);
       c.clip();
       let points = 0;
       if (this.cells) points = this.heat();
-      else for (const s of this.visible()) points += this.spec.kind === "bars" ? this.bars(s) : this.line(s);
-      this.drawMarks();
+      else for (const s of this.visible()) points += this.isBars ? this.bars(s) : this.line(s);
+      this.drawLanes();
       if (this.drag) {
         c.fillStyle = "#0072b222";
         c.fillRect(this.drag.from, 0, this.drag.to - this.drag.from, this.height);
@@ -140,17 +165,26 @@
       c.strokeStyle = "#ddd"; c.fillStyle = "#333"; c.lineWidth = 1;
       c.textAlign = "center"; c.textBaseline = "top";
       for (const x of ticks(...this.view, spec.x.log)) {
-        this.rule(this.px(x), MARGIN.top, this.px(x), bottom);
-        c.fillText(shown(x), this.px(x), bottom + 5);
+        const name = spec.x.names ? spec.x.names[x] : shown(x);
+        if (name === undefined) continue;
+        if (!spec.x.names) this.rule(this.px(x), this.top, this.px(x), bottom);
+        c.fillText(name, this.px(x), bottom + 5);
       }
       c.fillText(spec.x.label, (MARGIN.left + this.width) / 2, bottom + 22);
       c.textAlign = "right"; c.textBaseline = "middle";
-      for (const y of ticks(...this.seen, spec.y.log)) {
+      const levels = ticks(...this.seen, spec.y.log);
+      if (spec.y.quantiles && this.seen[0] < .5 && this.seen[1] > .5) levels.push(.5);
+      for (const y of levels) {
         this.rule(MARGIN.left, this.py(y), this.width - MARGIN.right, this.py(y));
-        c.fillText(shown(y), MARGIN.left - 5, this.py(y));
+        c.fillText(spec.y.quantiles ? quantile(y) : shown(y), MARGIN.left - 5, this.py(y));
       }
+      this.shownLanes().forEach((lane, k) => {
+        c.fillStyle = COLOURS[lane.colour % COLOURS.length];
+        c.fillText(lane.name, MARGIN.left - 5, LANE * (k + .6), MARGIN.left - 8);
+      });
+      c.fillStyle = "#333";
       c.save();
-      c.translate(12, (MARGIN.top + bottom) / 2); c.rotate(-Math.PI / 2); c.textAlign = "center";
+      c.translate(12, (this.top + bottom) / 2); c.rotate(-Math.PI / 2); c.textAlign = "center";
       c.fillText(spec.y.label, 0, 0);
       c.restore();
     }
@@ -166,7 +200,8 @@
     line(s) {
       const c = this.context;
       let points = 0, open = false;
-      c.fillStyle = this.colour(s) + "44"; c.strokeStyle = this.colour(s); c.lineWidth = 1.5;
+      c.fillStyle = this.colour(s) + "33"; c.strokeStyle = this.colour(s); c.lineWidth = 1.6;
+      c.setLineDash(s.dashed ? [6, 5] : []);
       c.beginPath();
       s.x.forEach((x, i) => {
         if (s.low[i] === null || (this.spec.y.log && s.low[i] <= 0)) { open = false; return; }
@@ -176,19 +211,24 @@
         open = true; points++;
       });
       c.stroke();
+      c.setLineDash([]);
       return points;
     }
 
     bars(s) {
-      const c = this.context, base = this.py(0);
-      const index = this.series.indexOf(s), several = this.series.length > 1;
-      const gap = s.x.length > 1 ? Math.min(...s.x.slice(1).map((x, i) => Math.abs(x - s.x[i])).filter(d => d > 0)) : this.view[1];
+      const c = this.context, stacked = this.spec.kind === "stack";
+      const shown = this.visible(), index = shown.indexOf(s), side = stacked ? 1 : shown.length;
+      const base = stacked ? this.sums(index) : s.x.map(() => 0);
+      const gap = s.x.length > 1 ? Math.min(...s.x.slice(1).map((x, i) => Math.abs(x - s.x[i])).filter(d => d > 0)) : 1;
       const room = Math.abs(this.px(this.view[0] + gap) - this.px(this.view[0]));
-      const wide = Math.max(several ? 3 : 1, Math.min(24, room * .9) / this.series.length);
+      const wide = Math.max(stacked ? 4 : 1, Math.min(stacked ? 12 : 40, room * .9 / side));
+      // A bin ends at its position; everything else stands around its own.
+      const left = stacked || this.spec.x.names ? -wide * side / 2 : -room;
       c.fillStyle = this.colour(s);
       s.x.forEach((x, i) => {
-        const left = this.px(x) - (several ? wide * (this.series.length / 2 - index) : room);
-        c.fillRect(left, this.py(s.high[i]), wide, base - this.py(s.high[i]));
+        if (s.high[i] === null) return;
+        const top = this.py(base[i] + s.high[i]);
+        c.fillRect(this.px(x) + left + wide * (stacked ? 0 : index), top, wide, this.py(base[i]) - top);
       });
       return s.x.length;
     }
@@ -208,33 +248,37 @@
       return drawn;
     }
 
-    drawMarks() {
+    drawLanes() {
       const c = this.context;
-      this.marks.forEach((mark, k) => {
-        if (this.hidden.has(mark.name)) return;
-        c.strokeStyle = COLOURS[(k + 1) % COLOURS.length]; c.lineWidth = 1;
-        c.setLineDash([4, 3]);
-        for (const x of mark.at) this.rule(this.px(x), MARGIN.top, this.px(x), this.height);
-        c.setLineDash([]);
+      this.shownLanes().forEach((lane, k) => {
+        c.strokeStyle = COLOURS[lane.colour % COLOURS.length]; c.lineWidth = 1;
+        for (const x of lane.at) this.rule(this.px(x), LANE * k + 2, this.px(x), LANE * (k + 1) - 1);
       });
     }
 
     legend(box) {
       const names = [
-        ...this.series.map(s => [s.name, this.colour(s)]),
-        ...this.marks.map((mark, k) => [mark.name, COLOURS[(k + 1) % COLOURS.length]]),
+        ...this.series.map(s => [s.name, this.colour(s), this.isBars ? "area" : s.dashed ? "dashed" : ""]),
+        ...this.lanes.map(lane => [lane.name, COLOURS[lane.colour % COLOURS.length], "area"]),
       ];
-      for (const [name, colour] of names) {
+      for (const [name, colour, kind] of names) {
         const button = document.createElement("button"), patch = document.createElement("i");
-        patch.style.background = colour;
+        patch.style.borderColor = colour;
+        patch.className = kind;
         button.append(patch, name);
-        button.setAttribute("aria-pressed", !this.hidden.has(name));
+        button.setAttribute("aria-pressed", true);
         button.addEventListener("click", () => {
           if (!this.hidden.delete(name)) this.hidden.add(name);
           button.setAttribute("aria-pressed", !this.hidden.has(name));
           this.draw();
         });
         box.append(button);
+      }
+      if (this.cells) {
+        const scale = document.createElement("span"), most = Math.max(...this.cells.map(row => Math.max(...row)));
+        scale.className = "scale";
+        scale.append("1", document.createElement("i"), `${most.toLocaleString("en-US")} mallocs a cell, by logarithm`);
+        box.append(scale);
       }
     }
 
@@ -266,6 +310,7 @@
       canvas.addEventListener("pointerleave", () => { tip.hidden = true; this.draw(); });
       canvas.addEventListener("dblclick", () => { this.view = [...this.all]; this.draw(); });
       canvas.addEventListener("wheel", event => {
+        if (!event.ctrlKey && !event.metaKey) return;
         event.preventDefault();
         const factor = event.deltaY < 0 ? .8 : 1.25, [low, high] = this.view, x = this.value(event.offsetX);
         if (this.spec.x.log) this.zoom(x * (low / x) ** factor, x * (high / x) ** factor);
@@ -275,11 +320,13 @@
 
     hover(event) {
       const x = this.value(event.offsetX);
-      const lines = this.cells ? this.cellText(x, event.offsetY) : this.nearest(x);
       this.draw();
       this.context.strokeStyle = "#666";
-      this.rule(event.offsetX, MARGIN.top, event.offsetX, this.height - MARGIN.bottom);
-      tip.textContent = [`${this.spec.x.label}: ${shown(x)}`, ...lines].join("\n");
+      this.rule(event.offsetX, this.top, event.offsetX, this.height - MARGIN.bottom);
+      const lines = this.cells ? this.cellText(x, event.offsetY) : this.nearest(x);
+      const names = this.spec.x.names;
+      const where = names ? names[Math.max(0, Math.min(names.length - 1, Math.round(x)))] : shown(x);
+      tip.textContent = [`${this.spec.x.label}: ${where}`, ...lines].join("\n");
       tip.hidden = false;
       tip.style.top = `${event.clientY + 14}px`;
       const right = event.clientX > window.innerWidth / 2;
@@ -288,23 +335,39 @@
     }
 
     nearest(x) {
-      return this.visible().map(s => {
+      const { x: along, y: up } = this.spec;
+      const series = this.visible().map(s => {
         let best = -1;
         s.x.forEach((value, i) => {
           if (s.low[i] !== null && (best < 0 || Math.abs(value - x) < Math.abs(s.x[best] - x))) best = i;
         });
         if (best < 0) return `${s.name}: -`;
+        if (!this.isBars) this.dot(s, best);
         const band = s.high[best] > s.low[best] ? `${shown(s.low[best])} to ${shown(s.high[best])}` : shown(s.low[best]);
-        return `${s.name}: ${band} at ${shown(s.x[best])}`;
+        const where = along.names ? "" : ` at ${shown(s.x[best])}`;
+        return `${s.name}: ${band}${up.quantiles ? ` (${quantile(s.low[best])})` : ` ${up.label}`}${where}`;
       });
+      const lanes = this.shownLanes().map(lane => {
+        const limit = lane.at.find(value => value >= x);
+        return `${lane.name}: ${limit === undefined ? "too large" : `class up to ${shown(limit)}`}`;
+      });
+      return [...series, ...lanes];
+    }
+
+    dot(s, i) {
+      const c = this.context;
+      c.fillStyle = this.colour(s);
+      c.beginPath();
+      c.arc(this.px(s.x[i]), this.py((s.low[i] + s.high[i]) / 2), 3, 0, 2 * Math.PI);
+      c.fill();
     }
 
     cellText(x, pixel) {
-      const part = (this.height - MARGIN.bottom - pixel) / (this.height - MARGIN.bottom - MARGIN.top);
+      const part = (this.height - MARGIN.bottom - pixel) / (this.height - MARGIN.bottom - this.top);
       const y = part * this.seen[1];
       const i = Math.floor(x / this.all[1] * this.cells.length), k = Math.floor(part * this.cells[0].length);
       const count = (this.cells[i] || [])[k];
-      return count === undefined ? [] : [`bytes: ${shown(y)}`, `mallocs: ${count}`];
+      return count === undefined ? [] : [`size: ${shown(y)} bytes`, `mallocs: ${count}`];
     }
   }
 

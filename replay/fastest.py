@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A replay in the native core where that is possible, else in Python; the results are equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from allocator import native
+from replay.engine import replay
+from replay.metrics import Every, Result
+from replay.native import can_replay, replay_native
+from replay.reorder import InOrder
+from traces.reader import TraceReader
+
+
+def replay_fastest(
+    reader: TraceReader | InOrder,
+    backend: str,
+    *,
+    every: Every,
+    timing: bool = False,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> Result:
+    """As engine.replay; ``timing`` also measures the core's calls, and nothing in Python."""
+    if native.reason_missing() or not can_replay(backend, reader.metadata):
+        return replay(reader, backend, every=every, advance=advance)
+    [result] = replay_native(reader, [backend], every=every, timing=timing, advance=advance)
+    return result

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from allocator import create
+from allocator import create, native
 from replay.report import FORMATS, Thresholds, assemble, gather_one, render
 from replay.report.gather import Recording
+from replay.report.plots import plots
 from replay.report.recorded import Durations
 from replay.report.statistics import mann_whitney, slope
 from replay.report.tables import tables
@@ -227,6 +228,10 @@ def test_worst_cases_flip(tmp_path: Path) -> None:
     assert verdicts(slow, other)["C1"] == verdicts(slow, other)["C2"] == "refuted"
     assert verdicts(quick, slow, other)["C1"] == "not decided"
     assert verdicts(quick, other)["C5"] == "not decided"  # no z3fold
+    third = made("z3fold", 3.0)
+    assert verdicts(quick, third)["C5"] == verdicts(quick, third)["C6"] == "supported"
+    assert verdicts(slow, third)["C5"] == verdicts(slow, third)["C6"] == "refuted"
+    assert verdicts(quick, third)["C1"] == "not decided"
     emulated = Machine(cpu_model="QEMU TCG CPU version 2.5+", cpus=1)
     assert verdicts(quick, made("zsmalloc", 3.1, machine=emulated))["C1"] == "not decided"
     lossy = {"lost": {"ring": {"0": 100}}}
@@ -256,8 +261,49 @@ def test_lost_events_decide_no_density(tmp_path: Path) -> None:
 def test_handle_zero_flips(tmp_path: Path) -> None:
     small = gathered(record(tmp_path / "0.parquet", steady(100), about("ztree")), backends=OURS)
     assert verdicts(small)["C9"] == "not decided"  # no object of the smallest class
+    zram = about("ztree", source="zram")
+    other = gathered(record(tmp_path / "z.parquet", steady(100), zram), backends=OURS)
+    assert verdicts(small, other)["C9"] == "supported"
     zero = record(tmp_path / "1.parquet", (("malloc", 100) for _ in range(700)), about("ztree"))
     assert verdicts(gathered(zero, backends=OURS))["C9"] == "refuted"
+
+
+def test_reclaim_flips(tmp_path: Path) -> None:
+    def made(allocator: str, written_back: int, shrinks: int = 2) -> Recording:
+        """A recording that ends with shrinks, and with write-backs of its last objects."""
+        history = [*steady(50), *[("shrink", 0)] * shrinks, *[("writeback", 0)] * written_back]
+        path = tmp_path / f"{allocator}-{written_back}-{shrinks}.parquet"
+        return gathered(record(path, iter(history), about(allocator)), path.stem, OURS)
+
+    assert verdicts(made("ztree", 5))["C8"] == "not decided"  # nothing beside it
+    assert verdicts(made("ztree", 5), made("zsmalloc", 0))["C8"] == "supported"
+    assert verdicts(made("ztree", 5), made("zsmalloc", 3))["C8"] == "refuted"
+    assert verdicts(made("ztree", 0), made("zsmalloc", 0))["C8"] == "refuted"
+    assert verdicts(made("ztree", 0, 0), made("zsmalloc", 0))["C8"] == "not decided"
+
+
+def test_fast_and_dense_flips(tmp_path: Path) -> None:
+    def made(allocator: str, factor: float, size: int, seed: int) -> Recording:
+        """A recording whose every object has one size, with stores and loads."""
+        durations = np.random.default_rng(seed).lognormal(7, 0.3, 10_000) * factor
+        numbers = durations.astype(int).tolist()
+        history = (
+            step
+            for i in range(1200)
+            for step in (("malloc", size), ("store", i), ("load", i), ("load", i))
+        )
+        path = tmp_path / f"{allocator}-{factor}-{size}-{seed}.parquet"
+        record(path, history, about(allocator), dur_ns=lambda i: numbers[i])
+        return gathered(path, path.stem, ("ztree", "zsmalloc:6.1"))
+
+    def judged(factor: float, size: int) -> str:
+        ours = [made("ztree", factor, size, seed) for seed in (1, 2, 3)]
+        return verdicts(*ours, made("zsmalloc", 2.0, size, 4))["C10"]
+
+    assert judged(1.0, 1100) == "supported"
+    assert judged(4.0, 1100) == "refuted"  # slower than zsmalloc in every comparison
+    assert judged(1.0, 80) == "refuted"  # a third of zsmalloc's density
+    assert verdicts(made("ztree", 1.0, 1100, 1))["C10"] == "not decided"
 
 
 # -- renderers ------------------------------------------------------------------------------
@@ -292,6 +338,114 @@ def test_text_fits_a_mail(sample: dict[str, Any]) -> None:
     assert max(map(len, text.splitlines())) <= 75
     assert text.isascii() and "\t" not in text
     assert "C10" in text and "Duration of malloc" in text
+
+
+def test_text_fits_a_mail_whatever_is_in_it(sample: dict[str, Any]) -> None:
+    big = json.loads(json.dumps(sample))
+
+    def swell(found: Any) -> Any:
+        if isinstance(found, dict):
+            return {key: swell(value) for key, value in found.items()}
+        if isinstance(found, list):
+            return [swell(value) for value in found]
+        return found * 10**9 if type(found) in (int, float) else found
+
+    [one] = swell(big["recordings"])
+    one["label"] = "a-recording-with-a-very-long-name-of-a-file-without-any-blank-in-it"
+    big["recordings"] = [one] * 4
+    text = render(big, "text")
+    assert max(map(len, text.splitlines())) <= 75
+    assert "p99.99" in text and "11,138,000,000,000" in text
+
+
+@pytest.mark.skipif(native.reason_missing() is not None, reason="no native core")
+def test_the_models_own_times_stand_beside_the_kernels() -> None:
+    with TraceReader(SAMPLE) as reader:
+        one = gather_one(reader, "bursts", FOUR, timing=True)
+        plain = gather_one(reader, "bursts", FOUR)
+    assert plain.document["native"] is None
+    models = one.document["native"]["models"]
+    assert set(models) == set(FOUR)
+    for backend, timed in models.items():
+        refused = one.document["memory"]["models"][backend]["refused"]
+        assert (refused > 0) == (backend == "zbud")  # it has no room for more than 62 chunks
+        assert timed["malloc"]["calls"] + refused == 5_569
+        for op in ("malloc", "free"):
+            figures = timed[op]
+            assert figures["p50_ns"] <= figures["p99_ns"] <= figures["p99_9_ns"]
+            assert figures["p99_9_ns"] <= figures["max_ns"]
+            assert figures["p99_99_ns"] is None  # 5,569 calls have no such quantile
+    found = assemble([one], Thresholds())
+    [claim] = [claim for claim in found["claims"] if claim["claim"] == "C1"]
+    modelled = [line for line in claim["evidence"] if line["kind"] == "modelled"]
+    assert claim["verdict"] == "not decided" and "ztree malloc p99.9, C core" in {
+        line["what"] for line in modelled
+    }
+    text = render(found, "text")
+    assert "malloc in the models (ns): the C core, no kernel" in text
+    assert max(map(len, text.splitlines())) <= 75
+    # Without them two reports on a recording are the same.
+    one.document["native"] = None
+    assert assemble([one], Thresholds()) == assemble([plain], Thresholds())
+
+
+def test_perfetto(sample: dict[str, Any]) -> None:
+    text = render(sample, "perfetto")
+    assert len(text) < 500_000
+    trace = json.loads(text)
+    events = trace["traceEvents"]
+    assert {event["ph"] for event in events} == {"M", "C", "X"}
+    tracks: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        if event["ph"] == "C":
+            tracks.setdefault(event["name"], []).append(event)
+    models = {f"pool size, model {name}" for name in FOUR}
+    assert set(tracks) == {"pool size, kernel", "stored, compressed", "objects", *models}
+    for track in tracks.values():
+        times = [event["ts"] for event in track]
+        assert times == sorted(times) and len(times) > 250
+    at_end = tracks["objects"][-1]["args"]["objects"]
+    assert at_end == sample["recordings"][0]["memory"]["objects"][-1]
+    kernel = [event["args"]["bytes"] for event in tracks["pool size, kernel"]]
+    held = [event["args"]["bytes"] for event in tracks["pool size, model ztree"]]
+    assert kernel == sample["recordings"][0]["memory"]["kernel"]["band"]["end"]
+    # ztree does not count the ends of its blocks, at most 48 bytes of a page.
+    assert all(0 <= b - a <= b / 80 for a, b in zip(kernel, held, strict=True))
+
+    # Known from the rows: the longest store, and slices that nest on their thread.
+    with TraceReader(SAMPLE) as reader:
+        rows = pa.Table.from_batches(reader.batches()).to_pandas()
+    longest = rows[rows.op == "store"].sort_values("dur_ns").iloc[-1]
+    slices = [event for event in events if event["ph"] == "X"]
+    store = max((e for e in slices if e["name"] == "store"), key=lambda e: e["dur"])
+    assert store["dur"] == longest.dur_ns / 1e3 and store["tid"] == longest.tid
+    assert store["ts"] == (longest.ts_ns - rows.ts_ns.min()) / 1e3
+    assert max(sum(e["name"] == name for e in slices) for name in ("store", "free")) == 50
+    open_until: dict[int, list[float]] = {}
+    for event in slices:
+        stack = open_until.setdefault(event["tid"], [])
+        while stack and event["ts"] >= stack[-1] - 1e-6:
+            stack.pop()
+        assert not stack or event["ts"] + event["dur"] <= stack[-1] + 1e-3
+        stack.append(event["ts"] + event["dur"])
+
+
+def test_several_recordings_side_by_side(tmp_path: Path) -> None:
+    four = [
+        gathered(record(tmp_path / f"{name}.parquet", steady(700), about(name)), name, OURS)
+        for name in ("ztree", "zsmalloc", "z3fold", "zbud")
+    ]
+    document = assemble(four, Thresholds())
+    drawn = {plot["id"]: plot for plot in plots(document)}
+    malloc = [line["name"] for line in drawn["plot-tail-malloc"]["series"]]
+    assert malloc == [f"{name} ({name})" for name in ("ztree", "zsmalloc", "z3fold", "zbud")]
+    for plot in drawn.values():
+        places = [line[key] for line in plot.get("series", []) for key in ("x", "y") if key in line]
+        assert places or plot["kind"] in ("heat", "stack", "bars") or plot["series"]
+        for place in places:
+            assert at(document, place) is not None, (plot["id"], place)
+    text = render(document, "text")
+    assert max(map(len, text.splitlines())) <= 75
 
 
 @pytest.mark.parametrize("form", list(FORMATS))

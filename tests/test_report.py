@@ -518,3 +518,26 @@ def test_compare(tmp_path: Path, ztrace: Any) -> None:
     assert not found["density, ztree"]["regression"]
     assert ztrace("compare", base, slower, "--threshold", "80%")[0] == 0
     assert ztrace("compare", slower, base)[0] == 0  # faster is no regression
+
+
+def test_compare_replays(tmp_path: Path, ztrace: Any) -> None:
+    """z3fold takes two pages for two large objects, ztree 8/10 of a page for each."""
+    large = ("malloc", 3000)
+    path = record(tmp_path / "t.parquet", (large for _ in range(2000)), about("ztree"))
+    models = ("--replay", "ztree", "z3fold")
+    code, out, _ = ztrace("compare", path, *models, "--json")
+    found = json.loads(out)
+    changes = {one["figure"]: one for one in found["changes"]}
+    assert (found["a"], found["b"]) == ("t through ztree", "t through z3fold")
+    assert code == 1 and changes["density"]["regression"] and changes["mean held"]["regression"]
+    # Drawn alike, the two differ by the same in every stretch of time.
+    low, change, high = (changes["density"][key] for key in ("low", "change", "high"))
+    assert -0.205 < low <= change <= high < -0.15
+    assert ztrace("compare", path, "--replay", "z3fold", "ztree")[0] == 0
+    assert ztrace("compare", path, "--replay", "ztree", "ztree")[0] == 0
+    code, out, _ = ztrace("compare", path, path, *models, "--label", "one", "two")
+    assert code == 1 and "two through z3fold" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert ztrace("compare", path)[0] == 2
+    code, _, err = ztrace("compare", path, "--replay", "ztree", "ztree:page_bytes=65536")
+    assert code == 2 and len(err.splitlines()) == 1 and "t.parquet" in err

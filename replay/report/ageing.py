@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from allocator import create
+from allocator import BackendError, create, native
 from replay.header import header_bytes
 from replay.report.statistics import Floats, Interval, as_dict, rounded, slope, stream_of
 from traces.metadata import Metadata
@@ -32,6 +32,7 @@ LEAST_TURNOVERS = 3.0
 TOLERATED = 0.05
 """Growth over the whole recording below which nothing has deteriorated that matters."""
 
+LAST_NS = 2**63
 _MALLOC, _FREE = OP_CODE["malloc"], OP_CODE["free"]
 
 
@@ -102,7 +103,8 @@ def follow(
     leaving: set[tuple[int, int]] = set()
     mallocs = reached = 0
 
-    def take(now_ns: int) -> None:
+    def take(now_ns: int) -> int:
+        """Fill at the moments before now; returns the next one."""
         nonlocal reached
         while reached < len(due) and now_ns > due[reached]:
             found.mallocs.append(mallocs)
@@ -110,7 +112,9 @@ def follow(
             for backend, header in headers.items():
                 found.fresh[backend].append(_fill(backend, list(live.values()), header))
             reached += 1
+        return due[reached] if reached < len(due) else LAST_NS
 
+    waits_until = due[0]
     recorded = [pool.header_bytes for pool in reader.metadata.pools] + [0] * 256
     columns = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret")
     for batch in reader.batches(columns):
@@ -127,7 +131,8 @@ def follow(
             strict=True,
         )
         for now_ns, code, pool, size, handle in rows:
-            take(now_ns)
+            if now_ns > waits_until:
+                waits_until = take(now_ns)
             key = (pool, handle)
             if code == _MALLOC:
                 if live.pop(key, None) is not None:
@@ -139,7 +144,7 @@ def follow(
             else:
                 live.pop(key, None)
         advance(batch.num_rows)
-    take(2**63)
+    take(LAST_NS)
     return found
 
 
@@ -151,11 +156,22 @@ def _header(metadata: Metadata, backend: str, own: str) -> int:
     return header_bytes(backend, metadata.kernel.release)
 
 
+def _in_core(backend: str) -> bool:
+    """Whether the native core has this backend; it holds what the model in Python would."""
+    if native.reason_missing():
+        return False
+    try:
+        native.create(backend)
+    except BackendError:
+        return False
+    return True
+
+
 def _fill(backend: str, sizes: list[int], header: int) -> float:
     """Bytes that a fresh model holds after objects of these sizes; what it refuses is left out."""
     stride = -(-len(sizes) // MOST_FILLED)
     taken = sizes[:: max(1, stride)]
-    model = create(backend)
+    model = native.create(backend) if _in_core(backend) else create(backend)
     for size in taken:
         try:
             model.malloc(size + header)

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Two recordings side by side: what changed, how sure that is, and whether it is for the worse."""
+"""Two recordings, or two replays, side by side: what differs, how surely, and is it worse."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from replay.report.claims import difference
 from replay.report.gather import Recording
+from replay.report.memory import Memory
 from replay.report.recorded import QUANTILES
 from replay.report.statistics import Floats, interval, mann_whitney, ratio_draws, stream_of
 
@@ -47,13 +48,22 @@ def compare(a: Recording, b: Recording, threshold: float, confidence: float) -> 
         *_memory(a, b, threshold, confidence),
     ]
     return {
+        **_heading(a, b, threshold, confidence, changes),
+        "kind": "recordings",
+        "not_alike": reason,
+        "durations_count": timed,
+    }
+
+
+def _heading(
+    a: Recording, b: Recording, threshold: float, confidence: float, changes: Sequence[Change]
+) -> dict[str, Any]:
+    return {
         "a": a.label,
         "b": b.label,
         "threshold": threshold,
         "confidence": confidence,
         "lost_events": {"a": a.document["lost_total"], "b": b.document["lost_total"]},
-        "not_alike": reason,
-        "durations_count": timed,
         "changes": [asdict(change) for change in changes],
         "regressions": sum(change.regression for change in changes),
     }
@@ -112,28 +122,104 @@ def _durations(
                 yield found
 
 
+class _Side(NamedTuple):
+    """Memory of one side: what holds it, and bytes held at each moment of the series."""
+
+    memory: Memory
+    held: Floats
+    stream: int  # equal streams are drawn alike, which compares like with like
+
+
 def _memory(a: Recording, b: Recording, threshold: float, confidence: float) -> Iterator[Change]:
-    """Densities: the kernel's and those of the models that both were replayed through."""
-    pairs = [(name, name, False) for name in a.memory if name in b.memory]
+    """The kernel's memory and that of the models that both were replayed through."""
+    limit = threshold, confidence
+    streams = stream_of("a", a.label), stream_of("b", b.label)
     if a.own and b.own and a.memory[a.own].has_kernel and b.memory[b.own].has_kernel:
-        pairs.insert(0, (a.own, b.own, True))
-    for ours, theirs, kernel in pairs:
-        values, draws = [], []
-        for side, one, name in (("a", a, ours), ("b", b, theirs)):
-            memory = one.memory[name]
-            held = memory.kernel if kernel else memory.held
-            known = ~np.isnan(held)
-            pages, held = memory.objects[known] * memory.page_bytes, held[known]
-            values.append(float(pages.sum() / held.sum()) if held.any() else 0.0)
-            draws.append(ratio_draws(pages, held, stream_of(side, one.label)))
-        found = _change(
-            f"density, {'kernel' if kernel else ours}",
-            "ratio",
-            (values[0], values[1]),
-            (draws[0], draws[1]),
-            None,
-            limit=(threshold, confidence),
-            sign=-1,
-        )
-        if found is not None:
-            yield found
+        ours, theirs = a.memory[a.own], b.memory[b.own]
+        sides = _Side(ours, ours.kernel, streams[0]), _Side(theirs, theirs.kernel, streams[1])
+        yield from _density("density, kernel", sides, limit)
+    for name, ours in a.memory.items():
+        theirs = b.memory.get(name, ours)
+        if name in b.memory:
+            sides = _Side(ours, ours.held, streams[0]), _Side(theirs, theirs.held, streams[1])
+            yield from _density(f"density, {name}", sides, limit)
+
+
+def _density(
+    figure: str, sides: tuple[_Side, _Side], limit: tuple[float, float]
+) -> Iterator[Change]:
+    values, draws = [], []
+    for memory, held, stream in sides:
+        known = ~np.isnan(held)
+        pages, kept = memory.objects[known] * memory.page_bytes, held[known]
+        values.append(float(pages.sum() / kept.sum()) if kept.any() else 0.0)
+        draws.append(ratio_draws(pages, kept, stream))
+    found = _change(
+        *(figure, "ratio", (values[0], values[1]), (draws[0], draws[1]), None),
+        limit=limit,
+        sign=-1,
+    )
+    if found is not None:
+        yield found
+
+
+def compare_replays(
+    a: Recording,
+    b: Recording,
+    backends: tuple[str, str],
+    threshold: float,
+    confidence: float,
+) -> dict[str, Any]:
+    """Recording A through one model, B (it may be the same) through another; as :func:`compare`.
+
+    Of one recording both models are drawn at the same moments. The core's times have no
+    interval, so they are never a regression.
+    """
+    ours, theirs = a.memory[backends[0]], b.memory[backends[1]]
+    same = a is b
+    streams = stream_of("a", a.label), stream_of("a" if same else "b", b.label)
+    limit = threshold, confidence
+    sides = _Side(ours, ours.held, streams[0]), _Side(theirs, theirs.held, streams[1])
+    changes = [
+        *_density("density", sides, limit),
+        *_held("mean held", sides, limit),
+        *_native(a, b, backends, limit),
+    ]
+    return {
+        **_heading(a, b, threshold, confidence, changes),
+        "a": f"{a.label} through {backends[0]}",
+        "b": f"{b.label} through {backends[1]}",
+        "kind": "replays",
+        "not_alike": None if same else "of different recordings",
+        "durations_count": False,
+    }
+
+
+def _held(figure: str, sides: tuple[_Side, _Side], limit: tuple[float, float]) -> Iterator[Change]:
+    values = [float(side.held.mean()) for side in sides]
+    draws = [ratio_draws(held, np.ones_like(held), stream) for _, held, stream in sides]
+    found = _change(
+        *(figure, "bytes", (values[0], values[1]), (draws[0], draws[1]), None),
+        limit=limit,
+        sign=1,
+    )
+    if found is not None:
+        yield found
+
+
+def _native(
+    a: Recording, b: Recording, backends: tuple[str, str], limit: tuple[float, float]
+) -> Iterator[Change]:
+    sides = [
+        (one.document["native"] or {"models": {}})["models"].get(name, {})
+        for one, name in zip((a, b), backends, strict=True)
+    ]
+    for op in ("malloc", "free"):
+        for key in (*COMPARED, "max"):
+            values = [side.get(op, {}).get(f"{key}_ns") for side in sides]
+            if values[0] is not None and values[1] is not None:
+                name = f"{op} {key.replace('_', '.')}, C core"
+                both = values[0], values[1]
+                found = _change(name, "ns", both, (None, None), None, limit=limit, sign=0)
+                if found is not None:
+                    yield found

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from replay.errors import ReplayError
 from replay.report import default_backends, gather_one, labels, passes
-from replay.report.comparison import compare
+from replay.report.comparison import compare, compare_replays
 from replay.report.gather import Recording
 from traces.reader import TraceReader
 from ztrace.console import console, print_json, progress, table
@@ -18,8 +20,15 @@ from ztrace.units import share
 
 @click.command("compare", epilog="Example: ztrace compare before.parquet after.parquet")
 @click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path), required=False)
 @click.option("--label", "given", nargs=2, metavar="A B", help="Names of the two recordings.")
+@click.option(
+    "--replay",
+    "backends",
+    nargs=2,
+    metavar="NAME NAME",
+    help="Compare replays: A through one model, B, or A again, through another.",
+)
 @click.option(
     "--threshold",
     type=share,
@@ -39,21 +48,29 @@ from ztrace.units import share
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     a: Path,
-    b: Path,
+    b: Path | None,
     given: tuple[str, str] | None,
+    backends: tuple[str, str] | None,
     threshold: float,
     confidence: float,
     as_json: bool,
 ) -> int:
     """Compare recording B with recording A: durations of calls, and density in the kernel and in
-    the models.
+    the models. With --replay, compare two models instead.
 
     Exit status 1 if something became worse by more than the threshold, significantly.
     """
     if not 0 < confidence < 1:
         raise click.BadParameter("must lie between 0% and 100%", param_hint="--confidence")
-    names = given or labels([a, b])
-    found = compare(_gather(a, names[0]), _gather(b, names[1]), threshold, confidence)
+    names = given or labels([a] if b is None else [a, b])
+    if backends is not None:
+        first = _gather(a, names[0], backends)
+        second = first if b is None else _gather(b, names[-1], backends)
+        found = compare_replays(first, second, backends, threshold, confidence)
+    elif b is not None:
+        found = compare(_gather(a, names[0]), _gather(b, names[-1]), threshold, confidence)
+    else:
+        raise click.UsageError("give a second recording, or two models with --replay")
     if as_json:
         print_json(found)
     else:
@@ -61,11 +78,15 @@ def command(
     return 1 if found["regressions"] else 0
 
 
-def _gather(path: Path, name: str) -> Recording:
+def _gather(path: Path, name: str, backends: Sequence[str] = ()) -> Recording:
+    """Replay through ``backends``, or the models of the claims; of the former all must work."""
     with TraceReader(path) as reader:
-        models = default_backends(reader.metadata)
+        models = list(dict.fromkeys(backends)) or default_backends(reader.metadata)
         with progress(path.name, passes(len(models)) * reader.num_rows) as advance:
-            return gather_one(reader, name, models, advance)
+            found = gather_one(reader, name, models, advance, timing=bool(backends))
+    for backend, why in found.document["not_replayed"].items() if backends else ():
+        raise ReplayError(f"{path}: {backend}: {why}")
+    return found
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -73,22 +94,25 @@ def _show(found: dict[str, Any]) -> None:
     out.print(f"A: {found['a']}, lost events: {found['lost_events']['a']:,}", soft_wrap=True)
     out.print(f"B: {found['b']}, lost events: {found['lost_events']['b']:,}", soft_wrap=True)
     if found["not_alike"]:
-        out.print(f"A and B are recordings {found['not_alike']}", soft_wrap=True)
+        out.print(f"A and B are {found['kind']} {found['not_alike']}", soft_wrap=True)
     out.print()
     headers = ("", "A", "B", "change", "low", "high", "p", "")
     out.print(table(headers, map(_row, found["changes"])))
     out.print(
-        f"durations in us; change: B / A - 1 in %, interval of {found['confidence']:.4g}, by "
-        "stretches\nof time; p: Mann-Whitney over all calls, as if they were independent"
+        "durations in us, memory in MiB; change: B / A - 1 in %, interval of "
+        f"{found['confidence']:.4g}\nby stretches of time; p: Mann-Whitney over all calls, as if "
+        "independent"
     )
-    if not found["durations_count"]:
+    if found["kind"] == "replays":
+        out.print("durations are the C core's on this machine and count for nothing")
+    elif not found["durations_count"]:
         out.print("durations under software emulation count for nothing")
     count, limit = found["regressions"], found["threshold"]
     out.print(f"regressions above {limit:.4g}: {count}")
 
 
 def _row(change: dict[str, Any]) -> list[str]:
-    unit = 1000 if change["unit"] == "ns" else 1
+    unit = {"ns": 1000, "bytes": 1 << 20}.get(change["unit"], 1)
     parts = [change[key] for key in ("change", "low", "high")]
     return [
         change["figure"],

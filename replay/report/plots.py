@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from replay.backends import family
 from replay.report.tables import EMULATED, loss_text, pointer
 
 Json = dict[str, Any]
@@ -61,21 +62,24 @@ def _line(name: str, x: tuple[Any, ...], y: tuple[Any, ...], **rest: Any) -> Jso
 def _tails(document: Json, op: str) -> Json:
     series = []
     emulated = False
+    colours = _recording_colours(document)
     for i, one in enumerate(document["recordings"]):
         if op in one["latency"]:
             at = ("recordings", i, "latency", op, "tail")
             name = f"{one['label']} ({one['allocator']})"
-            series.append(_line(name, (*at, "duration_ns"), (*at, "share_longer"), colour=i))
+            series.append(
+                _line(name, (*at, "duration_ns"), (*at, "share_longer"), colour=colours[i])
+            )
             emulated |= one["emulated"]
     seen: set[str] = set()
     for i, one in enumerate(document["recordings"]):
-        for k, (backend, timed) in enumerate((one["native"] or {"models": {}})["models"].items()):
+        for backend, timed in (one["native"] or {"models": {}})["models"].items():
             if op in timed and backend not in seen:
                 seen.add(backend)  # one recording is enough to see it beside the kernel's
                 model = ("recordings", i, "native", "models", backend, op, "tail")
                 name = f"model {backend}, C core here"
                 places = (*model, "duration_ns"), (*model, "share_longer")
-                series.append(_line(name, *places, colour=k + 1, dashed=True))
+                series.append(_line(name, *places, colour=_colour(one, backend), dashed=True))
     models = "; models: timed in the C core on this machine, no kernel" if seen else ""
     return _plot(
         *(f"latency-{op}", "lines", f"tail-{op}", f"Duration of {op}: calls that take longer"),
@@ -87,13 +91,32 @@ def _tails(document: Json, op: str) -> Json:
     )
 
 
+def _colours(allocators: Sequence[str]) -> list[int]:
+    """The same number for an allocator and for its model in all plots; 0 is the kernel's."""
+    usual = {"ztree": 1, "zsmalloc": 2, "z3fold": 3, "zbud": 4}
+    taken: list[int] = []
+    for allocator in allocators:
+        number = usual.get(family(allocator), 5)
+        while number in taken and len(taken) < 8:
+            number = number % 8 + 1
+        taken.append(number)
+    return taken
+
+
+def _recording_colours(document: Json) -> list[int]:
+    return _colours([one["allocator"] for one in document["recordings"]])
+
+
 def _colour(one: Json, name: str) -> int:
-    """The same for a model in all plots of a recording; 0 is the kernel's."""
-    return 0 if name == "kernel" else 1 + list(one["memory"]["models"]).index(name)
+    if name == "kernel":
+        return 0
+    models = list(one["memory"]["models"])
+    return _colours(models)[models.index(name)]
 
 
 def _side_by_side(document: Json) -> Iterator[Json]:
     """What the kernels of all recordings did, in one plot."""
+    colours = _recording_colours(document)
     measured = [
         (i, one)
         for i, one in enumerate(document["recordings"])
@@ -108,7 +131,7 @@ def _side_by_side(document: Json) -> Iterator[Json]:
                 f"{one['label']} ({one['allocator']})",
                 ("recordings", i, "memory", "t_s"),
                 ("recordings", i, "memory", "kernel", *keys),
-                colour=i,
+                colour=colours[i],
             )
             for i, one in measured
         ]

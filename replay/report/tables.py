@@ -143,7 +143,6 @@ def tables(document: Json) -> Iterator[Table]:
     """All tables of a report, in the order in which they are read."""
     yield _claims(document)
     yield _recordings(document)
-    yield _losses(document)
     if document["checks"]:
         yield _checks(document)
     yield _agreement(document)
@@ -156,6 +155,7 @@ def tables(document: Json) -> Iterator[Table]:
         if op in ("malloc", "free"):
             yield _native(document, op)
     yield _slowest(document)
+    yield _losses(document)
     yield _evidence(document)
 
 
@@ -195,7 +195,7 @@ def _claims(document: Json) -> Table:
     ordered = sorted(rules.items(), key=lambda item: item[0].startswith("Would"))
     return Table(
         *("claims", "The claims made for ztree", ("", "claim", "verdict", "why"), rows, 4),
-        "claims of the 2021 posting; evidence in the last table",
+        "claims of the 2021 posting; evidence in the table at the end",
         f"verdicts use 95 % intervals; {loss_text(document)}",
         rules=[rule.format(", ".join(claims)) for rule, claims in ordered],
     )
@@ -208,7 +208,7 @@ def _recordings(document: Json) -> Table:
         rows.append(
             [
                 *row.cells(text, "label", "allocator", "user", "kernel"),
-                *row.cells(count, "cpus", "rows"),
+                *row.cells(count, "cpus", "rows", "lost_total"),
                 row.cell(number, "span_s"),
             ]
         )
@@ -224,7 +224,7 @@ def _recordings(document: Json) -> Table:
         notes += [f"{one['label']}: {note}" for note in one["notes"]]
         for backend, why in one["not_replayed"].items():
             notes.append(f"{one['label']}: not replayed through {backend}: {why}")
-    headers = ("recording", "allocator", "user", "kernel", "CPUs", "calls", "span (s)")
+    headers = ("recording", "allocator", "user", "kernel", "CPUs", "calls", "lost", "span (s)")
     return Table(
         *("recordings", "Recordings", headers, rows, 4),
         "the recordings' metadata and rows",

@@ -81,7 +81,7 @@
       let low = Infinity, high = -Infinity;
       for (const v of values) { low = Math.min(low, v); high = Math.max(high, v); }
       if (!(low <= high)) return this.spec.x.log ? [1, 10] : [0, 1];
-      if (this.isBars) [low, high] = [0, high * 1.02];
+      if (this.isBars) [low, high] = [0, high * 1.03];
       return low < high ? [low, high] : this.spec.x.log ? [low / 2, low * 2] : [low - .5, low + .5];
     }
 

@@ -9,12 +9,11 @@ from allocator import native
 from replay.engine import replay
 from replay.metrics import Every, Result
 from replay.native import can_replay, replay_native
-from replay.reorder import InOrder
-from traces.reader import TraceReader
+from replay.source import Source
 
 
 def replay_fastest(
-    reader: TraceReader | InOrder,
+    reader: Source,
     backend: str,
     *,
     every: Every,

@@ -406,7 +406,10 @@ def test_a_report_on_results_is_a_page_and_is_named_alone(
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert "Densest for each workload" in page.read_text()
-    assert '"sensitivity-0-1"' in page.read_text()
+    assert '<figure id="plot-sensitivity-0-1"' in page.read_text()
+    process = ztrace("report", str(results), "--format", "perfetto")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2 and "no calls over time" in said
     process = ztrace("report", str(results), traces[0])
     _, said = process.communicate(timeout=120)
     assert process.returncode == 2

@@ -29,9 +29,12 @@ def html(document: Json, tables: Sequence[Table], title: str) -> str:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((assets / "page.html.j2").read_text(encoding="utf-8"))
     drawn = list(sweep_plots(document) if is_sweep(document) else plots(document))
+    shown = [table for table in tables if table.rows]
+    sections = {table.name for table in shown}
+    drawn = [plot for plot in drawn if plot["section"] in sections]
     page = template.render(
         title=printable(title),
-        tables=[table for table in tables if table.rows],
+        tables=shown,
         plots=drawn,
         printable=printable,
         document=_embedded(document),

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from replay.errors import ReplayError
 from replay.report.tables import Table, loss_text
 from traces.errors import printable
 
@@ -19,7 +20,12 @@ Json = dict[str, Any]
 
 
 def as_perfetto(document: Json, tables: Sequence[Table], title: str) -> str:
-    """Chrome's JSON object form; what is lost stands in its metadata."""
+    """Chrome's JSON object form; what is lost stands in its metadata.
+
+    ReplayError for a sweep, which has no times.
+    """
+    if "recordings" not in document:
+        raise ReplayError("a sweep has no calls over time; --format perfetto is for recordings")
     trace = {
         "displayTimeUnit": "ns",
         "metadata": {"title": printable(title), "losses": printable(loss_text(document))},

@@ -235,8 +235,9 @@ def sweep_plots(document: Json) -> Iterator[Json]:
         label, divisor = _LABELS[one["figure"]]
         for workload in dict.fromkeys(series["workload"] for series in one["series"]):
             yield {
+                "section": "runs",
                 "kind": "lines",
-                "id": f"sensitivity-{i}-{workload}",
+                "id": f"plot-sensitivity-{i}-{workload}",
                 "title": f"{workload}: {label} by {one['parameter']}",
                 "x": {"label": one["parameter"], "log": False, "divisor": 1},
                 "y": {"label": label, "log": False, "divisor": divisor},

@@ -40,7 +40,7 @@ from allocator.ztree import Begun, Ztree
 from replay.backends import as_recorded, compacts, family, models
 from replay.compaction import Compaction, compaction
 from replay.errors import ReplayError
-from replay.header import header_bytes
+from replay.header import header_bytes, zswap_release
 from replay.metrics import HELD, OBJECTS, STORED, WIDTH, Every, PoolResult, Result, Timeline
 from replay.reorder import INSERT, InOrder
 from replay.rows import (
@@ -260,7 +260,7 @@ class _Engine:
         self.path = str(reader.path)
         self.names = [pool.allocator for pool in metadata.pools]
         self.headers = [pool.header_bytes for pool in metadata.pools]
-        self.release = metadata.kernel.release
+        self.release = zswap_release(metadata)
         self.whole = is_whole(metadata)
         self.backend = backend
         self.make = make

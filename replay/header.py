@@ -5,11 +5,18 @@ from __future__ import annotations
 
 import re
 
+from traces.metadata import Metadata
+
 # Drivers with a shrink callback: until 6.4 zswap keeps the swap entry with the object
 # (mm/zswap.c, struct zswap_header), so that the driver can have it written back.
 EVICTABLE = ("zbud", "z3fold", "ztree", "zblock:2022")
 HEADER_BYTES = 8
 REMOVED_IN = (6, 5)
+
+
+def zswap_release(metadata: Metadata) -> str:
+    """The recorded kernel, for :func:`header_bytes`; empty if zram asked, which adds nothing."""
+    return "" if metadata.source == "zram" else metadata.kernel.release
 
 
 def header_bytes(backend: str, kernel_release: str) -> int:

@@ -55,6 +55,7 @@ from replay.engine import (
     unknown_handle,
 )
 from replay.errors import ReplayError
+from replay.header import zswap_release
 from replay.metrics import Agreement, Every, Level, Moment, PoolResult, Result
 from replay.reorder import INSERT, InOrder
 from replay.rows import (
@@ -439,7 +440,7 @@ class _Play:
             options.compared[number] = models(backend, allocator)
             if number < len(metadata.pools):
                 header = metadata.pools[number].header_bytes
-                more = more_bytes(backend, allocator, metadata.kernel.release, header)
+                more = more_bytes(backend, allocator, zswap_release(metadata), header)
                 options.more_bytes[number] = max(min(more, 2**30), -(2**30))
         self.player = c_void_p(core.zp_create(model.name.encode(), byref(config), byref(options)))
         if not self.player:

@@ -25,7 +25,7 @@ from replay.report.plots import plots
 from replay.report.recorded import Durations
 from replay.report.statistics import mann_whitney, slope
 from replay.report.tables import tables
-from traces import OP_CODE, SCHEMA, Machine, Metadata, PoolInfo, TraceReader, TraceWriter
+from traces import OP_CODE, SCHEMA, Kernel, Machine, Metadata, PoolInfo, TraceReader, TraceWriter
 from ztrace.cli import main
 
 SAMPLE = Path(__file__).parent.parent / "traces/samples/ztree-6.1-bursts.parquet"
@@ -236,6 +236,21 @@ def test_worst_cases_flip(tmp_path: Path) -> None:
     assert verdicts(quick, made("zsmalloc", 3.1, machine=emulated))["C1"] == "not decided"
     lossy = {"lost": {"ring": {"0": 100}}}
     assert verdicts(quick, made("zsmalloc", 3.2, **lossy))["C1"] == "not decided"
+
+
+def test_zram_adds_no_header(tmp_path: Path) -> None:
+    """362 bytes are in ztree's class of 368, with zswap's 8 bytes in the next, of 512."""
+    found = {}
+    for source in ("zswap", "zram"):
+        metadata = about("zsmalloc", source=source, kernel=Kernel(release="6.1.0"))
+        path = tmp_path / f"{source}.parquet"
+        history = (("malloc", 362) for _ in range(1100))
+        found[source] = gathered(record(path, history, metadata), backends=("ztree",)).document
+    sizes = {source: one["memory"]["models"]["ztree"]["classes"] for source, one in found.items()}
+    assert [row["slot_bytes"] for row in sizes["zswap"]] == [512]
+    assert [row["slot_bytes"] for row in sizes["zram"]] == [368]
+    limits = {source: one["class_limits"]["ztree"] for source, one in found.items()}
+    assert (limits["zswap"][1], limits["zram"][1]) == (360, 368)
 
 
 @pytest.mark.parametrize(

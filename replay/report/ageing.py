@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from allocator import BackendError, create, native
-from replay.header import header_bytes
+from replay.header import header_bytes, zswap_release
 from replay.report.statistics import Floats, Interval, as_dict, rounded, slope, stream_of
 from traces.metadata import Metadata
 from traces.reader import TraceReader
@@ -153,7 +153,7 @@ def _header(metadata: Metadata, backend: str, own: str) -> int:
     for pool in metadata.pools:
         if own and pool.allocator == own:
             return pool.header_bytes
-    return header_bytes(backend, metadata.kernel.release)
+    return header_bytes(backend, zswap_release(metadata))
 
 
 def _in_core(backend: str) -> bool:

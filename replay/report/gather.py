@@ -19,7 +19,7 @@ from allocator import BackendError, create
 from replay.backends import every, family
 from replay.errors import ReplayError
 from replay.fastest import replay_fastest
-from replay.header import header_bytes
+from replay.header import header_bytes, zswap_release
 from replay.metrics import Result
 from replay.reorder import InOrder
 from replay.report import ageing
@@ -309,5 +309,5 @@ def _limits(backend: str, metadata: Metadata) -> list[int]:
         slots = {int(row["slot_bytes"]) for row in rows if "slot_bytes" in row}
     # zs_malloc() adds the 8 bytes of the handle to the size (mm/zsmalloc.c, ZS_HANDLE_SIZE).
     handle = 8 if family(backend) == "zsmalloc" else 0
-    more = handle + header_bytes(backend, metadata.kernel.release)
+    more = handle + header_bytes(backend, zswap_release(metadata))
     return sorted({max(1, slot - more) for slot in slots})

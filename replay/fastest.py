@@ -16,7 +16,7 @@ def replay_fastest(
     reader: Source,
     backend: str,
     *,
-    every: Every,
+    every: Every | None = None,
     timing: bool = False,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Result:

@@ -9,6 +9,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 
 from allocator import create, native
 from replay.report import FORMATS, Thresholds, assemble, gather_one, render
+from replay.report.ageing import fresh_bytes
 from replay.report.gather import Recording
 from replay.report.plots import plots
 from replay.report.recorded import Durations
@@ -33,6 +35,7 @@ HOSTILE = "</script><script>document.title='owned'</script><!--<img src=x onerro
 FOUR = ("ztree", "zsmalloc:6.1", "z3fold", "zbud")
 OURS = ("ztree",)
 STEP_NS = 20_000
+NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+|\d+")
 
 History = Iterator[tuple[str, int]]
 
@@ -346,6 +349,48 @@ def test_every_number_of_the_page_is_the_documents(sample: dict[str, Any]) -> No
     for row in csv.DictReader(io.StringIO(render(sample, "csv"))):
         value = at(sample, row["place"])
         assert row["value"] == ("" if value is None else str(value))
+
+
+def test_every_number_in_words_is_the_documents_too(tmp_path: Path) -> None:
+    """Notes, rules and sources: each number is a value, or part of a name, of the document."""
+    metadata = about("ztree", lost={"ring full": {"0": 1100, "1": 234}})
+    path = record(tmp_path / "t.parquet", decaying(10), metadata)
+    document = assemble([gathered(path, "old", FOUR)], Thresholds(least_explained=0.5))
+    known: set[str] = set()
+
+    def collect(found: Any) -> None:
+        if isinstance(found, dict):
+            collect([*found.keys(), *found.values()])
+        elif isinstance(found, list):
+            for value in found:
+                collect(value)
+        elif isinstance(found, str):
+            known.update(NUMBER.findall(found))
+        elif isinstance(found, int):
+            known.add(f"{found:,}")
+
+    collect(document)
+    said = [
+        words
+        for table in tables(document)
+        for words in (*table.notes, *table.rules, table.error)
+        if "buckets" not in words and "95 %" not in words  # our own constants
+    ]
+    numbers = {number for words in said for number in NUMBER.findall(words)}
+    assert "1,334" in numbers and len(numbers) > 10
+    assert numbers <= known
+
+
+def test_fresh_pools_are_the_models(tmp_path: Path) -> None:
+    draw = random.Random(3)
+    for backend in ("ztree", "zsmalloc:6.1", "z3fold", "zbud", "zblock:2025"):
+        for count in (0, 1, 50, 2000):
+            sizes = [draw.randint(1, 4096) for _ in range(count)]
+            model = create(backend)
+            for size in sizes:
+                with suppress(OSError):
+                    model.malloc(size + 8)
+            assert fresh_bytes(backend, np.array(sizes, np.int64), 8) == model.held_bytes
 
 
 def test_text_fits_a_mail(sample: dict[str, Any]) -> None:

@@ -10,21 +10,25 @@ stranded, so only moments with at least three quarters of the most live objects 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
-from allocator import BackendError, create, native
+from allocator import create
+from replay.fastest import replay_fastest
 from replay.header import header_bytes, zswap_release
 from replay.report.statistics import Floats, Interval, as_dict, rounded, slope, stream_of
-from traces.metadata import Metadata
+from traces.metadata import Metadata, PoolInfo
 from traces.reader import TraceReader
-from traces.schema import OP_CODE
+from traces.schema import OP_CODE, conform
 
 MOMENTS = 24
-MOST_FILLED = 50_000
+MOST_FILLED = 200_000
 """Objects filled into a fresh model; of more, evenly many are taken and the result scaled."""
 
 LIVE_SHARE = 0.75
@@ -32,6 +36,7 @@ LEAST_TURNOVERS = 3.0
 TOLERATED = 0.05
 """Growth over the whole recording below which nothing has deteriorated that matters."""
 
+Ints = npt.NDArray[np.int64]
 LAST_NS = 2**63
 _MALLOC, _FREE = OP_CODE["malloc"], OP_CODE["free"]
 
@@ -109,8 +114,9 @@ def follow(
         while reached < len(due) and now_ns > due[reached]:
             found.mallocs.append(mallocs)
             found.live.append(len(live))
+            sizes = np.array(list(live.values()), np.int64)
             for backend, header in headers.items():
-                found.fresh[backend].append(_fill(backend, list(live.values()), header))
+                found.fresh[backend].append(fresh_bytes(backend, sizes, header))
             reached += 1
         return due[reached] if reached < len(due) else LAST_NS
 
@@ -156,25 +162,33 @@ def _header(metadata: Metadata, backend: str, own: str) -> int:
     return header_bytes(backend, zswap_release(metadata))
 
 
-def _in_core(backend: str) -> bool:
-    """Whether the native core has this backend; it holds what the model in Python would."""
-    if native.reason_missing():
-        return False
-    try:
-        native.create(backend)
-    except BackendError:
-        return False
-    return True
+class _Objects:
+    """Objects as a trace of nothing but mallocs."""
+
+    path = Path("live objects")
+
+    def __init__(self, sizes: Ints) -> None:
+        self.metadata = Metadata(pools=[PoolInfo("none", "none", True, True)])
+        self.num_rows = len(sizes)
+        self._sizes = sizes
+
+    def batches(self, columns: Sequence[str], rows: int = 65536) -> Iterator[pa.RecordBatch]:
+        """All in one."""
+        order = np.arange(self.num_rows)
+        found = {
+            "ts_ns": order,
+            "op": np.full(self.num_rows, _MALLOC, np.int8),
+            "size": self._sizes,
+            "handle": order + 1,
+        }
+        kept = {name: column for name, column in found.items() if name in columns}
+        yield conform(kept, where=str(self.path), columns=columns)
 
 
-def _fill(backend: str, sizes: list[int], header: int) -> float:
+def fresh_bytes(backend: str, sizes: Ints, header: int) -> float:
     """Bytes that a fresh model holds after objects of these sizes; what it refuses is left out."""
-    stride = -(-len(sizes) // MOST_FILLED)
-    taken = sizes[:: max(1, stride)]
-    model = native.create(backend) if _in_core(backend) else create(backend)
-    for size in taken:
-        try:
-            model.malloc(size + header)
-        except OSError:
-            continue
-    return model.held_bytes * len(sizes) / len(taken) if taken else 0.0
+    taken = sizes[:: max(1, -(-len(sizes) // MOST_FILLED))] + header
+    fitting = taken[taken <= create(backend).page_bytes]  # nothing takes more
+    if not len(fitting):
+        return 0.0
+    return replay_fastest(_Objects(fitting), backend).at_end.held_bytes * len(sizes) / len(taken)

@@ -258,7 +258,7 @@ def _denser(other: str, limit: float) -> Callable[[Sequence[Recording]], Finding
                 value = kernel["mean_density"] or 0.0
                 what = f"{one.allocator} density"
                 bound = bounds["low"], bounds["high"]
-                found.evidence.append(Evidence("measured", what, one.label, value, "", *bound))
+                found.evidence.append(Evidence("measured", what, one.label, value, "ratio", *bound))
             ratio = _relative_density(one, other)
             if ratio is None:
                 found.votes.append(Vote(Verdict.OPEN, f"{one.label}: no two models to compare"))
@@ -292,7 +292,7 @@ def _ages(recordings: Sequence[Recording]) -> Finding:
         found.evidence += [
             Evidence(kind, "growth per turnover", one.label, *_of(slope, "1/turnover")),
             Evidence(kind, "growth over all turnovers", one.label, *_of(growth, "ratio")),
-            Evidence(kind, "turnovers", one.label, trend["turnovers"], ""),
+            Evidence(kind, "turnovers", one.label, trend["turnovers"], "turnovers"),
         ]
         found.votes.append(_aged(one, trend["turnovers"], growth))
     refuted = [vote for vote in found.votes if vote.verdict == Verdict.REFUTED]
@@ -326,9 +326,12 @@ def _reclaims(recordings: Sequence[Recording]) -> Finding:
     shrinks = sum(r.document["shrinks"] for r in ours)
     for one in recordings:
         if one.allocator in (OURS, "zsmalloc"):
-            for key, what in (("shrinks", "shrinks"), ("written_back", "write-backs done")):
-                text = f"{one.allocator} {what}"
-                found.evidence.append(Evidence("measured", text, one.label, one.document[key], ""))
+            for key, what, unit in (
+                ("shrinks", "shrinks", "calls"),
+                ("written_back", "write-backs done", "objects"),
+            ):
+                text, value = f"{one.allocator} {what}", one.document[key]
+                found.evidence.append(Evidence("measured", text, one.label, value, unit))
     done = sum(r.document["written_back"] for r in ours)
     theirs = sum(r.document["written_back"] for r in recordings if r.allocator == "zsmalloc")
     if not shrinks:
@@ -353,7 +356,7 @@ def _versatile(recordings: Sequence[Recording]) -> Finding:
     for one in ours:
         zero = one.document["zero_handles"]
         text = f"handles 0 given out under {one.document['user']}"
-        found.evidence.append(Evidence("measured", text, one.label, zero, ""))
+        found.evidence.append(Evidence("measured", text, one.label, zero, "calls"))
     if not ours:
         return _open(found, "no recording of ztree")
     if any(one.document["zero_handles"] for one in ours):

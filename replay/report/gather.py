@@ -180,6 +180,7 @@ def _facts(reader: TraceReader, recorded: Recorded, allocator: str) -> Json:
         "lost_total": lost,
         "lost_share": lost / (lost + reader.num_rows) if lost else 0.0,
         "lost": metadata.lost,
+        "lost_by_cause": {cause: sum(by.values()) for cause, by in metadata.lost.items()},
         "lost_by_cpu": _lost_by_cpu(metadata),
         "probe_cost_ns": metadata.probe_cost_ns,
         "probe_costs": _probe_costs(recorded, metadata),

@@ -240,8 +240,8 @@ def _losses(document: Json) -> Table:
         costs = [row.cell(number, "probe_cost_ns", op) for op in _FIRST]
         lost = [row.cell(count, "lost_total"), row.cell(percent, "lost_share")]
         rows.append([row.cell(text, "label"), *lost, *costs])
-        for cause, by_cpu in one["lost"].items():
-            notes.append(f"{one['label']}: lost by {cause}: {sum(by_cpu.values()):,}")
+        for cause, events in one["lost_by_cause"].items():
+            notes.append(f"{one['label']}: lost by {cause}: {events:,}")
     return Table(
         *(
             "losses",

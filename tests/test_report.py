@@ -209,6 +209,12 @@ def test_deterioration_flips(tmp_path: Path) -> None:
     assert verdicts(flat)["C3"] == "supported"
     assert verdicts(old)["C3"] == "refuted"
     assert verdicts(flat, old)["C3"] == "refuted"  # one counterexample is enough
+    [claim] = [c for c in assemble([old], Thresholds())["claims"] if c["claim"] == "C3"]
+    growth = {e["kind"]: e["value"] for e in claim["evidence"] if e["what"].endswith("turnovers")}
+    assert set(growth) == {"measured", "modelled"} and "memory measured" in claim["why"]
+    # The same by another kernel's recording: then only the model can tell.
+    path = record(tmp_path / "other.parquet", decaying(40), about("zbud"))
+    assert verdicts(gathered(path, "other", OURS))["C3"] == "refuted"
 
 
 def test_few_turnovers_decide_nothing(tmp_path: Path) -> None:

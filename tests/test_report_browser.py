@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium with the page of two reports on a bundled recording, names in it hostile."""
+    """Chromium with the page on a bundled recording, twice and with hostile names."""
     driver, program = shutil.which("chromedriver"), shutil.which("chromium")
     if driver is None or program is None:
         pytest.skip("no chromium with chromedriver; as root on Debian: tools/kernel-packages")
@@ -39,9 +40,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         reader.metadata.lost = {HOSTILE: {"0": 1, "1": 2}}
         reader.metadata.probe_cost_ns = {"malloc": 200.0, "free": 150.0}
         backends = default_backends(reader.metadata)
-        both = [gather_one(reader, name, backends, timing=True) for name in (HOSTILE, "second")]
+        one = gather_one(reader, HOSTILE, backends, timing=True)
+    second = replace(one, label="second", document={**one.document, "label": "second"})
     page = folder / "report.html"
-    page.write_text(render(assemble(both, Thresholds()), "html"), encoding="utf-8")
+    page.write_text(render(assemble([one, second], Thresholds()), "html"), encoding="utf-8")
     options = webdriver.ChromeOptions()
     options.binary_location = program
     for option in (*OPTIONS, f"--user-data-dir={folder / 'profile'}"):
@@ -116,23 +118,23 @@ def test_zoom_and_hover(browser: Any) -> None:
     for canvas in canvases(browser):
         browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
         whole = canvas.get_attribute("data-view")
-        actions = ActionChains(browser).move_to_element_with_offset(canvas, -150, 0)
+        actions = ActionChains(browser, duration=10).move_to_element_with_offset(canvas, -150, 0)
         actions.click_and_hold().move_by_offset(250, 0).release().perform()
         low, high = map(float, canvas.get_attribute("data-view").split())
         first, last = map(float, whole.split())
         assert first < low < high < last
-        ActionChains(browser).move_to_element(canvas).perform()
+        ActionChains(browser, duration=10).move_to_element(canvas).perform()
         tip = browser.find_element(By.ID, "tip")
         assert tip.is_displayed() and ":" in tip.text
         assert len(tip.text.splitlines()) > 1
-        ActionChains(browser).double_click(canvas).perform()
+        ActionChains(browser, duration=10).double_click(canvas).perform()
         assert canvas.get_attribute("data-view") == whole
 
 
 def test_hover_tells_the_documents_value(browser: Any) -> None:
     canvas = browser.find_element(By.CSS_SELECTOR, "#plot-tail-malloc canvas")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
-    ActionChains(browser).move_to_element(canvas).perform()
+    ActionChains(browser, duration=10).move_to_element(canvas).perform()
     document = json.loads(
         browser.execute_script("return document.getElementById('document').textContent")
     )
@@ -173,5 +175,5 @@ def test_wheel_scrolls_and_with_control_zooms(browser: Any) -> None:
         low, high = map(float, browser.execute_script(script, canvas, True).split())
         first, last = map(float, whole.split())
         assert high - low < last - first
-        ActionChains(browser).double_click(canvas).perform()
+        ActionChains(browser, duration=10).double_click(canvas).perform()
         assert canvas.get_attribute("data-view") == whole

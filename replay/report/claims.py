@@ -280,21 +280,25 @@ def _denser(other: str, limit: float) -> Callable[[Sequence[Recording]], Finding
 
 def _ages(recordings: Sequence[Recording]) -> Finding:
     found = Finding()
-    for one in recordings:
-        backend = one.model(OURS)
-        measured = one.document["kernel_ageing"] if one.allocator == OURS else None
-        trend = measured or (one.document["ageing"].get(backend) if backend else None)
-        if trend is None or trend["growth"] is None:
+    # What the kernel itself held speaks first.
+    for one in sorted(recordings, key=lambda one: one.allocator != OURS):
+        trends = []
+        if one.allocator == OURS:
+            trends.append(("measured", one.document["kernel_ageing"]))
+        if backend := one.model(OURS):
+            trends.append(("modelled", one.document["ageing"][backend]))
+        known = [(kind, trend) for kind, trend in trends if trend and trend["growth"]]
+        for kind, trend in known:
+            slope, growth = (Interval(**trend[key]) for key in ("slope", "growth"))
+            found.evidence += [
+                Evidence(kind, "growth per turnover", one.label, *_of(slope, "1/turnover")),
+                Evidence(kind, "growth over all turnovers", one.label, *_of(growth, "ratio")),
+                Evidence(kind, "turnovers", one.label, trend["turnovers"], "turnovers"),
+            ]
+        if known:
+            found.votes.append(_aged(one, *known[0]))
+        else:
             found.votes.append(Vote(Verdict.OPEN, f"{one.label}: too few moments with objects"))
-            continue
-        kind = "measured" if measured else "modelled"
-        slope, growth = (Interval(**trend[key]) for key in ("slope", "growth"))
-        found.evidence += [
-            Evidence(kind, "growth per turnover", one.label, *_of(slope, "1/turnover")),
-            Evidence(kind, "growth over all turnovers", one.label, *_of(growth, "ratio")),
-            Evidence(kind, "turnovers", one.label, trend["turnovers"], "turnovers"),
-        ]
-        found.votes.append(_aged(one, trend["turnovers"], growth))
     refuted = [vote for vote in found.votes if vote.verdict == Verdict.REFUTED]
     if refuted:  # of a claim about always, one counterexample is enough
         found.verdict, found.why = refuted[0]
@@ -302,9 +306,10 @@ def _ages(recordings: Sequence[Recording]) -> Finding:
     return _unanimous(found)
 
 
-def _aged(one: Recording, turnovers: float, growth: Interval) -> Vote:
+def _aged(one: Recording, kind: str, trend: dict[str, Any]) -> Vote:
+    turnovers, growth = trend["turnovers"], Interval(**trend["growth"])
     text = (
-        f"{one.label}: memory for the same live objects grows {growth.value:.1%} "
+        f"{one.label}: memory {kind} for the same live objects grows {growth.value:.1%} "
         f"({growth.low:.1%} to {growth.high:.1%}) over {turnovers:.1f} turnovers"
     )
     reason = _unfit(one)

@@ -134,7 +134,7 @@ def _parts(widths: Sequence[int], texts: int) -> list[list[int]]:
 
 def _text_row(row: Sequence[str], widths: Sequence[int], texts: int) -> Iterable[str]:
     folded = [
-        (textwrap.wrap(cell, width, break_on_hyphens=False) or [""]) if i < texts else [cell]
+        (textwrap.wrap(cell, width) or [""]) if i < texts else [cell]
         for i, (cell, width) in enumerate(zip(row, widths, strict=True))
     ]
     for k in range(max(len(parts) for parts in folded)):

@@ -429,7 +429,8 @@ def _native(document: Json, op: str) -> Table:
         rows,
         2,
         f"measured here, on {', '.join(dict.fromkeys(machines))}, in user space, as one thread",
-        "buckets: within 1/16; the clock's cost is taken off; not comparable with a kernel's",
+        "buckets: within 1/16; the clock's cost is taken off, interruptions are not; not "
+        "comparable with a kernel's",
     )
 
 

@@ -207,7 +207,9 @@ class _PoolRun:
         "unmap",
     )
 
-    def __init__(self, number: int, allocator: str, backend: str, model: Pool) -> None:
+    def __init__(
+        self, number: int, allocator: str, backend: str, model: Pool, *, compared: bool
+    ) -> None:
         self.model = model
         self.malloc, self.free, self.map, self.unmap = (
             *(model.malloc, model.free),
@@ -220,7 +222,7 @@ class _PoolRun:
         self.held = 0
         self.model_total = 0
         self.recorded_total = NO_TOTAL
-        self.result = PoolResult(number, allocator, models(backend, allocator))
+        self.result = PoolResult(number, allocator, compared)
         # Of these allocators the handle tells where the object is; of others it is an address.
         self.handles_tell = family(backend) in HANDLES_TELL
         self.compaction: Compaction | None = None
@@ -262,6 +264,7 @@ class _Engine:
         self.headers = [pool.header_bytes for pool in metadata.pools]
         self.release = zswap_release(metadata)
         self.whole = is_whole(metadata)
+        self.all_objects = metadata.has_all_objects()
         self.backend = backend
         self.make = make
         self.timeline = timeline
@@ -312,7 +315,8 @@ class _Engine:
 
     def _meet(self, number: int) -> None:
         allocator = self.names[number] if number < len(self.names) else "unknown"
-        run = _PoolRun(number, allocator, self.backend, self.make(allocator))
+        compared = self.all_objects and models(self.backend, allocator)
+        run = _PoolRun(number, allocator, self.backend, self.make(allocator), compared=compared)
         if number < len(self.headers):
             run.more_bytes = more_bytes(self.backend, allocator, self.release, self.headers[number])
         self.runs[number] = run
@@ -632,6 +636,8 @@ def _result(reader: Source, backend: str, found: Survey, engine: _Engine, wall_s
         starts_empty=metadata.starts_empty(),
         lost=metadata.lost,
         lost_total=metadata.lost_total(),
+        all_objects=metadata.has_all_objects(),
+        sample_period=metadata.sample_period(),
         first_ns=found.first_ns,
         last_ns=found.last_ns,
         pools=sorted((run.result for run in engine.met), key=lambda pool: pool.pool),

@@ -214,11 +214,11 @@ class Timeline:
 class PoolResult:
     """What one pool of the trace did in its model.
 
-    ``compared``: the trace was recorded on this backend's allocator (or on an unknown one), so
-    that answers must be equal. ``handles``, ``totals``, ``errors`` and ``shrinks`` count
-    mallocs that succeeded, rows with the kernel's total, mallocs that failed with EINVAL or
-    ENOSPC, and shrinks. ``total_difference`` is the model's total minus the kernel's, in bytes,
-    where its absolute value was greatest; None if there was none to compare.
+    ``compared``: the trace was recorded on this backend's allocator (or on an unknown one), with
+    all objects, so that answers must be equal. ``handles``, ``totals``, ``errors`` and
+    ``shrinks`` count mallocs that succeeded, rows with the kernel's total, mallocs that failed
+    with EINVAL or ENOSPC, and shrinks. ``total_difference`` is the model's total minus the
+    kernel's, in bytes, where its absolute value was greatest; None if there was none to compare.
     ``mallocs``: objects that the model took. ``unknown``: op -> calls with a handle that nobody
     gave out. ``reissued``: objects dropped because their handle was given out again. ``refused``:
     objects that the kernel took and the model did not. ``failed``: errno name -> failed mallocs;
@@ -297,6 +297,8 @@ class Result:
     starts_empty: bool
     lost: dict[str, dict[str, int]]
     lost_total: int
+    all_objects: bool
+    sample_period: float
     first_ns: int
     last_ns: int
     pools: list[PoolResult]

@@ -419,6 +419,7 @@ class _Play:
         self.page_bytes: int = config.page_bytes
         metadata = reader.metadata
         self.names = [pool.allocator for pool in metadata.pools]
+        self.all_objects = metadata.has_all_objects()
         self.moments: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         if every is not None and known is not None:
             self.moments = every.boundaries(known.first_ns, known.last_ns)
@@ -437,7 +438,7 @@ class _Play:
             options.kind_of[code] = kind
         for number in range(256):
             allocator = self._allocator(number)
-            options.compared[number] = models(backend, allocator)
+            options.compared[number] = self.all_objects and models(backend, allocator)
             if number < len(metadata.pools):
                 header = metadata.pools[number].header_bytes
                 more = more_bytes(backend, allocator, zswap_release(metadata), header)
@@ -514,6 +515,8 @@ class _Play:
             starts_empty=metadata.starts_empty(),
             lost=metadata.lost,
             lost_total=metadata.lost_total(),
+            all_objects=metadata.has_all_objects(),
+            sample_period=metadata.sample_period(),
             first_ns=found.first_ns,
             last_ns=found.last_ns,
             pools=sorted(pools, key=lambda pool: pool.pool),
@@ -592,7 +595,7 @@ class _Play:
         return PoolResult(
             pool=raw.pool,
             allocator=allocator,
-            compared=models(self.backend, allocator),
+            compared=self.all_objects and models(self.backend, allocator),
             handles=_agreement(raw.handles),
             totals=_agreement(raw.totals),
             errors=_agreement(raw.errors),

@@ -16,13 +16,17 @@ OUT = "vmstat.zswpout"
 
 
 def check(
-    readings: tuple[int, int, int, int], recorded: int, lost: int = 0, unknown: int = 0
+    readings: tuple[int, int, int, int],
+    recorded: int,
+    lost: int = 0,
+    unknown: int = 0,
+    left_out: int = 0,
 ) -> bool:
-    by_op = np.zeros((3, 32), np.int64)
-    by_op[:, OP_STORE] = recorded, lost, unknown
+    by_op = np.zeros((4, 32), np.int64)
+    by_op[:, OP_STORE] = recorded, lost, unknown, left_out
     before, opened, closing, closed = ({OUT: reading} for reading in readings)
     found = check_counters(
-        (before, opened, closing, closed), by_op[0], (by_op[1], by_op[2]), skipped=0
+        (before, opened, closing, closed), by_op[0], by_op[3], (by_op[1], by_op[2]), skipped=0
     )
     document = Metadata().to_dict() | {"counters": {"check": found}}
     [made] = Metadata.from_json(json.dumps(document)).counters.check
@@ -52,4 +56,17 @@ def test_what_happens_while_the_gate_moves_may_be_in_or_out() -> None:
 def test_a_counter_that_the_kernel_lacks_is_not_checked() -> None:
     nothing: dict[str, int] = {}
     ops = np.zeros(32, np.int64)
-    assert check_counters((nothing,) * 4, ops, (ops, ops), 0) == []
+    assert check_counters((nothing,) * 4, ops, ops, (ops, ops), 0) == []
+
+
+def test_what_was_left_out_by_choice_belongs_to_the_sum() -> None:
+    readings = (7, 7, 107, 107)
+    assert [check(readings, 20, left_out=n) for n in (79, 80, 81)] == [False, True, False]
+    assert check(readings, 20, lost=5, left_out=75)
+
+
+def test_a_counter_of_calls_that_were_not_recorded_is_not_checked() -> None:
+    ops = np.zeros(32, np.int64)
+    readings = ({OUT: 7, "vmstat.zswpin": 7},) * 4
+    found = check_counters(readings, ops, ops, (ops, ops), 0, ops=["store", "malloc"])
+    assert [one["counter"] for one in found] == [OUT]

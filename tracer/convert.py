@@ -24,7 +24,7 @@ from tracer.ring import (
     RECORD,
     Records,
 )
-from tracer.spool import SpoolReader
+from tracer.spool import SpoolReader, following
 from traces import Metadata, TraceWriter
 from traces.schema import OP_CODE, OPS
 
@@ -48,7 +48,9 @@ def convert(
     """Write the trace ``output`` from ``spool``; returns its metadata.
 
     ``advance`` is called with the number of rows of each piece written. A spool cut short
-    makes a trace with a note saying so. TracerError or TraceError for files that are unusable.
+    makes a trace with a note saying so. Of a recording that rotated, the spool after this one is
+    looked into for what belongs to this one's last calls, if it is still there.
+    TracerError or TraceError for files that are unusable.
     """
     reader = SpoolReader(spool)
     start, state = reader.documents()
@@ -61,7 +63,7 @@ def convert(
     )
     with TraceWriter(output, metadata, force=force) as writer:
         zram = metadata.source == "zram"
-        for records, totals in with_totals(reader.records(), zram=zram):
+        for records, totals in _own_records(reader, metadata.pieces.last, zram=zram):
             rows = records["op"] < len(OPS)
             writer.write(columns(records[rows], totals[rows], layout))
             advance(int(rows.sum()))
@@ -72,6 +74,36 @@ def convert(
                 "came after the disk was full); losses are those known by then"
             )
     return metadata
+
+
+def _own_records(
+    reader: SpoolReader, number: int, *, zram: bool
+) -> Iterator[tuple[Records, NDArray[np.uint64]]]:
+    """The records of a spool with their totals (:func:`with_totals`).
+
+    ``number`` is the file's in a recording that rotated: what answers its last calls may be among
+    the first records of the next one.
+    """
+    read = given = 0
+
+    def batches() -> Iterator[Records]:
+        nonlocal read
+        for batch in reader.records():
+            read += len(batch)
+            yield batch
+        after = following(reader.path, number)
+        if after.exists():
+            seen = 0
+            for batch in SpoolReader(after).records():
+                yield batch
+                seen += len(batch)
+                if seen >= HELD:
+                    break
+
+    for records, totals in with_totals(batches(), zram=zram):
+        own = read - given
+        yield records[:own], totals[:own]
+        given += len(records[:own])
 
 
 def with_totals(

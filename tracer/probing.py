@@ -18,11 +18,11 @@ from tracer import machine
 from tracer.abi import ZSWAP_HEADER_BYTES, Probe, examine_kernel, traceable_functions
 from tracer.bpf_stats import ProgramRuns, collect_run_times, mean_cost_ns, program_runs
 from tracer.errors import TracerError
-from tracer.ring import Ring
+from tracer.filters import Filters
+from tracer.histogram import BUCKETS, SIZE_BUCKETS, Counts
+from tracer.ring import FAILED, KINDS, Records, Ring
 from tracer.spool import CAUSES
 from tracer.system_bcc import load_bcc
-
-KINDS, FAILED = 64, 32  # of events lost, in probes/zswap.c
 
 # struct pool of probes/zswap.c.
 POOL = np.dtype([("type", "S16"), ("created", "<u4"), ("evictable", "<u4"), ("count_at", "<u8")])
@@ -88,17 +88,31 @@ class Probing:
     """Attached probes. Use as a context manager: they are gone when the block is left."""
 
     def __init__(
-        self, ring_bytes: int, source: str = "zswap", kinds: Sequence[str] | None = None
+        self,
+        ring_bytes: int,
+        source: str = "zswap",
+        kinds: Sequence[str] | None = None,
+        filters: Filters | None = None,
+        *,
+        histogram: bool = False,
     ) -> None:
         """Compile and attach, with the gate shut: nothing is recorded before :meth:`open_gate`.
 
         ``ring_bytes`` is a power of two and a multiple of the page size, ``source`` one of
         ``abi.SOURCES``, ``kinds`` the kinds of probes to use, in order of preference; None is
-        :func:`best_kinds`. TracerError if the kernel has not what it takes.
+        :func:`best_kinds`. With ``histogram`` there is no ring, only :meth:`histograms`.
+        TracerError if the kernel has not what it takes.
         """
+        filters = filters or Filters()
+        self._ring: Ring | None = None
+        self._timing: int | None = None
         abi = examine_kernel(traceable_functions(), source)
         self.without = abi.missing
-        self.missing = [probe for probe in abi.missing if probe.essential]
+        self.missing = [
+            probe
+            for probe in abi.missing
+            if probe.essential and filters.attaches(probe, histogram=histogram)
+        ]
         if not {"malloc", "free"} <= {probe.op for probe in abi.probes}:
             raise TracerError(
                 f"this kernel has no functions of {source}'s allocator to probe "
@@ -106,12 +120,15 @@ class Probing:
             )
         bcc = load_bcc()
         typed = abi.typed if bcc.BPF.support_kfunc() else frozenset()
-        self.attached = list(with_kinds(abi.probes, typed, kinds or best_kinds()))
+        wanted = [probe for probe in abi.probes if filters.attaches(probe, histogram=histogram)]
+        self.attached = list(with_kinds(wanted, typed, kinds or best_kinds()))
         text = files("tracer").joinpath("probes/zswap.c").read_text()
         defines = {
             **abi.defines,
             "RING_PAGES": ring_bytes // mmap.PAGESIZE,
             "CPUS": machine.possible_cpus(),
+            **filters.defines(source),
+            **({"HISTOGRAM": 1} if histogram else {}),
         }
         try:
             # This attaches the trampolines, too.
@@ -124,18 +141,26 @@ class Probing:
             raise TracerError(
                 f"the probes do not compile or load here ({error}); ztrace doctor says more"
             ) from error
+        for number, group in enumerate(filters.cgroups):
+            self._bpf["groups"][number] = str(group)
         for one in self.attached:
             try:
                 self._attach(one)
             except Exception as error:
                 self.close()
                 raise TracerError(f"cannot probe {one.probe.symbol}: {error}") from error
-        self.ring = Ring(self._bpf["events"].map_fd, ring_bytes)
+        if not histogram:
+            self._ring = Ring(self._bpf["events"].map_fd, ring_bytes)
         self._skipped_before: dict[str, int] = {}
-        self._timing: int | None = None
         self._timed_before: dict[int, ProgramRuns] = {}
         self._gate = self._mapped("gate", np.dtype("<u8"))
         self._lost = self._mapped("lost", np.dtype("<u8"))
+        self._left_out = self._mapped("left_out", np.dtype("<u8")) if filters.by_object else None
+        self._histograms = (
+            [self._mapped(name, np.dtype("<u8")) for name in ("durations", "sizes")]
+            if histogram
+            else []
+        )
         self._pools = self._mapped("pools", POOL)
         self._pool_count = self._mapped("pool_count", np.dtype("<u8"))
 
@@ -222,6 +247,26 @@ class Probing:
         ring_full = by_kind[CAUSES.index("ring_full"), :FAILED]
         return ring_full, by_kind[:, :FAILED].sum(axis=0) - ring_full
 
+    def left_out(self) -> Counts:
+        """Calls that the filters left out so far, by kind; shape (KINDS,)."""
+        if self._left_out is None:
+            return np.zeros(KINDS, np.int64)
+        counts: Counts = self._left_out.reshape(KINDS, -1).sum(axis=1).astype(np.int64)
+        return counts
+
+    def histograms(self) -> tuple[Counts, Counts]:
+        """Counts of durations, shape (KINDS, BUCKETS), and of sizes, (SIZE_BUCKETS,), so far."""
+        durations, sizes = self._histograms
+        return (
+            durations.reshape(KINDS, BUCKETS, -1).sum(axis=2).astype(np.int64),
+            sizes.reshape(SIZE_BUCKETS, -1).sum(axis=1).astype(np.int64),
+        )
+
+    def take(self) -> Records:
+        """What is in the ring (tracer/ring.py)."""
+        assert self._ring is not None
+        return self._ring.take()
+
     def _skipped(self) -> dict[str, int]:
         """Runs of programs that the kernel skipped, by cause, since they were attached.
 
@@ -255,10 +300,9 @@ class Probing:
 
     def close(self) -> None:
         """Detach everything: entries first, so that no frame is opened that cannot be closed."""
-        ring = getattr(self, "ring", None)
-        if ring is not None:
-            ring.close()
-            self.stop_timing()
+        if self._ring is not None:
+            self._ring.close()
+        self.stop_timing()
         self._bpf.cleanup()
 
     def __enter__(self) -> Probing:

@@ -24,10 +24,26 @@ from numpy.typing import NDArray
 from tracer import machine
 from tracer.crosscheck import check_counters
 from tracer.errors import TracerError
+from tracer.filters import Filters
 from tracer.fresh_pool import fresh_pool
-from tracer.probing import FAILED, Probing
-from tracer.ring import HAS_AUX, OP_FREE, OP_LOAD, OP_MALLOC, OP_NAMES, OP_STORE, OP_TOTAL, Records
-from tracer.spool import Discard, SpoolWriter
+from tracer.histogram import by_kind as tally_by_kind
+from tracer.histogram import summary
+from tracer.outputs import FLIGHT_BYTES, Flight, Limits, Nowhere, Spools, first_rows
+from tracer.probing import Probing
+from tracer.ring import (
+    FAILED,
+    HAS_AUX,
+    KINDS,
+    OP_FREE,
+    OP_LOAD,
+    OP_MALLOC,
+    OP_NAMES,
+    OP_STORE,
+    OP_TOTAL,
+    Records,
+    by_kind,
+    named,
+)
 
 POLL_S = 0.05
 STATE_S = 1.0  # the most that is missing after a kill
@@ -61,17 +77,22 @@ class Progress:
 
 @dataclass
 class Recorded:
-    """How a recording ended. ``command_status`` is None when no command was run."""
+    """How a recording ended.
+
+    ``state``: the last losses, pools and counters, and the histograms where they were asked for.
+    ``command_status`` is None when no command was run. ``spools``: the files written.
+    """
 
     events: int
-    lost: dict[str, dict[str, int]]
+    state: dict[str, Any]
     command_status: int | None
     seconds: float
+    spools: list[Path]
 
 
 @dataclass
 class Plan:
-    """What to record and for how long."""
+    """What to record and for how long. With ``histogram`` no event is kept anywhere."""
 
     spool: Path | None  # None: keep nothing
     source: str = "zswap"
@@ -80,6 +101,9 @@ class Plan:
     command: Sequence[str] = ()
     duration_s: float | None = None
     ring_bytes: int = 16 << 20
+    filters: Filters = field(default_factory=Filters)
+    limits: Limits = field(default_factory=Limits)
+    histogram: bool = False
     tool: str = "ztrace"
     on_ready: Callable[[int, list[str]], None] = lambda probes, missing: None
     on_progress: Callable[[Progress], None] = lambda progress: None
@@ -87,19 +111,19 @@ class Plan:
 
 
 class _Stop:
-    """Set by the first SIGINT, SIGTERM or SIGHUP."""
+    """Set by the first SIGINT, SIGTERM or SIGHUP, in a flight also by SIGUSR1."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked: signal.Signals | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.asked = self.asked or signal.Signals(number)
 
 
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[_Stop]:
+def _stop_on_signals(*more: signal.Signals) -> Iterator[_Stop]:
     stop = _Stop()
-    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *more)
     before = {number: signal.signal(number, stop) for number in caught}
     try:
         yield stop
@@ -129,20 +153,35 @@ def record(plan: Plan) -> Recorded:
     kinds = plan.probe_kind and (plan.probe_kind,)
     if plan.command and shutil.which(plan.command[0]) is None:
         raise TracerError(f"{plan.command[0]}: no such command")
-    with _stop_on_signals() as stop, Probing(plan.ring_bytes, plan.source, kinds) as probing:
-        spool = SpoolWriter(plan.spool) if plan.spool else Discard()
+    flight = () if plan.limits.flight_ns is None else (signal.SIGUSR1,)
+    with (
+        _stop_on_signals(*flight) as stop,
+        Probing(
+            plan.ring_bytes, plan.source, kinds, plan.filters, histogram=plan.histogram
+        ) as probing,
+    ):
+        output = _output(plan)
         try:
             with _locked_memory():
-                return _run(plan, probing, spool, stop)
+                return _run(plan, probing, output, stop)
         finally:
-            spool.close()
+            output.close()
 
 
-def _run(plan: Plan, probing: Probing, spool: SpoolWriter | Discard, stop: _Stop) -> Recorded:
-    session = _Session(plan, probing, spool)
+def _output(plan: Plan) -> Nowhere:
+    if plan.spool is None or plan.histogram:
+        return Nowhere()
+    if plan.limits.flight_ns is not None:
+        most_bytes = plan.limits.max_bytes or FLIGHT_BYTES
+        return Flight(plan.spool, plan.limits.flight_ns, most_bytes)
+    return Spools(plan.spool)
+
+
+def _run(plan: Plan, probing: Probing, output: Nowhere, stop: _Stop) -> Recorded:
+    session = _Session(plan, probing, output)
     command = None
     try:
-        spool.start(_start_document(plan, probing, session.before))
+        session.start()
         plan.on_ready(len(probing.attached), [probe.symbol for probe in probing.missing])
         session.open()
         with _new_pool(plan, probing, session):
@@ -151,7 +190,7 @@ def _run(plan: Plan, probing: Probing, spool: SpoolWriter | Discard, stop: _Stop
             session.shut()
         time.sleep(SETTLE_S)
         session.drain()
-        lost = session.save()
+        state = session.end(stop.asked)
     except OSError as error:
         raise TracerError(
             f"{plan.spool}: {error.strerror} after {session.progress.seconds:.0f} s; what was "
@@ -162,7 +201,9 @@ def _run(plan: Plan, probing: Probing, spool: SpoolWriter | Discard, stop: _Stop
         if command is not None and command.poll() is None:
             command.terminate()
     status = command.wait() if command is not None else None
-    return Recorded(session.progress.events, lost, status, session.progress.seconds)
+    progress = session.progress
+    spools = output.paths if isinstance(output, Spools | Flight) else []
+    return Recorded(progress.events, state, status, progress.seconds, spools)
 
 
 @contextlib.contextmanager
@@ -181,7 +222,7 @@ def _watch(
 ) -> None:
     """Move events to the spool until there is a reason to stop."""
     saved = time.monotonic()
-    while not stop.asked:
+    while not stop.asked and session.ended is None:
         time.sleep(POLL_S)
         session.drain()
         now = time.monotonic()
@@ -196,18 +237,46 @@ def _watch(
             return
 
 
-class _Session:
-    """One recording: the gate, what passed it, and the kernel's own counters around it."""
+@dataclass(frozen=True)
+class _Seam:
+    """What was known as the file that is written now began."""
 
-    def __init__(self, plan: Plan, probing: Probing, spool: SpoolWriter | Discard) -> None:
-        self._plan, self._probing, self._spool = plan, probing, spool
-        self._recorded = np.zeros(FAILED, np.int64)  # successful calls by op code
-        self.before = machine.counters()
-        self._opened = self._closing = self._closed = self.before
+    lost: dict[str, dict[str, int]]
+    left_out: dict[str, dict[str, int]]
+    counters: dict[str, int]
+    pools: int = 0
+    events: int = 0
+    seconds: float = 0.0
+
+
+class _Session:
+    """One recording: the gate, what passed it, and the kernel's own counters around it.
+
+    ``ended``: why there is nothing more to record, None while there is.
+    """
+
+    def __init__(self, plan: Plan, probing: Probing, output: Nowhere) -> None:
+        self._plan, self._probing, self._output = plan, probing, output
+        self._taken = np.zeros(KINDS, np.int64)  # events by kind
+        self._beyond: dict[str, NDArray[np.int64]] = {}  # a limit -> what came after it
+        before = machine.counters()
+        self._before = self._opened = self._closing = self._closed = before
+        self._seam = _Seam({}, {}, before)
+        self._pieces = 0  # that have ended
         self._is_shut = False
+        self.ended: str | None = None
         self.progress = Progress()
         self.notes: list[str] = []
         self._began = time.monotonic()
+
+    def start(self) -> None:
+        """Write what is known when the recording, or another file of it, begins."""
+        if self._pieces == 0:
+            self._document = _start_document(self._plan, self._probing)
+        document = self._document | {"counters": {"start": self._seam.counters, "end": {}}}
+        if self._plan.limits.rotates:
+            document["pieces"] = {"first": self._pieces, "last": self._pieces}
+        self._output.start(document)
 
     def open(self) -> None:
         """Let events through."""
@@ -225,26 +294,107 @@ class _Session:
         self._is_shut = True
 
     def drain(self) -> None:
-        """Move what is in the ring to the spool."""
+        """Move what is in the ring to the output."""
         self.progress.seconds = time.monotonic() - self._began
-        records = self._probing.ring.take()
-        if not len(records):
-            return
-        self._spool.records(records)
-        op = records["op"]
-        self._recorded += np.bincount(op[records["ret"] == 0], minlength=FAILED)
-        self._note(op, records)
         if self.progress.events >= TIMED_EVENTS:
             self._probing.stop_timing()
+        if self._plan.histogram:
+            self._tally(tally_by_kind(self._probing.histograms()[0]))
+            return
+        records = self._probing.take()
+        if not len(records):
+            return
+        records = self._within_limits(records)
+        if isinstance(self._output, Spools) and len(records) and self._is_turn(self._output):
+            self._turn(self._output)
+        self._output.records(records)
+        self._tally(self._taken + by_kind(records))
+        self._note(records["op"], records)
+        self._look_at_limits(records)
+
+    def _within_limits(self, records: Records) -> Records:
+        """Those before the limit that has ended the recording, or ends it now."""
+        most = self._plan.limits.max_events
+        kept = records[:0] if self._beyond else records
+        if most is not None and not self._beyond:
+            kept = first_rows(records, most - self.progress.events)
+            if len(kept) < len(records):
+                self._end_by("max_events")
+        for name in self._beyond:
+            self._beyond[name] += by_kind(records[len(kept) :])
+        return kept
+
+    def _end_by(self, limit: str) -> None:
+        self.ended = limit
+        self._beyond[limit] = np.zeros(KINDS, np.int64)
+
+    def _look_at_limits(self, records: Records) -> None:
+        """End the recording if it is time."""
+        limits, output = self._plan.limits, self._output
+        for trigger in limits.triggers:
+            self.ended = self.ended or trigger.fired(records)
+        if not isinstance(output, Spools) or self._beyond:
+            return
+        if limits.max_events is not None and self.progress.events >= limits.max_events:
+            self._end_by("max_events")
+        elif limits.max_bytes is not None and output.written_bytes >= limits.max_bytes:
+            self._end_by("max_size")
+
+    def _is_turn(self, output: Spools) -> bool:
+        """Whether what comes now belongs into another file; none stays without an event."""
+        age_ns = int((self.progress.seconds - self._seam.seconds) * 1e9)
+        is_empty = self.progress.events == self._seam.events
+        return not is_empty and self._plan.limits.is_turn(output.piece_bytes, age_ns)
+
+    def _turn(self, output: Spools) -> None:
+        """Go on in another file. What was lost or left out so far belongs to those before."""
+        self.save(turning=True)
+        self._pieces += 1
+        self._seam = _Seam(
+            self._probing.lost(),
+            self._left_out(),
+            machine.counters(),
+            len(self._probing.pools()),
+            self.progress.events,
+            self.progress.seconds,
+        )
+        output.turn()
+        self.start()
+        self.save()
+
+    def _tally(self, taken: NDArray[np.int64]) -> None:
+        """Take over how many events of each kind there are now."""
+        self._taken = taken
+        progress = self.progress
+        progress.events = sum(named(taken).values())
+        progress.stores, progress.loads = int(taken[OP_STORE]), int(taken[OP_LOAD])
+
+    def _left_out_kinds(self) -> dict[str, NDArray[np.int64]]:
+        """Events left out by choice so far: by what, and by kind."""
+        by = {"filters": self._probing.left_out(), **self._beyond}
+        return by | {"flight": self._output.given_up}
+
+    def _left_out(self) -> dict[str, dict[str, int]]:
+        found = {cause: named(kinds) for cause, kinds in self._left_out_kinds().items()}
+        return {cause: ops for cause, ops in found.items() if ops}
+
+    def end(self, stopped_by: signal.Signals | None) -> dict[str, Any]:
+        """Write the final state and all that is still held; returns all that is known."""
+        output = self._output
+        if isinstance(output, Flight):
+            assert self._plan.limits.flight_ns is not None
+            cause = self.ended or (stopped_by.name if stopped_by else "the end of recording")
+            seconds = self._plan.limits.flight_ns / 1e9
+            self.notes.append(f"flight: the last {seconds:g} s before {cause}")
+            if output.cut_short:
+                self.notes.append("flight: less than that, --max-size does not hold more")
+        state = self.save()
+        output.finish()
+        return {**self._document, **state}
 
     def _note(self, op: NDArray[np.uint8], records: Records) -> None:
         """Take what a status line shows from new records."""
         progress = self.progress
-        progress.events += int((op < OP_TOTAL).sum())
-        progress.stores, progress.loads = (
-            int(self._recorded[OP_STORE]),
-            int(self._recorded[OP_LOAD]),
-        )
         for code in np.unique(op).tolist():
             progress.recent.setdefault(code, []).append(records["dur"][op == code])
         sized = records[((op == OP_MALLOC) | (op == OP_FREE)) & ((records["has"] & HAS_AUX) != 0)]
@@ -254,49 +404,87 @@ class _Session:
         if len(totals):
             progress.pool_bytes = int(totals[-1])
 
-    def save(self) -> dict[str, dict[str, int]]:
-        """Write the state of things to the spool; returns what was lost, by cause and CPU."""
-        probing = self._probing
-        lost = probing.lost()
-        counters: dict[str, Any] = {"start": self.before}
-        state: dict[str, Any] = {"final": self._is_shut}
+    def save(self, *, turning: bool = False) -> dict[str, Any]:
+        """Write the state of things to the output, the last one of its file if ``turning``.
+
+        Returns it. Losses are by cause and CPU.
+        """
+        probing, seam = self._probing, self._seam
+        lost, left_out = probing.lost(), self._left_out()
+        counters: dict[str, Any] = {"start": seam.counters}
         if self._is_shut:
             unfinished = probing.unfinished()
             if unfinished:
                 lost["unfinished"] = {"all": unfinished}
             counters["end"] = self._closed
-            counters["check"] = check_counters(
-                (self.before, self._opened, self._closing, self._closed),
-                self._recorded,
-                probing.lost_by_op(),
-                sum(per_cpu.get("all", 0) for per_cpu in lost.values()),
-            )
+            counters["check"] = self._check(lost)
         else:
             counters["end"] = machine.counters()
         parameters = _parameters(self._plan.source)
-        compressor = _compressor(self._plan.source, parameters)
-        stored_before = _stored(self._plan.source, self.before)
-        state |= {
-            "lost": lost,
+        state = {
+            "final": self._is_shut or turning,
+            "lost": _since(lost, seam.lost),
+            "left_out": _since(left_out, seam.left_out),
             "notes": self.notes,
             "parameters": parameters,
-            "duration_ns": int(self.progress.seconds * 1e9),
+            "duration_ns": int((self.progress.seconds - seam.seconds) * 1e9),
             "counters": counters,
             "probe_cost_ns": probing.cost_ns() or None,
-            "pools": [
-                {
-                    "allocator": pool.allocator,
-                    "compressor": compressor,
-                    "created_in_recording": pool.created,
-                    "empty_at_start": pool.created or stored_before == 0,
-                    "header_bytes": pool.header_bytes,
-                }
-                for pool in probing.pools()
-            ],
+            "pools": self._pools(_compressor(self._plan.source, parameters)),
         }
-        self._spool.state(state)
+        if self._plan.limits.rotates:
+            piece = self._pieces
+            state["pieces"] = {"first": piece, "last": piece, "more": turning}
+        if self._plan.histogram:
+            state["histograms"] = summary(*probing.histograms())
+        self._output.state(state)
         self.progress.lost = sum(sum(per_cpu.values()) for per_cpu in lost.values())
-        return lost
+        return state
+
+    def _check(self, lost: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+        """Recorded, left out and lost beside the kernel's counters, over all files."""
+        left_out = sum(self._left_out_kinds().values())
+        return check_counters(
+            (self._before, self._opened, self._closing, self._closed),
+            (self._taken - self._output.given_up)[:FAILED],
+            np.asarray(left_out)[:FAILED],
+            self._probing.lost_by_op(),
+            sum(per_cpu.get("all", 0) for per_cpu in lost.values()),
+            [op for op in OP_NAMES if self._plan.filters.records(op)],
+        )
+
+    def _pools(self, compressor: str) -> list[dict[str, Any]]:
+        """The pools' part of the metadata: those met before this file held something then."""
+        plan = self._plan
+        none_stored = _stored(plan.source, self._before) == 0
+        partial = plan.filters.by_object or bool(self._output.given_up.any())
+        return [
+            {
+                "allocator": pool.allocator,
+                "compressor": compressor,
+                "created_in_recording": pool.created and number >= self._seam.pools,
+                "empty_at_start": (pool.created or none_stored)
+                and number >= self._seam.pools
+                and not partial,
+                "header_bytes": pool.header_bytes,
+            }
+            for number, pool in enumerate(self._probing.pools())
+        ]
+
+
+def _since(
+    now: dict[str, dict[str, int]], before: dict[str, dict[str, int]]
+) -> dict[str, dict[str, int]]:
+    """What was added to counts of counts, zeros left out."""
+    found = {
+        cause: {
+            name: added
+            for name, count in counts.items()
+            if (added := count - before.get(cause, {}).get(name, 0))
+        }
+        for cause, counts in now.items()
+    }
+    return {cause: counts for cause, counts in found.items() if counts}
 
 
 def _start_command(command: Sequence[str]) -> subprocess.Popen[bytes] | None:
@@ -308,7 +496,10 @@ def _start_command(command: Sequence[str]) -> subprocess.Popen[bytes] | None:
         raise TracerError(f"{command[0]}: {error.strerror}") from error
 
 
-def _start_document(plan: Plan, probing: Probing, before: dict[str, int]) -> dict[str, Any]:
+def _start_document(plan: Plan, probing: Probing) -> dict[str, Any]:
+    filters = plan.filters.described()
+    if plan.limits.flight_ns is not None:
+        filters["flight"] = f"{plan.limits.flight_ns / 1e9:g} s"
     return {
         "tool": plan.tool,
         "source": plan.source,
@@ -318,12 +509,13 @@ def _start_document(plan: Plan, probing: Probing, before: dict[str, int]) -> dic
         "probes": {
             one.probe.op: {"kind": one.kind, "symbol": one.probe.symbol}
             for one in probing.attached
-            if one.probe.op is not None
+            if one.probe.op is not None and plan.filters.records(one.probe.op)
         },
         "clock": "CLOCK_MONOTONIC",
+        "filters": filters,
+        "sampling": plan.filters.sampling(),
         "command": list(plan.command),
         "started_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        "counters": {"start": before, "end": {}},
         **plan.extra,
     }
 

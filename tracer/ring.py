@@ -46,6 +46,9 @@ OPAQUE_SLOT = np.dtype([("length", "<u4"), ("page", "<u4"), ("record", f"V{RECOR
 
 BUSY = 1 << 31
 
+# Events are counted by op code, those known to have failed FAILED higher.
+KINDS, FAILED = 64, 32
+
 HAS_KEY, HAS_SIZE, HAS_HANDLE, HAS_AUX, HAS_POOL, HAS_PLACE, HAS_LOCK = 1, 2, 4, 8, 16, 32, 64
 # enum op of probes/zswap.c: those of a trace, in its order (traces/schema.py), and TOTAL.
 OP_NAMES = (
@@ -103,3 +106,15 @@ class Ring:
 def from_bytes(raw: bytes) -> Records:
     """Records from their bytes; ValueError if these are not a whole number of records."""
     return np.frombuffer(raw, RECORD)
+
+
+def by_kind(records: Records) -> NDArray[np.int64]:
+    """How many records there are of each kind; shape (KINDS,)."""
+    kinds = records["op"] + np.uint8(FAILED) * (records["ret"] != 0)
+    return np.bincount(kinds, minlength=KINDS)
+
+
+def named(counts: NDArray[np.int64]) -> dict[str, int]:
+    """Calls by op from counts by kind, failed or not; zeros and what makes no rows left out."""
+    both = counts[:FAILED] + counts[FAILED:]
+    return {op: int(both[code]) for code, op in enumerate(OP_NAMES) if both[code]}

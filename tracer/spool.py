@@ -33,7 +33,25 @@ LIMIT_BYTES = 256 << 20  # no frame is larger; a larger figure is damage
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # Causes of loss in the order of enum cause in probes/zswap.c, and what helps.
-CAUSES = ("ring_full", "too_deep", "missed_return", "no_task_room", "no_pool_room")
+CAUSES = (
+    *("ring_full", "too_deep", "missed_return", "no_task_room", "no_pool_room"),
+    "no_object_room",
+)
+
+
+def numbered(path: Path, number: int) -> Path:
+    """The name of a file's later piece: of t.parquet and t.parquet.spool t.1.parquet, …"""
+    tail = ".spool" if path.suffix == ".spool" else ""
+    name = Path(path.name.removesuffix(tail))
+    return path.with_name(f"{name.stem}.{number}{name.suffix}{tail}" if number else path.name)
+
+
+def following(spool: Path, number: int) -> Path:
+    """The name of the piece after the one of that number."""
+    tail = ".spool" if spool.suffix == ".spool" else ""
+    name = Path(spool.name.removesuffix(tail))
+    stem = name.stem.removesuffix(f".{number}") if number else name.stem
+    return numbered(spool.with_name(f"{stem}{name.suffix}{tail}"), number + 1)
 
 
 class Kind(IntEnum):
@@ -71,6 +89,19 @@ class SpoolWriter:
             self.records(records[:half])
             self.records(records[half:])
 
+    @property
+    def size_bytes(self) -> int:
+        """The file's size so far."""
+        return self._whole
+
+    def packed(self, records: Records) -> bytes:
+        """Records as a frame, to be appended some time, or not."""
+        return self._packed(Kind.RECORDS, records.tobytes())
+
+    def append(self, frame: bytes) -> None:
+        """Append a frame that :meth:`packed` made."""
+        self._write(frame)
+
     def start(self, document: dict[str, Any]) -> None:
         """Append what is known when recording begins."""
         self._frame(Kind.START, json.dumps(document).encode())
@@ -80,8 +111,11 @@ class SpoolWriter:
         self._frame(Kind.STATE, json.dumps(document).encode())
 
     def _frame(self, kind: Kind, raw: bytes) -> None:
+        self._write(self._packed(kind, raw))
+
+    def _packed(self, kind: Kind, raw: bytes) -> bytes:
         payload = self._packer.compress(raw)
-        self._write(HEADER.pack(kind, len(raw), len(payload), zlib.crc32(payload)) + payload)
+        return HEADER.pack(kind, len(raw), len(payload), zlib.crc32(payload)) + payload
 
     def _write(self, data: bytes) -> None:
         """Write all of it, or nothing: on a full disk the file ends with its last whole frame."""
@@ -98,22 +132,6 @@ class SpoolWriter:
     def close(self) -> None:
         """Close the file; it stays."""
         os.close(self._fd)
-
-
-class Discard:
-    """Takes what a spool takes and keeps nothing, for looking on."""
-
-    def records(self, records: Records) -> None:
-        """Forget records."""
-
-    def start(self, document: dict[str, Any]) -> None:
-        """Forget what is known when recording begins."""
-
-    def state(self, document: dict[str, Any]) -> None:
-        """Forget the latest losses."""
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 class SpoolReader:

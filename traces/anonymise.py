@@ -117,6 +117,8 @@ def anonymous(metadata: Metadata, *, keep_machine: bool = False) -> Metadata:
         sampling=metadata.sampling,
         duration_ns=metadata.duration_ns,
         lost=metadata.lost,
+        left_out=metadata.left_out,
+        pieces=replace(metadata.pieces, extra={}),
         counters=_since_start(metadata.counters),
         order=metadata.order,
         notes=["anonymised: tasks, cgroups, swap slots and addresses are renamed"],

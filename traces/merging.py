@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Merging: pieces of one recording put together, recordings of one machine put side by side.
 
-Pieces of one recording (a trace cut by size or by ``ztrace slice``) follow each other; their
-rows are taken piece after piece, as they are. Traces that are pieces of one say so by equal
-kernel, machine, clock, start, command and probes. Different recordings are merged by time, rows
+Pieces of one recording (the files of one that rotated, or cut by ``ztrace slice``) follow each
+other; their rows are taken piece after piece, as they are. Traces that are pieces of one say so by
+equal kernel, machine, clock, start, command and probes; files of one that rotated are numbered,
+too. Different recordings are merged by time, rows
 in the order of return; nothing tells whether their pools are the same, so pools are numbered anew.
 """
 
@@ -23,7 +24,7 @@ import pyarrow as pa
 
 from traces.errors import TraceError
 from traces.extent import Clock, returns
-from traces.metadata import Counters, Metadata, PoolInfo
+from traces.metadata import Counters, Metadata, Pieces, PoolInfo
 from traces.reader import TraceReader
 from traces.slicing import FROM, TO
 from traces.writer import TraceWriter
@@ -259,11 +260,20 @@ def _streams(pieces: Sequence[Piece]) -> list[Stream]:
     streams = []
     for group in groups.values():
         # Empty pieces have no time; what they say of pools and losses still counts.
-        group.sort(key=lambda piece: (not piece.rows, piece.seen_ns, piece.last_ns))
+        group.sort(
+            key=lambda piece: (
+                *(piece.metadata.pieces.first, not piece.rows),
+                *(piece.seen_ns, piece.last_ns),
+            )
+        )
         _check_pools(group)
+        _check_numbers(group)
         _check_sequence([piece for piece in group if piece.rows])
         streams.append(Stream(group))
-    return sorted(streams, key=lambda stream: (not stream.pieces[0].rows, stream.first_ns))
+    return sorted(
+        streams,
+        key=lambda stream: (not any(piece.rows for piece in stream.pieces), stream.first_ns),
+    )
 
 
 def _check_pools(group: Sequence[Piece]) -> None:
@@ -279,6 +289,18 @@ def _check_pools(group: Sequence[Piece]) -> None:
                 )
 
 
+def _check_numbers(group: Sequence[Piece]) -> None:
+    """Files of a recording that rotated: none may be missing in between, or be there twice."""
+    for one, other in pairwise(group):
+        a, b = one.metadata.pieces, other.metadata.pieces
+        if (a.first, a.last) != (b.first, b.last) and b.first != a.last + 1:
+            raise TraceError(
+                f"{other.name}: cannot be merged with {one.name}: that holds up to file {a.last} "
+                f"of a recording that rotated, this begins with file {b.first}; merge each of "
+                "its files once, without a gap"
+            )
+
+
 def _check_sequence(group: Sequence[Piece]) -> None:
     """Each piece must follow the one before, in each task strictly, without a gap."""
     tasks: dict[int, int] = {}
@@ -289,7 +311,9 @@ def _check_sequence(group: Sequence[Piece]) -> None:
         nested = other.last_ns < one.last_ns or other.tasks == one.tasks
         # Where one slice was cut off and the next begins there, nothing can be there twice.
         is_cut = end is not None and end == begin
-        if not is_cut and (backwards or nested or one.last_ns - other.seen_ns > LATE_NS):
+        is_next = other.metadata.pieces.first == one.metadata.pieces.last + 1
+        late = one.last_ns - other.seen_ns > LATE_NS
+        if not is_cut and not is_next and (backwards or nested or late):
             raise TraceError(
                 f"{other.name}: cannot be merged with {one.name}: they overlap in time and are "
                 "of one recording, so calls would be there twice; merge pieces that follow "
@@ -369,9 +393,15 @@ def _sorted(tables: Iterable[pa.Table]) -> pa.Table:
 def _combined(streams: Sequence[Stream]) -> Metadata:
     pieces = [piece for stream in streams for piece in stream.pieces]
     documents = [piece.metadata for piece in pieces]
-    first, last = documents[0], max(pieces, key=lambda piece: piece.last_ns).metadata
+    first = documents[0]
+    latest = max(streams, key=lambda stream: stream.last_ns).pieces
+    last = max(latest, key=lambda piece: (piece.metadata.pieces.last, piece.last_ns)).metadata
     ends = [stream.pieces[-1].metadata.filters.get(TO) for stream in streams]
     begins = [stream.pieces[0].metadata.filters.get(FROM) for stream in streams]
+    rotated = len(streams) == 1 and last.pieces.last > 0
+    pieces_held = Pieces()
+    if rotated and not (first.pieces.first == 0 and not last.pieces.more):
+        pieces_held = Pieces(first.pieces.first, last.pieces.last, last.pieces.more)
     filters = _filters(first)
     filters |= {FROM: begins[0]} if begins[0] is not None else {}
     filters |= {TO: ends[-1]} if ends[-1] is not None else {}
@@ -399,15 +429,24 @@ def _combined(streams: Sequence[Stream]) -> Metadata:
         filters=filters,
         duration_ns=max(stream.last_ns for stream in streams)
         - min(stream.first_ns for stream in streams),
-        lost=_lost(streams),
-        counters=Counters(first.counters.start, last.counters.end),
+        lost=_added(streams, lambda metadata: metadata.lost),
+        left_out=_added(streams, lambda metadata: metadata.left_out),
+        pieces=pieces_held,
+        counters=Counters(
+            first.counters.start,
+            last.counters.end,
+            # That of a recording's last file is of the whole recording.
+            last.counters.check if rotated and pieces_held.is_all else [],
+        ),
         notes=list(dict.fromkeys(notes)),
         extra=extra,
     )
 
 
-def _lost(streams: Sequence[Stream]) -> dict[str, dict[str, int]]:
-    """Losses added, cause by cause and CPU by CPU.
+def _added(
+    streams: Sequence[Stream], counts: Callable[[Metadata], dict[str, dict[str, int]]]
+) -> dict[str, dict[str, int]]:
+    """Losses added, cause by cause and CPU by CPU; or what was left out.
 
     A slice in time repeats the losses of the whole recording, since nobody knows when they were.
     """
@@ -416,7 +455,7 @@ def _lost(streams: Sequence[Stream]) -> dict[str, dict[str, int]]:
         whole: dict[str, dict[str, int]] = {}
         for piece in stream.pieces:
             cut = {FROM, TO} & set(piece.metadata.filters)
-            _add(whole if cut else total, piece.metadata.lost, max if cut else operator.add)
+            _add(whole if cut else total, counts(piece.metadata), max if cut else operator.add)
         _add(total, whole, operator.add)
     return total
 

@@ -78,13 +78,15 @@ class Probe:
 class CounterCheck:
     """A counter of the kernel's own beside what was recorded of it.
 
-    ``recorded`` calls are in the trace, ``lost`` ones were counted as they were lost,
-    ``perhaps_lost`` are of a kind unknown. The kernel counted between ``kernel_least`` and
-    ``kernel_most``: read on both sides of the moments at which recording began and ended.
+    ``recorded`` calls are in the trace, ``left_out`` ones by choice are not, ``lost`` ones were
+    counted as they were lost, ``perhaps_lost`` are of a kind unknown. The kernel counted between
+    ``kernel_least`` and ``kernel_most``: read on both sides of the moments at which recording
+    began and ended.
     """
 
     counter: str = "unknown"
     recorded: int = 0
+    left_out: int = 0
     lost: int = 0
     perhaps_lost: int = 0
     kernel_least: int = 0
@@ -93,8 +95,8 @@ class CounterCheck:
 
     @property
     def agrees(self) -> bool:
-        """Whether recorded and lost calls are those that the kernel counted."""
-        seen = self.recorded + self.lost
+        """Whether all calls, recorded or not, are those that the kernel counted."""
+        seen = self.recorded + self.left_out + self.lost
         return seen <= self.kernel_most and seen + self.perhaps_lost >= self.kernel_least
 
 
@@ -109,6 +111,28 @@ class Counters:
 
 
 @dataclass
+class Pieces:
+    """Which files of a rotated recording a trace holds, from 0; ``more``: another one follows."""
+
+    first: int = 0
+    last: int = 0
+    more: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether there is nothing before and nothing after."""
+        return self.first == 0 and not self.more
+
+
+PARTIAL = ("cgroup", "pid", "min_size", "slice_cgroup", "slice_tid")
+"""Filters that leave out some objects of a pool, whole lives of them."""
+
+SAMPLED = "objects"
+"""Name in ``sampling`` of the recorder's: one object of so many was recorded."""
+
+
+@dataclass
 class Metadata:
     """The whole document.
 
@@ -116,7 +140,8 @@ class Metadata:
     ``probe_cost_ns`` maps an op to the ns that its probe costs, None if not measured.
     ``filters`` says which calls were kept (name -> value), ``sampling`` the periods of what
     was sampled (name -> number); both are empty when every call was recorded.
-    ``command`` is what was running. ``started_utc`` is ISO 8601. ``lost`` counts events that
+    ``left_out`` counts calls that were seen and left out by choice: filters or a limit -> op ->
+    count. ``command`` is what was running. ``started_utc`` is ISO 8601. ``lost`` counts events that
     never reached the file: cause -> CPU (as decimal string) -> count.
     """
 
@@ -136,6 +161,8 @@ class Metadata:
     started_utc: str = ""
     duration_ns: int = 0
     lost: dict[str, dict[str, int]] = field(default_factory=dict)
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    pieces: Pieces = field(default_factory=Pieces)
     counters: Counters = field(default_factory=Counters)
     order: str = "ring"
     notes: list[str] = field(default_factory=list)
@@ -144,6 +171,17 @@ class Metadata:
     def lost_total(self) -> int:
         """Return how many events are missing from the file, over all causes and CPUs."""
         return sum(sum(by_cpu.values()) for by_cpu in self.lost.values())
+
+    def sample_period(self) -> float:
+        """One object of how many was recorded; 1 if all were."""
+        return self.sampling.get(SAMPLED, 1.0)
+
+    def has_all_objects(self) -> bool:
+        """Say whether no object of a pool was left out, by a filter or by sampling.
+
+        Where one was, nothing that depends on where objects lie can be told from the others.
+        """
+        return self.sample_period() == 1 and not set(PARTIAL) & set(self.filters)
 
     def starts_empty(self) -> bool:
         """Say whether all pools are known and were empty when recording began."""
@@ -325,8 +363,21 @@ def _check_of(value: Any, path: str, where: str) -> CounterCheck:
         counter=f.take("counter", _text, "unknown"),
         **{
             name: f.take(name, _int, 0)
-            for name in ("recorded", "lost", "perhaps_lost", "kernel_least", "kernel_most")
+            for name in (
+                *("recorded", "left_out", "lost", "perhaps_lost"),
+                *("kernel_least", "kernel_most"),
+            )
         },
+        extra=f.rest,
+    )
+
+
+def _pieces(value: Any, path: str, where: str) -> Pieces:
+    f = _Fields(value, path, where)
+    return Pieces(
+        first=f.take("first", _count, 0),
+        last=f.take("last", _count, 0),
+        more=f.take("more", _flag, False),
         extra=f.rest,
     )
 
@@ -367,6 +418,8 @@ def _metadata(document: Any, where: str) -> Metadata:
         started_utc=f.take("started_utc", _text, ""),
         duration_ns=f.take("duration_ns", _count, 0),
         lost=f.take("lost", _map(_map(_count)), {}),
+        left_out=f.take("left_out", _map(_map(_count)), {}),
+        pieces=f.take("pieces", _pieces, Pieces()),
         counters=f.take("counters", _counters, Counters()),
         order=f.take("order", _order, "ring"),
         notes=f.take("notes", _list(_text), []),

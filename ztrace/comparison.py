@@ -13,7 +13,7 @@ from rich.console import Console
 from replay.backends import family
 from replay.metrics import Moment, Result
 from traces.metadata import Metadata
-from ztrace.console import bytes_text, count_text, lost_lines, table
+from ztrace.console import bytes_text, count_text, lost_lines, partial_lines, table
 
 _BACKENDS_A_TABLE = 6  # columns of a series that fit 80 columns
 _MIB = 1 << 20
@@ -31,7 +31,7 @@ def show_comparison(out: Console, results: Sequence[Result], metadata: Metadata)
         f"{results[0].trace}: recorded on {recorded}, kernel {metadata.kernel.release}",
         soft_wrap=True,
     )
-    for line in lost_lines(metadata):
+    for line in (*lost_lines(metadata), *partial_lines(metadata)):
         out.print(line)
     out.print()
     out.print(table(_MEMORY, map(_memory, results)))

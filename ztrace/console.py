@@ -103,11 +103,30 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def lost_lines(metadata: Metadata) -> list[str]:
-    """Return the lines that every output shows about events missing from the file."""
+    """Return the lines that every output shows about events missing from the file, and why."""
     lines = [f"lost events: {count_text(metadata.lost_total())}"]
     for cause, by_cpu in metadata.lost.items():
         total = sum(by_cpu.values())
         if total:
             cpus = ", ".join(f"cpu {cpu}: {count_text(n)}" for cpu, n in by_cpu.items() if n)
             lines.append(f"  {printable(cause)}: {count_text(total)} ({printable(cpus)})")
+    for cause, by_op in metadata.left_out.items():
+        ops = ", ".join(f"{op} {count_text(n)}" for op, n in by_op.items())
+        lines.append(f"left out by choice, {printable(cause)}: {printable(ops)}")
+    period = metadata.sample_period()
+    if period != 1:
+        lines.append(
+            f"sampled: 1 of {period:g} objects is here; times {period:g}, a count estimates that "
+            "of all"
+        )
     return lines
+
+
+def partial_lines(metadata: Metadata) -> list[str]:
+    """Return what a replay's figures mean where only some objects of a pool were recorded."""
+    if metadata.has_all_objects():
+        return []
+    return [
+        "only some objects of the pools are here: objects and bytes stored are theirs; held,",
+        "density and classes are of a pool with these alone, not of the recorded pool",
+    ]

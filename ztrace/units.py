@@ -21,6 +21,14 @@ def duration(text: str) -> int:
     return round(float(match[1]) * unit)
 
 
+def size_or_duration(text: str) -> tuple[int | None, int | None]:
+    """``100M`` as bytes and None, ``10m`` as None and ns: ``m`` is minutes, ``M`` MiB."""
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None or not match[2] or float(match[1]) == 0:
+        raise click.BadParameter(f"{text!r} is no size or time; write for instance 100M or 10m")
+    return (None, duration(text)) if match[2] in _TIMES_NS else (size(text), None)
+
+
 def size(text: str) -> int:
     """``16M``, ``64k``, ``4096`` in bytes; units are binary."""
     match = _NUMBER.fullmatch(text.strip())

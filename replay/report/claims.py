@@ -223,6 +223,8 @@ def _unfit(one: Recording) -> str | None:
     """Why a recording's memory decides nothing; None if it does."""
     if one.document["lost_total"]:
         return "lost events, so objects are missing or kept for ever"
+    if not one.document["all_objects"]:
+        return "holds some objects of its pools only, by a filter or a sample"
     if not one.document["starts_empty"]:
         return "began when pools were in use, so objects are missing"
     validation = one.document["validation"]

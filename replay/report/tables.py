@@ -219,7 +219,13 @@ def _recordings(document: Json) -> Table:
                 f"{one['label']}: software emulation; order, sizes, placement and counts are "
                 "the kernel's, durations say nothing"
             )
-        if not one["starts_empty"]:
+        if not one["all_objects"]:
+            which = f"1 of {one['sample_period']:g}" if one["sample_period"] != 1 else "some"
+            notes.append(
+                f"{one['label']}: {which} objects of its pools, by choice; counts are theirs, and "
+                "memory is that of pools with these alone"
+            )
+        elif not one["starts_empty"]:
             notes.append(f"{one['label']}: pools in use when recording began, objects missing")
         notes += [f"{one['label']}: {note}" for note in one["notes"]]
         for backend, why in one["not_replayed"].items():

@@ -25,6 +25,7 @@ from replay.errors import ReplayError
 from replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
 from replay.validate.corrected_order import CorrectedOrder
 from replay.validate.lock_order import LockOrder
+from replay.validate.partial import refuse_partial
 from replay.validate.placement_verdict import Order, Placement, PoolPlacement
 from replay.validate.recorded_order import PLAYED, RecordedOrder
 from replay.validate.zbud_run import ZbudRun
@@ -46,9 +47,11 @@ def compare_places(
     """Play a trace of zbud, z3fold or zsmalloc through its model and compare what can be.
 
     ``backend`` replaces the model chosen from the trace's kernel. ReplayError for a trace of
-    another allocator, without allocator calls, or with calls that cannot have happened.
+    another allocator, without allocator calls, of some objects only, or with calls that cannot
+    have happened.
     """
     began = time.perf_counter()
+    refuse_partial(reader)
     orders = {number: _order(reader, number, backend) for number in _used_pools(reader)}
     by_row = {number for number, order in orders.items() if order in BY_ROW}
     passes = 1 + bool(by_row) + 2 * (len(by_row) < len(orders))

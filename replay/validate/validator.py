@@ -20,6 +20,7 @@ from replay.errors import ReplayError
 from replay.validate.calls import CALL, FREE, MALLOC, SHRINK, WRITEBACK, Calls, groups, windows
 from replay.validate.checker import Failure, Steps
 from replay.validate.native import NativeStream
+from replay.validate.partial import refuse_partial
 from replay.validate.races import Race, races_in
 from replay.validate.steps import Call, Kind
 from replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
@@ -45,10 +46,11 @@ def validate(
     tree whose first malloc gave block 0, slot 0 is taken to begin with the trace. ``tree_class`` is
     the model's tree (tests put broken ones here). ``on_order`` gets the order found, stretch by
     stretch, sorted by ``at_ns`` over all trees. ``advance`` gets numbers of rows, in all twice
-    the trace's. Raises ReplayError for a trace that is not of ztree, TraceError for a damaged one,
-    NativeMissing for ``native`` where there is no core.
+    the trace's. Raises ReplayError for a trace that is not of ztree, or of some objects only,
+    TraceError for a damaged one, NativeMissing for ``native`` where there is no core.
     """
     began = time.perf_counter()
+    refuse_partial(reader)
     if engine == "native":
         library()
     # The core has the posted rules only.

@@ -13,6 +13,7 @@
  * The only kernel header is the one with struct pt_regs: others cost a minute of compile time on
  * a slow machine and break with new kernels. Layouts of kernel structures are given as byte
  * offsets in defines that the loader passes (tracer/abi.py); what a kernel lacks is not defined.
+ * So are filters (tracer/filters.py): without one, nothing of them is compiled.
  */
 #include <uapi/linux/ptrace.h>
 
@@ -30,9 +31,14 @@ enum op {
 #define HAS_POOL   16
 #define HAS_PLACE  32
 #define HAS_LOCK   64
+/* Of frame.has alone: what a filter decided. */
+#define TAKEN     256
+#define REFUSED   512
 
 /* Causes of loss, indexes of `lost` (tracer/spool.py names them). */
-enum cause { RING_FULL, TOO_DEEP, MISSED_RETURN, NO_TASK_ROOM, NO_POOL_ROOM, CAUSES };
+enum cause {
+	RING_FULL, TOO_DEEP, MISSED_RETURN, NO_TASK_ROOM, NO_POOL_ROOM, NO_OBJECT_ROOM, CAUSES
+};
 
 /* How a handler was reached: by a kprobe's registers or by fentry's or fexit's trampoline. */
 struct call {
@@ -57,6 +63,9 @@ struct frame {
 struct stack {
 	u32 depth;
 	u32 over;		/* calls entered beyond MAX_DEPTH and not yet returned */
+#ifdef SLOT_FOLLOWS
+	u64 last;		/* what a filter decided on this task's last malloc, 0 once used */
+#endif
 	struct frame at[MAX_DEPTH];
 };
 
@@ -78,7 +87,9 @@ struct pool {
 	u64 count_at;		/* where the driver counts its pages, 0 if unknown */
 };
 
+#ifndef HISTOGRAM
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+#endif
 BPF_TABLE("lru_hash", u32, struct stack, stacks, 16384);
 BPF_ARRAY(blank, struct stack, 1);
 BPF_HASH(pool_ids, u64, u32, MAX_POOLS * 4);
@@ -236,6 +247,221 @@ static int count_pages(u32 id, u64 *pages)
 	return 1;
 }
 
+/* ---- filters ----------------------------------------------------------------------------- */
+
+/*
+ * A filter takes or leaves whole lives. The malloc decides for its object: who calls (GROUPS,
+ * PIDS), how large it is (MIN_SIZE), one of PERIOD by a hash. What is taken is remembered by its
+ * handle until it is freed, whoever frees it, and its swap slot until that is given up.
+ *
+ * NOTE_OBJECTS: the allocator's calls are probed. NOTE_SLOTS: a slot cannot be decided by its
+ * hash alone. SLOT_FOLLOWS: a malloc's slot is only known from the next call of its task (zram).
+ */
+#ifdef BY_OBJECT
+struct thing {
+	u64 id, kind;		/* a handle and its pool, or a swap slot and SLOT */
+};
+
+#define SLOT (MAX_POOLS + 1)
+
+#ifdef GROUPS
+BPF_CGROUP_ARRAY(groups, GROUPS);
+#endif
+
+#if defined(NOTE_OBJECTS) || defined(NOTE_SLOTS)
+BPF_F_TABLE("hash", struct thing, u64, taken, MAX_TAKEN, BPF_F_NO_PREALLOC);
+
+static int is_taken(u64 id, u64 kind)
+{
+	struct thing thing = { .id = id, .kind = kind };
+
+	return taken.lookup(&thing) != 0;
+}
+
+static void forget(u64 id, u64 kind)
+{
+	struct thing thing = { .id = id, .kind = kind };
+
+	taken.delete(&thing);
+}
+
+/* Remember what was decided; returns it. Without room for it, the life is lost. */
+static int note(u64 id, u64 kind, int wanted, u32 op)
+{
+	struct thing thing = { .id = id, .kind = kind };
+	u64 one = 1;
+
+	if (!wanted) {
+		taken.delete(&thing);
+		return 0;
+	}
+	if (!taken.update(&thing, &one))
+		return 1;
+	lose(NO_OBJECT_ROOM, op);
+	return 0;
+}
+#endif
+
+/* Whether the task is in one of the cgroups, or below. */
+static int is_in_group(void)
+{
+#ifdef GROUPS
+	int i;
+
+#pragma unroll
+	for (i = 0; i < GROUPS; i++)
+		if (groups.check_current_task(i) == 1)
+			return 1;
+	return 0;
+#else
+	return 1;
+#endif
+}
+
+static int is_in_process(void)
+{
+#ifdef PIDS
+	u32 i, pids[] = { PIDS }, pid = bpf_get_current_pid_tgid() >> 32;
+
+#pragma unroll
+	for (i = 0; i < sizeof(pids) / sizeof(*pids); i++)
+		if (pids[i] == pid)
+			return 1;
+	return 0;
+#else
+	return 1;
+#endif
+}
+
+/* One of PERIOD numbers; neighbours fall independently (the finalizer of MurmurHash3). */
+static int is_sampled(u64 id)
+{
+	id = (id ^ id >> 33) * 0xff51afd7ed558ccd;
+	id = (id ^ id >> 33) * 0xc4ceb9fe1a85ec53;
+	return (id ^ id >> 33) % PERIOD == 0;
+}
+
+/* What is known of a call decides: its slot, else its object, else (it failed) its moment. */
+static int is_chosen(struct frame *frame)
+{
+	u64 id = frame->has & HAS_KEY ? frame->key :
+		frame->has & HAS_HANDLE ? frame->handle : frame->ts;
+
+	u32 size = frame->has & HAS_SIZE ? frame->size : 0;
+
+	return size >= MIN_SIZE && is_in_group() && is_in_process() && is_sampled(id);
+}
+
+static int slot_is_taken(u64 key)
+{
+#ifdef NOTE_SLOTS
+	return is_taken(key, SLOT);
+#else
+	return is_sampled(key);
+#endif
+}
+
+static int decide_malloc(struct frame *frame, struct frame *caller, s32 ret)
+{
+	int wanted = is_chosen(frame);
+
+#ifdef NOTE_OBJECTS
+	if (frame->has & HAS_HANDLE)
+		wanted = note(frame->handle, frame->pool, wanted, MALLOC);
+#endif
+	if (caller && caller->op == STORE)
+		caller->has |= wanted ? TAKEN : REFUSED;
+#ifdef SLOT_FOLLOWS
+	u32 tid = bpf_get_current_pid_tgid();
+	struct stack *stack = stacks.lookup(&tid);
+
+	if (stack && !ret)
+		stack->last = wanted ? TAKEN : REFUSED;
+#endif
+	return wanted;
+}
+
+/* A store without a malloc, refused or of a page of one value, decides for itself. */
+static int decide_store(struct frame *frame, s32 ret)
+{
+	int wanted = frame->has & (TAKEN | REFUSED) ? !!(frame->has & TAKEN) : is_chosen(frame);
+
+#ifdef NOTE_SLOTS
+	if (ret || !wanted)
+		forget(frame->key, SLOT);
+	else
+		wanted = note(frame->key, SLOT, 1, STORE);
+#endif
+	return wanted;
+}
+
+/* Without a key a whole device is given up: the end of every life on it. */
+static int decide_invalidate(struct frame *frame)
+{
+	int wanted = frame->has & TAKEN;
+	u64 last = 0;
+
+	if (!(frame->has & HAS_KEY))
+		return 1;
+#ifdef SLOT_FOLLOWS
+	u32 tid = bpf_get_current_pid_tgid();
+	struct stack *stack = stacks.lookup(&tid);
+
+	if (stack) {
+		last = stack->last;
+		stack->last = 0;
+	}
+#endif
+	wanted = wanted || slot_is_taken(frame->key) || last == TAKEN;
+#ifdef NOTE_SLOTS
+	note(frame->key, SLOT, last == TAKEN, INVALIDATE);
+#endif
+	return wanted;
+}
+
+static int decide(struct frame *frame, struct frame *caller, u32 op, s32 ret)
+{
+	switch (op) {
+	case MALLOC:
+		return decide_malloc(frame, caller, ret);
+	case STORE:
+		return decide_store(frame, ret);
+	case INVALIDATE:
+		return decide_invalidate(frame);
+	case LOAD:
+	case WRITEBACK:
+		return frame->has & TAKEN || (frame->has & HAS_KEY && slot_is_taken(frame->key));
+	default:		/* of an object, looked up as the call began */
+		if (frame->has & TAKEN && caller && caller->op != STORE)
+			caller->has |= TAKEN;
+		return frame->has & TAKEN;
+	}
+}
+
+BPF_F_TABLE("array", u32, u64, left_out, KINDS * CPUS, MAPPED);
+
+static void leave_out(u32 kind)
+{
+	u32 at = kind * CPUS + bpf_get_smp_processor_id();
+	u64 *count = left_out.lookup(&at);
+
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+#endif
+
+/* A call on an object begins; a free ends its life here, before the handle can be given again. */
+static void meet_object(struct frame *frame, u32 op)
+{
+#ifdef NOTE_OBJECTS
+	if (!is_taken(frame->handle, frame->pool))
+		return;
+	frame->has |= TAKEN;
+	if (op == FREE)
+		forget(frame->handle, frame->pool);
+#endif
+}
+
 /* ---- frames ------------------------------------------------------------------------------ */
 
 /* The empty asm hides what the compiler knows of the index: it would drop the verifier's mask. */
@@ -247,7 +473,11 @@ static struct frame *frame_at(struct stack *stack, u32 index)
 
 static struct frame *top(struct stack *stack)
 {
-	return stack->depth ? frame_at(stack, stack->depth - 1) : 0;
+	struct frame *frame = stack->depth ? frame_at(stack, stack->depth - 1) : 0;
+
+	/* The verifier wants the pointer itself compared with 0, not the depth once more. */
+	asm volatile("" : "+r"(frame));
+	return frame;
 }
 
 /*
@@ -346,13 +576,43 @@ static struct frame *leave(struct call call, u32 op, struct frame **caller)
 	return 0;
 }
 
-static int emit(struct frame *frame, s32 ret)
+#ifdef HISTOGRAM
+/* Mirrored by tracer/histogram.py. */
+#define BUCKETS      124	/* four for each power of two, the first four of one ns each */
+#define SIZE_BUCKETS 128	/* of 64 bytes */
+
+BPF_F_TABLE("array", u32, u64, durations, KINDS * BUCKETS * CPUS, MAPPED);
+BPF_F_TABLE("array", u32, u64, sizes, SIZE_BUCKETS * CPUS, MAPPED);
+
+static int emit(struct frame *frame, u32 op, s32 ret)
+{
+	u64 dur = bpf_ktime_get_ns() - frame->ts;
+	u32 ns = dur > 0xffffffff ? 0xffffffff : dur;
+	u32 power = bpf_log2(ns | 1), cpu = bpf_get_smp_processor_id(), at;
+	u64 *count;
+
+	at = ns < 4 ? ns : (power - 1) * 4 + (ns >> ((power - 2) & 31) & 3);
+	at = ((op + (ret ? FAILED : 0)) * BUCKETS + at) * CPUS + cpu;
+	count = durations.lookup(&at);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	if (op == MALLOC && !ret) {
+		at = frame->size / 64;
+		at = (at < SIZE_BUCKETS ? at : SIZE_BUCKETS - 1) * CPUS + cpu;
+		count = sizes.lookup(&at);
+		if (count)
+			__sync_fetch_and_add(count, 1);
+	}
+	return 0;
+}
+#else
+static int emit(struct frame *frame, u32 op, s32 ret)
 {
 	u64 dur = bpf_ktime_get_ns() - frame->ts;
 	struct record *record = events.ringbuf_reserve(sizeof(struct record));
 
 	if (!record) {
-		lose(RING_FULL, (frame->op & 31) + (ret ? FAILED : 0));
+		lose(RING_FULL, op + (ret ? FAILED : 0));
 		return 0;
 	}
 	record->ts = frame->ts;
@@ -360,7 +620,7 @@ static int emit(struct frame *frame, s32 ret)
 	record->handle = frame->handle;
 	record->aux = frame->aux;
 	/* Of a zsmalloc place the lower 48 bits of the zspage's address and the slot are kept. */
-	record->place = frame->op == MALLOC ? frame->place << 16 | frame->slot : frame->place;
+	record->place = op == MALLOC ? frame->place << 16 | frame->slot : frame->place;
 	record->cgroup = bpf_get_current_cgroup_id();
 	record->dur = dur > 0xffffffff ? 0xffffffff : dur;
 	record->lock = frame->locked - frame->ts;
@@ -369,18 +629,35 @@ static int emit(struct frame *frame, s32 ret)
 	record->tid = bpf_get_current_pid_tgid();
 	record->cpu = bpf_get_smp_processor_id();
 	record->pool = frame->pool;
-	record->op = frame->op;
+	record->op = op;
 	record->has = frame->has;
 	__builtin_memset(record->unused, 0, sizeof(record->unused));
 	events.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	return 0;
+}
+#endif
+
+/* A call has returned: it is recorded, unless a filter leaves it out or its op is not wanted. */
+static int finish(struct frame *frame, struct frame *caller, u32 op, s32 ret)
+{
+#ifdef BY_OBJECT
+	if (!decide(frame, caller, op, ret)) {
+		leave_out(op + (ret ? FAILED : 0));
+		return 0;
+	}
+#endif
+#ifdef WITHOUT_MALLOC
+	if (op == MALLOC)
+		return 0;
+#endif
+	return emit(frame, op, ret);
 }
 
 static int leave_plain(struct call call, u32 op, s32 ret)
 {
 	struct frame *caller, *frame = leave(call, op, &caller);
 
-	return frame ? emit(frame, ret) : 0;
+	return frame ? finish(frame, caller, op, ret) : 0;
 }
 
 static void set_pool(struct frame *frame, u64 pool)
@@ -528,11 +805,16 @@ static int enter_malloc(struct call call)
 	return 0;
 }
 
-/* The frame's aux becomes the pool's pages where the driver keeps count. */
+/*
+ * The frame's aux becomes the pool's pages where the driver keeps count. With a filter it does
+ * not: that would be the size of a pool with all its objects beside calls on some.
+ */
 static void set_pages(struct frame *frame)
 {
+#if !defined(BY_OBJECT) && !defined(HISTOGRAM)
 	if (count_pages(frame->pool, &frame->aux))
 		frame->has |= HAS_AUX;
+#endif
 }
 
 static int finish_malloc(struct frame *frame, struct frame *caller, s32 ret)
@@ -543,7 +825,7 @@ static int finish_malloc(struct frame *frame, struct frame *caller, s32 ret)
 		caller->size = frame->size;
 		caller->has |= HAS_POOL | HAS_SIZE;
 	}
-	return emit(frame, ret);
+	return finish(frame, caller, MALLOC, ret);
 }
 
 static int exit_malloc(struct call call)
@@ -593,6 +875,7 @@ static int enter_object(struct call call, u32 op)
 		set_pool(frame, argument(call, 1));
 		frame->handle = argument(call, 2);
 		frame->has |= HAS_HANDLE;
+		meet_object(frame, op);
 	}
 	return 0;
 }
@@ -621,7 +904,7 @@ static int leave_object(struct call call, u32 op, u64 address)
 		}
 #endif
 	}
-	return emit(frame, op == MAP && !address ? -14 : 0);
+	return finish(frame, caller, op, op == MAP && !address ? -14 : 0);
 }
 
 static int enter_free(struct call call) { return enter_object(call, FREE); }
@@ -637,7 +920,7 @@ static int exit_free(struct call call)
 		caller->pool = frame->pool;
 		caller->has |= HAS_POOL;
 	}
-	return emit(frame, 0);
+	return finish(frame, caller, FREE, 0);
 }
 
 static int enter_map(struct call call) { return enter_object(call, MAP); }
@@ -681,7 +964,7 @@ static int exit_total(struct call call)
 		return 0;
 	frame->aux = returned(call);
 	frame->has |= HAS_AUX;
-	return emit(frame, 0);
+	return finish(frame, caller, TOTAL, 0);
 }
 
 static int exit_create(struct call call)
@@ -773,7 +1056,7 @@ static int exit_compact(struct call call)
 	if (!frame)
 		return 0;
 	set_pages(frame);
-	return emit(frame, 0);
+	return finish(frame, caller, COMPACT, 0);
 }
 
 /* ---- how handlers are reached ---------------------------------------------------------------- */

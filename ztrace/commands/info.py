@@ -81,7 +81,13 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     if metadata.command:
         facts.append(("command", shlex.join(metadata.command)))
     facts += [("filter", f"{name} {value}") for name, value in metadata.filters.items()]
-    facts += [("sampling", f"{name} {value}") for name, value in metadata.sampling.items()]
+    facts += [("sampling", f"{name} {value:g}") for name, value in metadata.sampling.items()]
+    pieces = metadata.pieces
+    if not pieces.is_all:
+        held = str(pieces.first) if pieces.first == pieces.last else f"{pieces.first}-{pieces.last}"
+        begins = "; begins with what was stored before" if pieces.first else ""
+        end = "; more follow" if pieces.more else "; the last"
+        facts.append(("piece", f"{held} of a recording that rotated{begins}{end}"))
     return facts
 
 
@@ -126,6 +132,7 @@ def _tables(out: Console, metadata: Metadata) -> None:
             [
                 one.counter,
                 count_text(one.recorded),
+                count_text(one.left_out),
                 count_text(one.lost) + (f"+{one.perhaps_lost:,}?" if one.perhaps_lost else ""),
                 _range(one.kernel_least, one.kernel_most),
                 _yes(one.agrees),
@@ -133,7 +140,9 @@ def _tables(out: Console, metadata: Metadata) -> None:
             for one in metadata.counters.check
         ]
         out.print()
-        out.print(table(["check", "recorded", "lost", "kernel counted", "agrees"], rows))
+        out.print(
+            table(["check", "recorded", "left out", "lost", "kernel counted", "agrees"], rows)
+        )
     out.print()
 
 

@@ -31,6 +31,7 @@ from ztrace.console import (
     lost_lines,
     ns_text,
     pairs,
+    partial_lines,
     print_json,
     progress,
     table,
@@ -255,12 +256,12 @@ def _show(out: Console, result: Result, metadata: Metadata) -> None:
             ]
         )
     )
-    for line in lost_lines(metadata):
+    for line in (*lost_lines(metadata), *partial_lines(metadata)):
         out.print(line)
     out.print()
     _show_memory(out, result)
     out.print()
-    for line in _answers(result):
+    for line in _answers(result, metadata):
         out.print(line)
     for line in _notes(result):
         out.print(line)
@@ -318,9 +319,11 @@ def _total(value: int | None) -> str:
     return "-" if value is None else bytes_text(value)
 
 
-def _answers(result: Result) -> Iterable[str]:
+def _answers(result: Result, metadata: Metadata) -> Iterable[str]:
     """Lines that compare the model with the kernel."""
-    if not any(pool.compared for pool in result.pools):
+    if not metadata.has_all_objects():
+        yield "handles equal: not compared, other objects were left out of the trace"
+    elif not any(pool.compared for pool in result.pools):
         yield f"handles equal: not compared, the trace is not of {result.backend}"
     else:
         yield from _agreement("handles", result.agreement("handles"))

@@ -43,6 +43,8 @@ def command(trace: Path, as_json: bool) -> None:
                 **summary.to_dict(),
                 "lost_total": metadata.lost_total(),
                 "lost": metadata.lost,
+                "left_out": metadata.left_out,
+                "sample_period": metadata.sample_period(),
             }
         )
         return

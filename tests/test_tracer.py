@@ -64,7 +64,7 @@ def test_ops_have_the_numbers_that_the_probes_use() -> None:
 
 
 def test_causes_of_loss_have_the_numbers_that_the_probes_use() -> None:
-    listed = re.search(r"enum cause \{(.*?), CAUSES \};", PROBES)
+    listed = re.search(r"enum cause \{(.*?),\s+CAUSES\s*\};", PROBES, re.S)
     assert listed
     assert tuple(name.strip().lower() for name in listed[1].split(",")) == CAUSES
 

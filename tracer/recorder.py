@@ -178,7 +178,7 @@ def _output(plan: Plan) -> Nowhere:
 
 
 def _run(plan: Plan, probing: Probing, output: Nowhere, stop: _Stop) -> Recorded:
-    session = _Session(plan, probing, output)
+    session = Session(plan, probing, output)
     command = None
     try:
         session.start()
@@ -207,7 +207,7 @@ def _run(plan: Plan, probing: Probing, output: Nowhere, stop: _Stop) -> Recorded
 
 
 @contextlib.contextmanager
-def _new_pool(plan: Plan, probing: Probing, session: _Session) -> Iterator[None]:
+def _new_pool(plan: Plan, probing: Probing, session: Session) -> Iterator[None]:
     """A fresh pool while recording, if the plan wants one."""
     if not plan.fresh_pool:
         yield
@@ -218,7 +218,7 @@ def _new_pool(plan: Plan, probing: Probing, session: _Session) -> Iterator[None]
 
 
 def _watch(
-    plan: Plan, session: _Session, stop: _Stop, command: subprocess.Popen[bytes] | None
+    plan: Plan, session: Session, stop: _Stop, command: subprocess.Popen[bytes] | None
 ) -> None:
     """Move events to the spool until there is a reason to stop."""
     saved = time.monotonic()
@@ -249,7 +249,7 @@ class _Seam:
     seconds: float = 0.0
 
 
-class _Session:
+class Session:
     """One recording: the gate, what passed it, and the kernel's own counters around it.
 
     ``ended``: why there is nothing more to record, None while there is.

@@ -23,7 +23,7 @@ from replay.report.claims import _unfit
 from replay.report.gather import gather_one
 from replay.validate import validate
 from replay.validate.placement import compare_places
-from tracer import recorder
+from tracer import machine, recorder
 from tracer.abi import FRONTSWAP, INNER, ZPOOL, ZRAM
 from tracer.convert import convert
 from tracer.filters import Filters, find_cgroup, is_sampled
@@ -117,7 +117,7 @@ def session_of(
 ) -> tuple[Session, Ring, Any]:
     """A recording into ``folder`` of what a ring gives; the kernel's counters are made up."""
     counters = {"vmstat.zswpout": 0, "zswap.stored_pages": 0}
-    monkeypatch.setattr(recorder.machine, "counters", lambda: dict(counters))
+    monkeypatch.setattr(machine, "counters", lambda: dict(counters))
     ring = Ring(batches)
     plan = Plan(folder / "t.parquet.spool", limits=Limits(**limits))
     output = recorder._output(plan)
@@ -331,7 +331,7 @@ def test_a_flight_keeps_the_last_seconds(
     kept = [batch for batch, end in zip(batches, ends, strict=True) if end >= ends[19]]
     assert 5 < len(kept) < 15
     assert rows_of(made).num_rows == sum((batch["op"] < OP_TOTAL).sum() for batch in kept)
-    gone = sum(by_kind(batch) for batch in batches) - sum(by_kind(batch) for batch in kept)
+    gone: Any = sum(by_kind(batch) for batch in batches) - sum(map(by_kind, kept))
     assert told.left_out == {"flight": named(gone)}
     assert not told.starts_empty()
     assert "before the end of recording" in told.notes[0]

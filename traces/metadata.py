@@ -176,12 +176,18 @@ class Metadata:
         """One object of how many was recorded; 1 if all were."""
         return self.sampling.get(SAMPLED, 1.0)
 
+    def selection(self) -> dict[str, str]:
+        """What chose the objects recorded, empty if they are all: filter or sample -> value."""
+        period = self.sample_period()
+        sampled = {} if period == 1 else {f"1 of {period:g}": ""}
+        return sampled | {name: self.filters[name] for name in PARTIAL if name in self.filters}
+
     def has_all_objects(self) -> bool:
         """Say whether no object of a pool was left out, by a filter or by sampling.
 
         Where one was, nothing that depends on where objects lie can be told from the others.
         """
-        return self.sample_period() == 1 and not set(PARTIAL) & set(self.filters)
+        return not self.selection()
 
     def starts_empty(self) -> bool:
         """Say whether all pools are known and were empty when recording began."""

@@ -132,6 +132,7 @@ def difference(one: Recording, other: Recording) -> str | None:
         ("kernels", a.kernel.release, b.kernel.release),
         ("workloads", a.command, b.command),
         ("users", one.document["user"], other.document["user"]),
+        ("selections of objects", a.selection(), b.selection()),
     ):
         if left != right:
             return f"of different {name}"

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from replay.errors import ReplayError
-from traces.metadata import PARTIAL
 from traces.reader import TraceReader
 
 
@@ -13,10 +12,7 @@ def refuse_partial(reader: TraceReader) -> None:
     metadata = reader.metadata
     if metadata.has_all_objects():
         return
-    period = metadata.sample_period()
-    by = [f"1 of {period:g} objects was recorded"] if period != 1 else []
-    by += [f"filtered by {name}" for name in PARTIAL if name in metadata.filters]
     raise ReplayError(
-        f"{reader.path}: cannot be validated ({', '.join(by)}): where an object lies depends on "
-        "those that were left out; record, or slice, without that"
+        f"{reader.path}: some objects ({', '.join(metadata.selection())}) cannot be validated: "
+        "where they lie depends on those that were left out; record, or slice, without that"
     )

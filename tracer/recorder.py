@@ -182,8 +182,8 @@ def _run(plan: Plan, probing: Probing, output: Nowhere, stop: _Stop) -> Recorded
     command = None
     try:
         session.start()
-        plan.on_ready(len(probing.attached), [probe.symbol for probe in probing.missing])
         session.open()
+        plan.on_ready(len(probing.attached), [probe.symbol for probe in probing.missing])
         with _new_pool(plan, probing, session):
             command = _start_command(plan.command)
             _watch(plan, session, stop, command)

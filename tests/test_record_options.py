@@ -401,6 +401,7 @@ def test_probes_of_a_level() -> None:
     assert "obj_malloc" not in kept and "zs_malloc" in kept and "slot_free" in kept
     assert Filters(level="zswap").records("store") and not Filters(level="zswap").records("malloc")
     assert Filters(level="allocator").records("compact")
+    assert Filters(level="zswap").described("zram") == {"level": "zram"}
 
 
 @pytest.mark.parametrize(
@@ -488,6 +489,24 @@ def test_replay_of_some_objects_compares_nothing_and_says_why(partial: Path, eng
     with TraceReader(partial) as trace:
         sampled = trace.metadata.sample_period() == 16
     assert ("1 of 16 objects is here" in text) == sampled
+    estimate = re.search(r"at the peak: ([\d,]+) live \(\+-([\d,]+)\)", text)
+    assert bool(estimate) == sampled
+    if estimate:
+        assert int(estimate[1].replace(",", "")) % 16 == 0
+
+
+def test_the_allocators_level_alone_is_validated(tmp_path: Path) -> None:
+    with TraceReader(SAMPLE) as trace:
+        metadata = trace.metadata
+        metadata.filters = {"level": "allocator"}
+        with TraceWriter(tmp_path / "t.parquet", metadata) as writer:
+            table = pa.Table.from_batches([next(trace.batches(rows=ROWS))])
+            op = table["op"].combine_chunks().indices.to_numpy()
+            writer.write(table.filter(op >= OP_CODE["malloc"]))
+    with TraceReader(tmp_path / "t.parquet") as trace:
+        verdict = validate(trace)
+    assert verdict.explained
+    assert verdict.total("calls") > 1000
 
 
 def test_a_report_decides_nothing_by_some_objects(partial: Path) -> None:
@@ -579,6 +598,7 @@ def test_neither_a_size_nor_a_time(text: str) -> None:
         (["-o", "t", "--flight-trigger", "malloc>1ms"], "needs --flight"),
         (["-o", "t", "--flight-trigger", "malloc"], "no trigger"),
         (["-o", "t", "--flight-trigger", "mallow>1ms"], "no trigger"),
+        (["-o", "t", "--flight", "0s"], "keeps nothing"),
         (["-o", "t", "--json"], "--json needs --histogram"),
         (["-o", "t", "--level", "zram"], "needs --source zram"),
         (["-o", "t", "--sample", "0"], "--sample"),

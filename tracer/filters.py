@@ -103,10 +103,10 @@ class Filters:
                 found["NOTE_SLOTS"] = 1
         return found
 
-    def described(self) -> dict[str, str]:
-        """For the trace's metadata, ``filters``."""
+    def described(self, source: str) -> dict[str, str]:
+        """For the trace's metadata, ``filters``; the level above the allocator is the source's."""
         found = {
-            "level": self.level or "",
+            "level": source if self.level == UPPER else self.level or "",
             "cgroup": " or ".join(str(path) for path in self.cgroups),
             "pid": " or ".join(str(pid) for pid in self.pids),
             "min_size": str(self.min_size or ""),

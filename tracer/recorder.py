@@ -450,8 +450,12 @@ class Session:
             np.asarray(left_out)[:FAILED],
             self._probing.lost_by_op(),
             sum(per_cpu.get("all", 0) for per_cpu in lost.values()),
-            [op for op in OP_NAMES if self._plan.filters.records(op)],
+            [op for op in OP_NAMES if self._counted(op)],
         )
+
+    def _counted(self, op: str) -> bool:
+        """Whether the kernel's counters are of what was recorded: they are zswap's."""
+        return self._plan.source == "zswap" and self._plan.filters.records(op)
 
     def _pools(self, compressor: str) -> list[dict[str, Any]]:
         """The pools' part of the metadata: those met before this file held something then."""
@@ -497,7 +501,7 @@ def _start_command(command: Sequence[str]) -> subprocess.Popen[bytes] | None:
 
 
 def _start_document(plan: Plan, probing: Probing) -> dict[str, Any]:
-    filters = plan.filters.described()
+    filters = plan.filters.described(plan.source)
     if plan.limits.flight_ns is not None:
         filters["flight"] = f"{plan.limits.flight_ns / 1e9:g} s"
     return {

@@ -99,6 +99,7 @@ start histogram --histogram --json
 end INT
 ls | grep -v -e histogram -e after >after
 
+echo N >/sys/module/zswap/parameters/enabled
 echo 256M >/sys/block/zram0/disksize
 mkswap /dev/zram0 >/dev/null
 swapoff -a

@@ -276,6 +276,8 @@ def _refuse_combinations(
     for name in wrong:
         if given[name] is not None:
             raise click.UsageError(f"{name} cannot go with {why}")
+    if limits.flight_ns == 0:
+        raise click.UsageError("--flight 0 keeps nothing; give it, say, 30s")
     if limits.triggers and limits.flight_ns is None:
         raise click.UsageError("--flight-trigger needs --flight")
     if as_json and not histogram:
@@ -382,7 +384,7 @@ def finish(spool: Path, output: Path, force: bool) -> None:
     for note in metadata.notes:
         click.echo(f"  {note}")
     backend = metadata.pools[-1].allocator if metadata.pools else "ztree"
-    has_mallocs = metadata.filters.get("level") != "zswap"
+    has_mallocs = metadata.filters.get("level") in (None, "allocator")
     click.echo(
         f"Next: ztrace replay {output} --backend {backend}"
         if has_mallocs

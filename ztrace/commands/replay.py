@@ -307,6 +307,16 @@ def _show_memory(out: Console, result: Result) -> None:
     rows[3].append(ratio(result.mean_density))
     out.print(table(["", "peak", "end", "mean"], [[*row, ""][:4] for row in rows]))
     out.print("density = pages stored / pages held, at the peak that of held; means are over time")
+    period = result.sample_period
+    if period != 1:
+        # The number of sampled ones is binomial; twice its standard deviation.
+        sampled = result.objects.peak
+        error = 2 * period * (sampled * (1 - 1 / period)) ** 0.5
+        live, stored = round(sampled * period), result.stored_bytes.peak * period
+        out.print(
+            f"of all objects, estimated, at the peak: {count_text(live)} live "
+            f"(+-{count_text(round(error))}),\n{bytes_text(stored)} stored"
+        )
 
 
 def _size(value: float, kind: type[str] | None) -> str:

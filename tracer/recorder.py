@@ -237,12 +237,16 @@ def _watch(
             return
 
 
+Losses = dict[str, dict[str, int]]
+"""By cause, and by CPU or op."""
+
+
 @dataclass(frozen=True)
 class _Seam:
     """What was known as the file that is written now began."""
 
-    lost: dict[str, dict[str, int]]
-    left_out: dict[str, dict[str, int]]
+    lost: Losses
+    left_out: Losses
     counters: dict[str, int]
     pools: int = 0
     events: int = 0
@@ -262,6 +266,7 @@ class Session:
         before = machine.counters()
         self._before = self._opened = self._closing = self._closed = before
         self._seam = _Seam({}, {}, before)
+        self._saved: tuple[Losses, Losses] = ({}, {})  # over all files, as last written
         self._pieces = 0  # that have ended
         self._is_shut = False
         self.ended: str | None = None
@@ -348,13 +353,13 @@ class Session:
 
     def _turn(self, output: Spools) -> None:
         """Go on in another file. What was lost or left out so far belongs to those before."""
-        self.save(turning=True)
+        state = self.save(turning=True)
         self._pieces += 1
+        # What was counted since that state was written belongs to the next file.
         self._seam = _Seam(
-            self._probing.lost(),
-            self._left_out(),
-            machine.counters(),
-            len(self._probing.pools()),
+            *self._saved,
+            state["counters"]["end"],
+            len(state["pools"]),
             self.progress.events,
             self.progress.seconds,
         )
@@ -374,7 +379,7 @@ class Session:
         by = {"filters": self._probing.left_out(), **self._beyond}
         return by | {"flight": self._output.given_up}
 
-    def _left_out(self) -> dict[str, dict[str, int]]:
+    def _left_out(self) -> Losses:
         found = {cause: named(kinds) for cause, kinds in self._left_out_kinds().items()}
         return {cause: ops for cause, ops in found.items() if ops}
 
@@ -438,10 +443,11 @@ class Session:
         if self._plan.histogram:
             state["histograms"] = summary(*probing.histograms())
         self._output.state(state)
+        self._saved = lost, left_out
         self.progress.lost = sum(sum(per_cpu.values()) for per_cpu in lost.values())
         return state
 
-    def _check(self, lost: dict[str, dict[str, int]]) -> list[dict[str, Any]]:
+    def _check(self, lost: Losses) -> list[dict[str, Any]]:
         """Recorded, left out and lost beside the kernel's counters, over all files."""
         left_out = sum(self._left_out_kinds().values())
         return check_counters(
@@ -476,9 +482,7 @@ class Session:
         ]
 
 
-def _since(
-    now: dict[str, dict[str, int]], before: dict[str, dict[str, int]]
-) -> dict[str, dict[str, int]]:
+def _since(now: Losses, before: Losses) -> Losses:
     """What was added to counts of counts, zeros left out."""
     found = {
         cause: {

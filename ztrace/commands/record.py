@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -290,7 +291,12 @@ def _free_spool(output: Path, rotates: bool, force: bool) -> Path:
     """The spool to write; ClickException if it, or the trace, is in the way or has no folder."""
     if not output.parent.is_dir():
         raise click.ClickException(f"{output.parent}: no such folder")
-    for number in (0, 1) if rotates else (0,):
+    numbers = {0}
+    if rotates:
+        name = rf"{re.escape(output.stem)}\.(\d+){re.escape(output.suffix)}(\.spool)?"
+        found = (re.fullmatch(name, path.name) for path in output.parent.iterdir())
+        numbers |= {int(match[1]) for match in found if match}
+    for number in sorted(numbers):
         trace = numbered_output(output, number)
         if trace.exists() and not force:
             raise click.ClickException(f"{trace}: exists; --force replaces it")

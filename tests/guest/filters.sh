@@ -14,7 +14,7 @@ start() {
 	echo "$name: $*"
 	$ZTRACE record "$@" 2>$name.err >$name.out &
 	recorder=$!
-	tries=600
+	tries=1500
 	until grep -q Recording $name.err; do
 		tries=$((tries - 1))
 		[ $tries -gt 0 ] || return 1

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from replay.engine import replay_trace
 from replay.errors import ReplayError
@@ -38,6 +40,7 @@ from traces.merging import merge
 from traces.schema import OP_CODE
 from ztrace.cli import cli
 from ztrace.console import lost_lines
+from ztrace.histogram import show_histograms
 from ztrace.units import size_or_duration
 
 PROBES = files("tracer").joinpath("probes/zswap.c").read_text()
@@ -569,6 +572,25 @@ def test_summary_of_histograms() -> None:
     nothing = np.zeros(BUCKETS, np.int64)
     assert percentile(nothing, edges_ns(), 50) is None
     assert buckets(nothing, edges_bytes()) == []
+
+
+def test_histograms_are_shown_in_80_columns() -> None:
+    durations = np.zeros((KINDS, BUCKETS), np.int64)
+    durations[OP_CODE["malloc"], [20, 60, BUCKETS - 1]] = 10**9, 1, 10**12
+    durations[OP_CODE["free"] + 32, 0] = 7
+    sizes = np.zeros(128, np.int64)
+    sizes[[0, 127]] = 10**12, 5
+    out = Console(width=80, record=True, file=io.StringIO(), highlight=False)
+    show_histograms(out, {"histograms": summary(durations, sizes)})
+    lines = out.export_text().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    malloc = next(line for line in lines if line.startswith("malloc  "))
+    assert malloc.split()[1:3] == ["1,001,000,000,001", "0"]
+    free = next(line for line in lines if line.startswith("free  "))
+    assert free.split()[1:] == ["7", "7", "0", "ns", "0", "ns", "0", "ns"]
+    assert any("8,128 to 8,192" in line and line.split()[-2:] == ["#", "5"] for line in lines)
+    nothing = np.zeros((KINDS, BUCKETS), np.int64), np.zeros(128, np.int64)
+    show_histograms(out, {"histograms": summary(*nothing)})
 
 
 # -- the command line --------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from replay.validate.placement import compare_places
 from tracer import machine, recorder
 from tracer.abi import FRONTSWAP, INNER, ZPOOL, ZRAM
 from tracer.convert import convert
-from tracer.filters import Filters, find_cgroup, is_sampled
+from tracer.filters import Filters, find_cgroup, is_sampled, room
 from tracer.histogram import BUCKETS, buckets, edges_bytes, edges_ns, percentile, summary
 from tracer.outputs import Flight, Limits, Spools, Trigger, first_rows
 from tracer.probing import SeenPool
@@ -426,10 +426,15 @@ def test_probes_of_a_level() -> None:
 def test_defines_are_those_that_the_probes_know(
     filters: Filters, source: str, defined: set[str]
 ) -> None:
-    found = filters.defines(source)
+    found = filters.defines(source, 1 << 30)
     always = {"BY_OBJECT", "MIN_SIZE", "PERIOD", "MAX_TAKEN"} if filters.by_object else set()
     assert set(found) == defined | always
     assert all(re.search(rf"\b{name}\b", PROBES) for name in found)
+    assert found.get("MAX_TAKEN", 1 << 17) == 1 << 17
+
+
+def test_room_for_what_is_followed() -> None:
+    assert [room(n) for n in (0, 1 << 30, 1 << 40)] == [4096, 1 << 17, 1 << 20]
 
 
 def test_sampling_takes_one_of_n_and_is_the_probes_rule() -> None:

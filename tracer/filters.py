@@ -22,8 +22,8 @@ LEVELS = (UPPER, ALLOCATOR)
 UPPER_OPS = ("store", "load", "invalidate", "writeback")
 POOL_OPS = ("shrink", "compact")  # of a whole pool: no object's
 
-MAX_TAKEN = 1 << 20
-"""Objects and slots that the probes can follow at once, when they follow some."""
+MOST_TAKEN = 1 << 20
+"""Objects and slots that the probes can follow at once, at most (:func:`room`)."""
 
 _WORD = 2**64 - 1
 
@@ -75,8 +75,8 @@ class Filters:
         """Whether calls of an op get rows."""
         return self.level is None or (op in UPPER_OPS) == (self.level == UPPER)
 
-    def defines(self, source: str) -> dict[str, str | int]:
-        """The defines of probes/zswap.c."""
+    def defines(self, source: str, memory_bytes: int) -> dict[str, str | int]:
+        """The defines of probes/zswap.c, for a machine with that much memory."""
         if self.level == UPPER and not self.by_object:
             return {"WITHOUT_MALLOC": 1}
         if not self.by_object:
@@ -85,7 +85,7 @@ class Filters:
             "BY_OBJECT": 1,
             "MIN_SIZE": self.min_size,
             "PERIOD": self.sample,
-            "MAX_TAKEN": MAX_TAKEN,
+            "MAX_TAKEN": room(memory_bytes),
         }
         if self.cgroups:
             found["GROUPS"] = len(self.cgroups)
@@ -116,6 +116,14 @@ class Filters:
     def sampling(self) -> dict[str, float]:
         """For the trace's metadata, ``sampling``."""
         return {"objects": float(self.sample)} if self.sample > 1 else {}
+
+
+def room(memory_bytes: int) -> int:
+    """How many objects and slots to follow at most: one for two pages of memory.
+
+    The table takes 16 to 32 bytes for each while it is empty, about 80 more for each entry.
+    """
+    return max(4096, min(MOST_TAKEN, memory_bytes // 8192))
 
 
 def is_sampled(number: int, period: int) -> bool:

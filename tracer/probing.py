@@ -127,7 +127,7 @@ class Probing:
             **abi.defines,
             "RING_PAGES": ring_bytes // mmap.PAGESIZE,
             "CPUS": machine.possible_cpus(),
-            **filters.defines(source),
+            **filters.defines(source, machine.machine()["memory_bytes"]),
             **({"HISTOGRAM": 1} if histogram else {}),
         }
         try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -499,6 +500,11 @@ def test_replay_of_some_objects_compares_nothing_and_says_why(partial: Path, eng
     with TraceReader(partial) as trace:
         sampled = trace.metadata.sample_period() == 16
     assert ("1 of 16 objects is here" in text) == sampled
+    found = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).output)
+    for answers in ("handles", "totals", "errors", "shrinks"):
+        assert found[answers]["compared"] == 0
+    assert not found["all_objects"]
+    assert found["sample_period"] == (16 if sampled else 1)
     estimate = re.search(r"at the peak: ([\d,]+) live \(\+-([\d,]+)\)", text)
     assert bool(estimate) == sampled
     if estimate:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tracer.crosscheck import check_counters
-from tracer.ring import OP_STORE
+from tracer.ring import OP_INVALIDATE, OP_LOAD, OP_STORE
 from traces import Metadata
 
 OUT = "vmstat.zswpout"
@@ -70,3 +70,50 @@ def test_a_counter_of_calls_that_were_not_recorded_is_not_checked() -> None:
     readings = ({OUT: 7, "vmstat.zswpin": 7},) * 4
     found = check_counters(readings, ops, ops, (ops, ops), 0, ops=["store", "malloc"])
     assert [one["counter"] for one in found] == [OUT]
+
+
+def zram_check(
+    recorded: dict[int, int], counted: dict[str, int], ops: tuple[str, ...] = ("load", "invalidate")
+) -> dict[str, bool]:
+    """Which of zram's counters agree; ``counted`` while recording, from a quiet beginning."""
+    before = dict.fromkeys(counted, 7)
+    after = {name: 7 + count for name, count in counted.items()}
+    by_op, nothing = np.zeros(32, np.int64), np.zeros(32, np.int64)
+    for op, count in recorded.items():
+        by_op[op] = count
+    found = check_counters(
+        (before, before, after, after), by_op, nothing, (nothing, nothing), 0, "zram", ops
+    )
+    document = Metadata().to_dict() | {"counters": {"check": found}}
+    made = Metadata.from_json(json.dumps(document)).counters.check
+    return {one.counter: one.agrees for one in made}
+
+
+ZRAM = {
+    "zram0.pages_read": 30,
+    "zram0.pages_written": 20,
+    "zram0.notify_free": 9,
+    "zram0.miss_free": 1,
+    "vmstat.zswpin": 0,
+}
+
+
+def test_zram_is_held_against_its_own_counters() -> None:
+    """A slot is freed for each page written and when told to be, but for those that were busy."""
+    good = {"zram.pages_read": True, "zram.slots_freed": True}
+    assert zram_check({OP_LOAD: 30, OP_INVALIDATE: 28}, ZRAM) == good
+    assert zram_check({OP_LOAD: 29, OP_INVALIDATE: 28}, ZRAM) == good | {"zram.pages_read": False}
+    assert zram_check({OP_LOAD: 30, OP_INVALIDATE: 29}, ZRAM) == good | {"zram.slots_freed": False}
+
+
+def test_several_zram_devices_count_together() -> None:
+    second = {name.replace("zram0", "zram1"): count for name, count in ZRAM.items()}
+    found = zram_check({OP_LOAD: 60, OP_INVALIDATE: 56}, ZRAM | second)
+    assert found == {"zram.pages_read": True, "zram.slots_freed": True}
+
+
+def test_what_is_not_probed_or_not_counted_is_not_checked() -> None:
+    # 6.1's reads of zram cannot be probed.
+    assert zram_check({OP_INVALIDATE: 28}, ZRAM, ("invalidate",)) == {"zram.slots_freed": True}
+    without = {name: count for name, count in ZRAM.items() if "miss_free" not in name}
+    assert list(zram_check({OP_LOAD: 30}, without)) == ["zram.pages_read"]

@@ -22,6 +22,7 @@ ZRAM_STATISTICS = (
     *("orig_data_size", "compr_data_size", "mem_used_total", "mem_limit", "mem_used_max"),
     *("same_pages", "pages_compacted", "huge_pages", "huge_pages_since"),
 )
+SECTOR_BYTES = 512
 VMSTAT = Path("/proc/vmstat")
 VMSTAT_NAMES = ("zswpin", "zswpout", "zswpwb", "pswpin", "pswpout", "nr_zspages")
 
@@ -110,15 +111,11 @@ def zram_parameters() -> dict[str, str]:
 
 def counters() -> dict[str, int]:
     """What the kernel counts: zswap's debugfs files (``zswap.NAME``), vmstat's swap counters
-    (``vmstat.NAME``), and mm_stat of each zram device (``zram0.NAME``).
+    (``vmstat.NAME``), and each zram device's (``zram0.NAME``).
     """
     found: dict[str, int] = {}
     for device in sorted(BLOCK.glob("zram*")):
-        words = (device / "mm_stat").read_text().split()
-        found |= {
-            f"{device.name}.{name}": int(word)
-            for name, word in zip(ZRAM_STATISTICS, words, strict=False)
-        }
+        found |= {f"{device.name}.{name}": n for name, n in _zram_counters(device).items()}
     if ZSWAP_COUNTERS.is_dir():
         for path in sorted(ZSWAP_COUNTERS.iterdir()):
             try:
@@ -130,3 +127,28 @@ def counters() -> dict[str, int]:
         if name in VMSTAT_NAMES:
             found[f"vmstat.{name}"] = int(value)
     return found
+
+
+def _zram_counters(device: Path) -> dict[str, int]:
+    """mm_stat of a zram device, and how often its slots were read, written and freed.
+
+    ``notify_free`` counts frees asked for by the swap code and by discards, ``miss_free`` those
+    of them not done (Documentation/admin-guide/blockdev/zram.rst).
+    """
+    found = dict(zip(ZRAM_STATISTICS, _numbers(device / "mm_stat"), strict=False))
+    sectors = _numbers(device / "stat")
+    if len(sectors) > 6:
+        for name, at in {"pages_read": 2, "pages_written": 6}.items():
+            found[name] = sectors[at] * SECTOR_BYTES // mmap.PAGESIZE
+    for name, file in {"notify_free": "io_stat", "miss_free": "debug_stat"}.items():
+        for last in _numbers(device / file)[-1:]:
+            found[name] = last
+    return found
+
+
+def _numbers(path: Path) -> list[int]:
+    """The numbers in a file of /sys; none where it is not there."""
+    try:
+        return [int(word) for word in path.read_text().split() if word.isdigit()]
+    except OSError:
+        return []

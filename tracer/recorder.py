@@ -183,8 +183,8 @@ def _run(plan: Plan, probing: Probing, output: Nowhere, stop: _Stop) -> Recorded
     try:
         session.start()
         session.open()
-        plan.on_ready(len(probing.attached), [probe.symbol for probe in probing.missing])
         with _new_pool(plan, probing, session):
+            plan.on_ready(len(probing.attached), [probe.symbol for probe in probing.missing])
             command = _start_command(plan.command)
             _watch(plan, session, stop, command)
             session.shut()
@@ -456,12 +456,17 @@ class Session:
             np.asarray(left_out)[:FAILED],
             self._probing.lost_by_op(),
             sum(per_cpu.get("all", 0) for per_cpu in lost.values()),
+            self._plan.source,
             [op for op in OP_NAMES if self._counted(op)],
         )
 
     def _counted(self, op: str) -> bool:
-        """Whether the kernel's counters are of what was recorded: they are zswap's."""
-        return self._plan.source == "zswap" and self._plan.filters.records(op)
+        """Whether the kernel's counters are of what was recorded or left out."""
+        plan = self._plan
+        probed = any(one.probe.op == op for one in self._probing.attached)
+        # Not each of zram's slots that a filter leaves out is seen.
+        seen = plan.source == "zswap" or not plan.filters.by_object
+        return probed and seen and plan.filters.records(op)
 
     def _pools(self, compressor: str) -> list[dict[str, Any]]:
         """The pools' part of the metadata: those met before this file held something then."""

@@ -55,7 +55,8 @@ OP_NAMES = (
     *("store", "load", "invalidate", "writeback", "malloc", "free", "map", "unmap"),
     *("shrink", "compact", "sample"),
 )
-OP_STORE, OP_LOAD, OP_WRITEBACK, OP_MALLOC, OP_FREE, OP_TOTAL = 0, 1, 3, 4, 5, 16
+OP_STORE, OP_LOAD, OP_INVALIDATE, OP_WRITEBACK, OP_MALLOC, OP_FREE = range(6)
+OP_TOTAL = 16
 
 Records = NDArray[np.void]
 

@@ -44,12 +44,16 @@ int main(void)
 		perror("known23: mmap");
 		return 1;
 	}
-	/* Page i starts with 100 * i bytes that do not compress, so all sizes differ. */
+	/*
+	 * Page i starts with 100 * i bytes that do not compress, so all sizes differ. Another last
+	 * byte: of a page of one word zram would keep the word and allocate nothing.
+	 */
 	srand(23);
 	for (i = 0; i < PAGES; i++) {
 		memset(pages + i * PAGE, 'a' + (int)i, PAGE);
 		for (j = 0; j < 100 * i; j++)
 			pages[i * PAGE + j] = (char)rand();
+		pages[i * PAGE + PAGE - 1] = 1;
 	}
 	if (madvise(pages, PAGES * PAGE, MADV_PAGEOUT)) {
 		perror("known23: madvise");

@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Every kernel of the lab with every source of traces that it has."""
+"""Every kernel of the lab with every allocator and source of traces that it has."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
-from tracer.lab.session import BACKENDS
+from tracer.lab.session import BACKENDS, Setup
 
 
 class Cell(NamedTuple):
-    """One recording of the matrix; ``source`` is zswap or zram, ``backend`` the lab's name."""
+    """One recording of the matrix: zswap above ``backend``, or ``zram``."""
 
     kernel: str
-    source: str
     backend: str
 
+    @property
+    def file_name(self) -> str:
+        """Of its trace."""
+        return f"{self.kernel}-{self.backend}.parquet"
 
-def cells() -> Iterator[Cell]:
-    """zswap above zsmalloc, which all kernels have, and zram."""
+    def setup(self, workload: str, patch: Path | None = None) -> Setup:
+        """What to boot and record."""
+        return Setup(self.kernel, self.backend, workload, patch)
+
+
+def cells(without: Container[str] = ()) -> Iterator[tuple[str, list[Cell]]]:
+    """Each kernel with its cells, but for some backends."""
     for kernel, backends in BACKENDS.items():
-        yield Cell(kernel, "zswap", "zsmalloc")
-        if "zram" in backends:
-            yield Cell(kernel, "zram", "zram")
+        yield kernel, [Cell(kernel, name) for name in backends if name not in without]

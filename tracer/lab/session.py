@@ -63,6 +63,24 @@ def record_in_guest(
     ``watch`` is called with each line the guest's session says. TracerError if anything in the
     guest failed, with the last thing it said.
     """
+    with tempfile.TemporaryDirectory(prefix="ztrace-lab-") as name:
+        job = Path(name)
+        kernel, modules = prepare(setup, job)
+        said: list[str] = []
+
+        def listen(line: str) -> None:
+            said.append(line)
+            watch(line)
+
+        status = run_guest(kernel, job, setup.size, modules, watch=listen)
+        collect(job, output, status, said)
+
+
+def prepare(setup: Setup, job: Path) -> tuple[Kernel, list[str]]:
+    """Fill the folder ``job``, which is /job in the guest; returns what to boot and to load.
+
+    TracerError for a setup that cannot be.
+    """
     if setup.workload not in WORKLOADS:
         raise TracerError(f"no workload {setup.workload!r}; there are: {', '.join(WORKLOADS)}")
     there = BACKENDS.get(setup.kernel, {})
@@ -71,28 +89,23 @@ def record_in_guest(
             f"no {setup.backend} in kernel {setup.kernel}; there: {', '.join(there) or 'none'}"
         )
     kernel = fetch_kernel(setup.kernel)
-    with tempfile.TemporaryDirectory(prefix="ztrace-lab-") as name:
-        job = Path(name)
-        workload = WORKLOADS[setup.workload]
-        compile_workload(workload, job)
-        own = _build_ztree(setup, kernel, job) if setup.backend == "ztree" else None
-        _write_script(job / "run", _run_script(setup, own))
-        _write_script(job / "workload", _workload_script(setup, workload))
-        said: list[str] = []
+    workload = WORKLOADS[setup.workload]
+    compile_workload(workload, job)
+    own = _build_ztree(setup, kernel, job) if setup.backend == "ztree" else None
+    _write_script(job / "run", _run_script(setup, own))
+    _write_script(job / "workload", _workload_script(setup, workload))
+    module = there[setup.backend]
+    return kernel, [module] if module else []
 
-        def listen(line: str) -> None:
-            said.append(line)
-            watch(line)
 
-        module = there[setup.backend]
-        modules = [module] if module else []
-        status = run_guest(kernel, job, setup.size, modules, watch=listen)
-        spool = job / f"{TRACE}.spool"
-        if status or not spool.exists() or not (job / DONE).exists():
-            failed = [line for line in said if "exited with status" in line]
-            last = [*said, *failed][-1] if said else "it said nothing"
-            raise TracerError(f"recording in the guest failed (status {status}): {last}")
-        convert(spool, output, force=True)
+def collect(job: Path, output: Path, status: int, said: Sequence[str]) -> None:
+    """Make the trace ``output`` of what a guest left in ``job``; TracerError if it failed."""
+    spool = job / f"{TRACE}.spool"
+    if status or not spool.exists() or not (job / DONE).exists():
+        failed = [line for line in said if "exited with status" in line]
+        last = [*said, *failed][-1] if said else "it said nothing"
+        raise TracerError(f"recording in the guest failed (status {status}): {last}")
+    convert(spool, output, force=True)
 
 
 def _build_ztree(setup: Setup, kernel: Kernel, job: Path) -> str:
@@ -119,7 +132,7 @@ def _run_script(setup: Setup, module: str | None) -> str:
     return f"""#!/bin/sh
 exec >/job/log 2>&1
 export PYTHONDONTWRITEBYTECODE=1
-{f"insmod /job/{module} || exit 1" if module else ""}
+{f"[ -d /sys/module/{Path(module).stem} ] || insmod /job/{module} || exit 1" if module else ""}
 mkswap /dev/vda >/dev/null || exit 1
 exec {record}
 """
@@ -165,6 +178,8 @@ def _zswap(setup: Setup) -> tuple[str, list[str]]:
 def _zram(setup: Setup) -> tuple[str, list[str]]:
     """The swap device, and what sets it up; its pool is made as it gets its size."""
     return "/dev/zram0", [
+        # Enabled by a recording before this one, zswap would take the pages first.
+        "if [ -e /sys/module/zswap ]; then echo N >/sys/module/zswap/parameters/enabled; fi",
         # Which compressors zram has is chosen as a kernel is built (6.12): else its default.
         "cd /sys/block/zram0",
         f"if grep -qw {setup.compressor} comp_algorithm; then",

@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
 from tracer.lab.debian import KERNELS
-from tracer.lab.matrix import cells
 from tracer.lab.qemu import GuestSize
 from tracer.lab.session import BACKENDS, Setup, record_in_guest
 from tracer.lab.workloads import WORKLOADS
+from ztrace.commands.lab_matrix import matrix
 
 NAMES = sorted({name for backends in BACKENDS.values() for name in backends})
 
@@ -76,68 +74,4 @@ def run(
     click.echo(f"{output}: recorded. Next: ztrace replay {output} --backend {backend}")
 
 
-@command.command(epilog="Example: ztrace lab matrix --workload known23")
-@click.option(
-    "--workload", type=click.Choice(list(WORKLOADS)), default="known23", show_default=True
-)
-@click.option(
-    "--keep",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Leave the traces in this folder.",
-)
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
-def matrix(workload: str, keep: Path | None, as_json: bool) -> int:
-    """Record every kernel with zswap and with zram, validate each recording.
-
-    Exit 1 if an event was lost, the kernel counted otherwise, or a model does not agree.
-    """
-    from replay.validate.placement import compare_places
-    from traces import TraceReader
-    from ztrace.console import console, count_text, print_json, table
-
-    done: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="ztrace-matrix-") as scratch:
-        folder = keep or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        for cell in cells():
-            path = folder / f"{cell.kernel}-{cell.source}.parquet"
-            if keep is not None and path.exists():
-                raise click.ClickException(f"{path}: exists; give another folder")
-            click.echo(f"kernel {cell.kernel}, {cell.source} ...", err=True)
-            record_in_guest(Setup(cell.kernel, cell.backend, workload), path)
-            with TraceReader(path) as trace:
-                metadata = trace.metadata
-                placement = compare_places(trace)
-            done.append(
-                {
-                    "kernel": metadata.kernel.release,
-                    "source": cell.source,
-                    "probes": sorted({probe.kind for probe in metadata.probes.values()}),
-                    "rows": trace.num_rows,
-                    "calls": sum(pool.calls for pool in placement.pools),
-                    "compared": sum(pool.places.compared for pool in placement.pools),
-                    "explained": sum(pool.places.equal for pool in placement.pools),
-                    "lost": metadata.lost_total(),
-                    "counters_agree": all(one.agrees for one in metadata.counters.check),
-                    "agrees": placement.agrees,
-                }
-            )
-    good = all(one["agrees"] and one["counters_agree"] and not one["lost"] for one in done)
-    if as_json:
-        print_json({"workload": workload, "agrees": good, "cells": done})
-        return 0 if good else 1
-    rows = [
-        (
-            one["kernel"],
-            one["source"],
-            "+".join(one["probes"]),
-            count_text(one["calls"]),
-            f"{count_text(one['explained'])} of {count_text(one['compared'])}",
-            count_text(one["lost"]),
-            "yes" if one["counters_agree"] else "NO",
-        )
-        for one in done
-    ]
-    headers = ("kernel", "source", "probes", "calls", "explained", "lost", "counters")
-    console().print(table(headers, rows, texts=3))
-    return 0 if good else 1
+command.add_command(matrix)

@@ -24,11 +24,16 @@ QEMU = "qemu-system-x86_64"
 
 @dataclass(frozen=True)
 class GuestSize:
-    """The guest's machine. Sizes in MiB."""
+    """The guest's machine. Sizes in MiB.
+
+    ``counted``: while its CPU, then its only one, is busy, its clock advances by 1 ns for each
+    instruction, so that times in it are figures of work, the same on any machine under any load.
+    """
 
     cpus: int = 1
     memory_mib: int = 700
     swap_mib: int = 1024
+    counted: bool = False
 
 
 def run_guest(
@@ -95,7 +100,9 @@ def _command(kernel: Kernel, boot: Path, job: Path, swap: Path, size: GuestSize)
     shares = {"host": Path("/"), "kernel": kernel.root, "job": job}
     return [
         *(QEMU, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),
+        *("-M", "q35", "-cpu", "max"),
+        *("-accel", "tcg,thread=single" if size.counted else "tcg,thread=multi"),
+        *(("-icount", "shift=0") if size.counted else ()),
         *("-smp", str(size.cpus), "-m", f"{size.memory_mib}M"),
         *("-kernel", str(boot / "vmlinux"), "-initrd", str(boot / "initramfs")),
         *("-append", arguments),

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Options and fixtures of the tests that boot a kernel; recordings are shared by a session."""
+"""Options and fixtures of the tests that boot a kernel; guests are shared by a session."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tracer.lab.qemu import QEMU, GuestSize
-from tracer.lab.session import Setup, record_in_guest
+from tests.guests import Boot, Guests
+from tracer.lab.qemu import QEMU
 from tracer.system_bcc import find_bcc
 
 # No test depends on how fast the machine is.
@@ -20,6 +20,8 @@ settings.register_profile("unhurried", deadline=None, suppress_health_check=[Hea
 settings.load_profile("unhurried")
 
 REQUIRED = os.environ.get("ZTRACE_KERNEL_TESTS") == "required"
+SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
+"""Each of several processes has all tests and is given some of them to run."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,10 +29,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that boot guests share recordings: one process runs them all, one guest at a time."""
+    """Tests that boot guests share them: one process of several runs them all.
+
+    Where there is but one, they come last: their guests are at work meanwhile.
+    """
     for item in items:
         if item.get_closest_marker("kernel"):
             item.add_marker(pytest.mark.xdist_group("kernel"))
+    if not SEVERAL:
+        items.sort(key=lambda item: item.get_closest_marker("kernel") is not None)
 
 
 def _lacking() -> str | None:
@@ -70,18 +77,27 @@ def patch(request: pytest.FixtureRequest) -> Path:
     return path
 
 
+def _wanted(items: list[pytest.Item]) -> Iterator[tuple[str, Boot]]:
+    """The guests of the modules whose tests are to run."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            yield from getattr(item.module, "GUESTS", {}).items()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def guests(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Guests]:
+    """Begins to boot, what the chosen tests need, as the session begins if it runs them all."""
+    made = Guests(tmp_path_factory.mktemp("guests"), request.config.getoption("--patch"))
+    if not SEVERAL and _lacking() is None:
+        made.start(_wanted(request.session.items))
+    yield made
+    made.stop()
+
+
 @pytest.fixture(scope="session")
-def recorded(
-    lab: None, patch: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, int], Path]:
-    """``recorded(workload, cpus)``: a trace of ztree on 6.1, recorded once in this session."""
-    folder = tmp_path_factory.mktemp("recordings")
-
-    def record(workload: str, cpus: int = 1) -> Path:
-        output = folder / f"{workload}-{cpus}.parquet"
-        if not output.exists():
-            setup = Setup("6.1", "ztree", workload, patch, size=GuestSize(cpus))
-            record_in_guest(setup, output, watch=print)
-        return output
-
-    return record
+def guest(request: pytest.FixtureRequest, lab: None, guests: Guests) -> Callable[[str], Path]:
+    """``guest(name)``: the folder that a guest has left its results in."""
+    guests.start(_wanted(request.session.items))
+    return guests.folder

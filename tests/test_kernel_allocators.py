@@ -1,58 +1,96 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Other kernels and allocators, recorded now: what was recorded is all there was, and every
+"""Kernels, allocators and zram, recorded now: what was recorded is all there was, and every
 object lies where the model puts it."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from replay.validate.placement import compare_places
-from tracer.lab.session import Setup, record_in_guest
+from tests.guests import Watch
+from tracer.lab.matrix import Cell
+from tracer.lab.together import record_together
 from traces import TraceReader
 
 pytestmark = pytest.mark.kernel
 
+CELLS = {
+    "6.1": [Cell("6.1", "z3fold"), Cell("6.1", "zram")],
+    "6.12": [Cell("6.12", "zsmalloc"), Cell("6.12", "zram")],
+    "7.2": [Cell("7.2", "zsmalloc"), Cell("7.2", "zram")],
+}
+"""What is recorded in one boot each; all there is: ztrace lab matrix."""
+
 # Kernels with type information of what is called, and no preemption inside: the others are
 # kprobes, as 6.1's zsmalloc is a module and 7.2 preempts.
-FENTRY = {("6.1", "z3fold"), ("6.12", "zsmalloc")}
+FENTRY = {("6.1", "z3fold"), ("6.12", "zsmalloc"), ("6.12", "zram")}
+
+PAGES = 23
+
+
+def boot(kernel: str, folder: Path, patch: Path | None, watch: Watch) -> None:
+    """A kernel's cells, one after another."""
+    setups = {folder / cell.file_name: cell.setup("known23") for cell in CELLS[kernel]}
+    for error in record_together(setups, watch=watch).values():
+        raise error
+
+
+GUESTS = {kernel: partial(boot, kernel) for kernel in CELLS}
 
 
 @pytest.mark.parametrize(
-    ("kernel", "backend"),
-    [
-        ("6.1", "z3fold"),
-        ("6.1", "zram"),
-        ("6.12", "zsmalloc"),
-        ("7.2", "zsmalloc"),
-    ],
+    "cell", [cell for row in CELLS.values() for cell in row], ids=lambda cell: "-".join(cell)
 )
-def test_known_workload(kernel: str, backend: str, lab: None, tmp_path: Path) -> None:
-    path = tmp_path / "trace.parquet"
-    record_in_guest(Setup(kernel, backend, "known23"), path, watch=print)
-    rows = pq.read_table(path, columns=["op", "key"]).to_pylist()
-    ops = Counter(row["op"] for row in rows)
-    # zram keeps no same-filled page, of which there is one, and mkswap wrote its header.
-    assert ops["malloc"] == 23
-    if backend == "zram":
-        keys = {row["key"] for row in rows if row["op"] == "malloc"}
-        assert len(keys) == 23
-        assert 0 in keys  # the header's page
-    else:
-        assert ops["store"] == ops["load"] == 23
+def test_known_workload(cell: Cell, guest: Callable[[str], Path]) -> None:
+    path = guest(cell.kernel) / cell.file_name
     with TraceReader(path) as trace:
         metadata = trace.metadata
-        assert metadata.kernel.release.startswith(kernel)
+        assert metadata.kernel.release.startswith(cell.kernel)
         assert metadata.lost_total() == 0
+        assert metadata.counters.check
         assert all(one.agrees for one in metadata.counters.check)
         [pool] = compare_places(trace).pools
+    if cell.backend == "zram":
+        known_of_zram(path)
+    else:
+        known_of_zswap(path)
     # Where a task can be preempted inside the kernel, fentry would lose events.
     kinds = {op: probe.kind for op, probe in metadata.probes.items()}
-    assert kinds["malloc"] == ("fentry" if (kernel, backend) in FENTRY else "kprobe")
-    assert pool.allocator == ("zsmalloc" if backend == "zram" else backend)
-    assert pool.places.equal == pool.places.compared >= 23
-    assert pool.sizes.equal == pool.sizes.compared >= 45
+    assert kinds["malloc"] == ("fentry" if tuple(cell) in FENTRY else "kprobe")
+    assert pool.allocator == ("zsmalloc" if cell.backend == "zram" else cell.backend)
+    assert pool.places.equal == pool.places.compared >= PAGES
+    assert pool.sizes.equal == pool.sizes.compared >= 2 * PAGES
     assert pool.agrees
+
+
+def known_of_zswap(path: Path) -> None:
+    rows = pq.read_table(path, columns=["op", "key", "ret"]).to_pylist()
+    ops = Counter(row["op"] for row in rows)
+    assert ops["store"] == ops["malloc"] == ops["load"] == ops["free"] == PAGES
+    assert len({row["key"] for row in rows if row["op"] == "store"}) == PAGES
+    assert {row["ret"] for row in rows if row["op"] in ("store", "malloc")} == {0}
+
+
+def known_of_zram(path: Path) -> None:
+    """A store shows as its malloc. mkswap, outside of the workload's group, wrote the header."""
+    rows = pq.read_table(path, columns=["op", "key", "cgroup", "ret"]).to_pylist()
+    mallocs = [row for row in rows if row["op"] == "malloc"]
+    header, pages = mallocs[0], mallocs[1:]
+    assert header["key"] == 0
+    assert len({row["key"] for row in pages}) == len(pages) == PAGES
+    [group] = {row["cgroup"] for row in pages}
+    assert group != header["cgroup"]
+    assert {row["ret"] for row in mallocs} == {0}
+    # All is read back, where reads can be probed as such; the header's page stays.
+    ours = [row for row in rows if row["cgroup"] == group]
+    loads = {row["key"] for row in ours if row["op"] == "load"}
+    assert not loads or loads == {row["key"] for row in pages}
+    # Objects are mapped to be read, until 6.14 also to be written.
+    assert sum(row["op"] == "map" for row in ours) in (PAGES, 2 * PAGES)
+    assert sum(row["op"] == "free" for row in rows) == PAGES

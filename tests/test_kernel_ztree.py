@@ -10,16 +10,39 @@ import pyarrow.parquet as pq
 import pytest
 
 from replay import replay_trace
+from tests.guests import Watch
+from tracer.lab.session import Setup
+from tracer.lab.together import record_together
 from traces import TraceReader
 
 pytestmark = pytest.mark.kernel
 
-Record = Callable[[str, int], Path]
+WORKLOADS = ("known23", "churn")
+
+
+def boot(folder: Path, patch: Path | None, watch: Watch) -> None:
+    """ztree on 6.1, on one CPU, the workloads one after another."""
+    if patch is None:
+        return
+    setups = {folder / f"{name}.parquet": Setup("6.1", "ztree", name, patch) for name in WORKLOADS}
+    for error in record_together(setups, watch=watch).values():
+        raise error
+
+
+GUESTS = {"ztree": boot}
+
+Record = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def recorded(patch: Path, guest: Callable[[str], Path]) -> Record:
+    """``recorded(workload)``: its trace."""
+    return lambda workload: guest("ztree") / f"{workload}.parquet"
 
 
 def test_known_workload_makes_exactly_its_events(recorded: Record) -> None:
     """23 pages swapped out, read back and given up: 23 of each, and the kernel counted 23."""
-    path = recorded("known23", 1)
+    path = recorded("known23")
     with TraceReader(path) as trace:
         metadata = trace.metadata
     rows = pq.read_table(path).to_pylist()
@@ -44,7 +67,7 @@ def test_known_workload_makes_exactly_its_events(recorded: Record) -> None:
 
 def test_one_cpu_every_handle_and_total_is_the_kernels(recorded: Record) -> None:
     """Replayed in recorded order: N handles of N, N totals of N, nothing lost."""
-    path = recorded("churn", 1)
+    path = recorded("churn")
     with TraceReader(path) as trace:
         counters = trace.metadata.counters
         assert trace.metadata.lost_total() == 0

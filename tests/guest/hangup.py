@@ -15,7 +15,9 @@ if not recorder:
 said = b""
 while b"Recording" not in said:
     said += os.read(terminal, 4096)
-subprocess.run(["/bin/sh", "-c", "wc -l </sys/kernel/tracing/enabled_functions >hungup.probes"])
+SHELL = """wc -l </sys/kernel/tracing/enabled_functions >hungup.probes
+cat /sys/module/zswap/parameters/compressor >hungup.during"""
+subprocess.run(["/bin/sh", "-c", SHELL], check=True)
 subprocess.run([sys.argv[1]], check=True)
 os.close(terminal)
 print(os.waitstatus_to_exitcode(os.waitpid(recorder, 0)[1]))

@@ -1,88 +1,155 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
-# Runs in the guest: the recorder's ways to end. Each step leaves what tests look at in /job.
-# $ZTRACE is the command; /job/known23 swaps out 23 pages.
+# Runs in the guest: the recorder's ways to end. Each step leaves what tests look at in /job:
+# NAME.probes and NAME.after, functions probed while recording and after it; NAME.status;
+# NAME.parameters, zswap's after it; NAME.from and NAME.to, the kernel's count of stores;
+# NAME.moment, when it was killed.
+# $ZTRACE is the command, $PYTHON has its modules; /job/known23 swaps out 23 pages.
+# Nothing here depends on how fast the guest is: what has to come is waited for.
 exec >/job/log 2>&1
 export PYTHONDONTWRITEBYTECODE=1
 mkswap /dev/vda >/dev/null
 cd /job
 
-# Functions that something is attached to, kprobes and trampolines alike.
-probes() { wc -l </sys/kernel/tracing/enabled_functions; }
+say() { echo "[$(cut -d' ' -f1 /proc/uptime)] $*"; }
 
-# ready FILE: wait until a recorder says that it records, at most two minutes
-ready() {
-	tries=600
-	until grep -q Recording $1; do
+# patiently CONDITION…: wait for it, at most ten minutes
+patiently() {
+	tries=3000
+	until "$@"; do
 		tries=$((tries - 1))
 		[ $tries -gt 0 ] || return 1
 		sleep 0.2
 	done
 }
 
-# start NAME [OPTION…]: a recorder in the background, $recorder, ready when this returns
+# Functions that something is attached to, kprobes and trampolines alike.
+probes() { wc -l </sys/kernel/tracing/enabled_functions; }
+parameters() { grep -H . /sys/module/zswap/parameters/*; }
+moment() { cut -d' ' -f1 /proc/uptime >$name.moment; }
+counted() { sed -n 's/^zswpout //p' /proc/vmstat; }
+
+# Conditions: the recorder records, or is gone; it has left no trace; pages are in zswap.
+ready() { grep -q Recording $name.err || ! kill -0 $recorder 2>/dev/null; }
+quiet() {
+	probes >$name.after
+	parameters >$name.parameters
+	cmp -s $name.after before && cmp -s $name.parameters parameters.before
+}
+holding() { [ "$(cat /sys/kernel/debug/zswap/stored_pages)" -ge $1 ]; }
+
+# start NAME [OPTION…]: a recorder in the background, $recorder, ready when this returns.
+# A shell's background processes ignore Ctrl-C; a user's recorder does not.
 start() {
 	name=$1
+	output=${directory:-.}/$name.parquet
 	shift
-	$ZTRACE record -o $name.parquet "$@" 2>$name.err >$name.out &
+	env --default-signal=INT $ZTRACE record -o $output "$@" 2>$name.err >$name.out &
 	recorder=$!
-	ready $name.err
+	patiently ready
 	probes >$name.probes
+	counted >$name.from
 }
 
-# Files of a killed process are closed a moment after it is gone.
+# load: swapping in the background, $load, of which some is in the spool when this returns
+load() {
+	./bursts 1000000 120 1 &
+	load=$!
+	$PYTHON stored.py $output.spool 500
+}
+
+# empty: zswap holds nothing; freed slots are kept back for a while otherwise
+empty() {
+	swapoff /dev/vda
+	swapon /dev/vda
+}
+
+# hold: zswap holds pages of a process, $holder, and nothing else
+hold() {
+	empty
+	python3 hold.py &
+	holder=$!
+	patiently holding 200
+}
+
+# end: files of a killed process are closed a moment after it is gone
 end() {
 	wait $recorder
 	echo $? >$name.status
-	for moment in 1 2 3 4 5 6 7 8 9 10; do
-		probes >$name.after
-		[ "$(cat $name.after)" = "$(cat before)" ] && break
-		sleep 0.5
-	done
+	if [ -n "$load" ]; then
+		wait $load
+		load=
+	fi
+	counted >$name.to
+	patiently quiet
 }
 
-echo "before: $(probes) probes"
+say "before: $(probes) probes"
 probes >before
 $ZTRACE doctor --json >doctor.json
 echo Y >/sys/module/zswap/parameters/enabled
 echo N >/sys/module/zswap/parameters/same_filled_pages_enabled
+parameters >parameters.before
 swapon /dev/vda
 
-echo "Ctrl-C, and once more"
-start interrupted
+say "Ctrl-C, and once more while the trace is made; a fresh pool, zswap being empty"
+start interrupted --fresh-pool
 ./known23
 kill -INT $recorder
-sleep 1
+patiently quiet
 kill -INT $recorder
 end
 
-echo "duration, owner, size of the ring"
+say "duration, owner, size of the ring"
 SUDO_UID=1234 SUDO_GID=2345 start timed --duration 2s --ring-size 64k
 ./known23
 end
 stat -c '%u %g %a' timed.parquet >timed.owner
 
-echo "kill -9"
-start killed
-./known23
-sleep 2
-kill -9 $recorder
-end
-stat -c '%a' killed.parquet.spool >killed.mode
-$ZTRACE record -o killed.parquet 2>again.err
-echo $? >again.status
-
-echo "an existing file"
+say "an existing file"
 cksum timed.parquet >timed.sum
 $ZTRACE record -o timed.parquet --duration 1s 2>exists.err
 echo $? >exists.status
 cksum timed.parquet | cmp - timed.sum
 echo $? >exists.same
 
-parameters() { grep -H . /sys/module/zswap/parameters/*; }
+say "kill -9 under load; a fresh pool, pages being in the old one"
+hold
+start killed --fresh-pool
+cat /sys/module/zswap/parameters/compressor >killed.during
+load
+moment
+kill -9 $recorder $load
+end
+stat -c '%a' killed.parquet.spool >killed.mode
+$ZTRACE record -o killed.parquet 2>again.err
+echo $? >again.status
+kill $holder
 
-echo "pool, swap and module go away; SIGTERM"
-parameters >parameters.before
+say "a closed terminal; a fresh pool, pages being in the old one"
+hold
+name=hungup
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
+counted >hungup.from
+python3 hangup.py ./known23 $ZTRACE record -o hungup.parquet --fresh-pool --spool-only \
+	>hungup.status
+counted >hungup.to
+patiently quiet
+kill $holder
+
+say "the OOM killer under load"
+empty
+start oom --spool-only
+load
+echo 1000 >/proc/$recorder/oom_score_adj
+moment
+echo f >/proc/sysrq-trigger
+kill -9 $load
+end
+dmesg | grep -c "Killed process $recorder " >oom.count
+
+say "pool, swap and module go away; SIGTERM"
 start terminated --spool-only
 ./known23
 echo lzo-rle >/sys/module/zswap/parameters/compressor
@@ -95,29 +162,19 @@ swapon /dev/vda
 ./known23
 kill -TERM $recorder
 end
-parameters >parameters.after
 
-echo "a ring of one page"
+say "a ring of one page"
 start small --ring-size 4k --spool-only
 ./bursts 60 120 1
 kill -INT $recorder
 end
 
-echo "a closed terminal"
-name=hungup
-mkdir -p /dev/pts
-mount -t devpts devpts /dev/pts
-python3 /job/hangup.py /job/known23 $ZTRACE record -o hungup.parquet --spool-only >hungup.status
-probes >hungup.after
-
-echo "a full disk"
-mkdir -p /run/small
-mount -t tmpfs -o size=64k tmpfs /run/small
-name=full
-$ZTRACE record -o /run/small/full.parquet 2>full.err >full.out &
-recorder=$!
-ready full.err
-probes >full.probes
+say "a full disk"
+directory=/run/small
+mkdir -p $directory
+mount -t tmpfs -o size=64k tmpfs $directory
+start full
 while kill -0 $recorder 2>/dev/null; do ./bursts 10 120 1; done
 end
-cp /run/small/full.parquet.spool .
+cp $directory/full.parquet.spool .
+say "done"

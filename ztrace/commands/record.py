@@ -358,12 +358,13 @@ def _say(text: str, nl: bool = True) -> None:
 
 def finish(spool: Path, output: Path, force: bool) -> None:
     """Turn the spool into the trace, remove the spool, say what was recorded and lost."""
-    from tracer.convert import convert
-    from tracer.ownership import hand_over
-    from ztrace.console import progress
-
     rows = 0
     try:
+        # These take a while, in which there may be another Ctrl-C, too.
+        from tracer.convert import convert
+        from tracer.ownership import hand_over
+        from ztrace.console import progress
+
         with progress("writing", None) as advance:
 
             def count(written: int) -> None:

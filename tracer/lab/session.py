@@ -17,9 +17,9 @@ from pathlib import Path
 from tracer.convert import convert
 from tracer.errors import TracerError
 from tracer.kmod import build_module
-from tracer.lab.debian import Kernel, fetch_kernel
+from tracer.lab.debian import fetch_kernel
 from tracer.lab.qemu import GuestSize, run_guest
-from tracer.lab.workloads import WORKLOADS, Workload, compile_workload
+from tracer.lab.workloads import WORKLOADS, Workload, put_program
 
 # Allocator -> the module to load before recording, None where the kernel has it built in; by
 # kernel, and only where Debian's kernel has it at all.
@@ -36,6 +36,7 @@ BACKENDS: dict[str, dict[str, str | None]] = {
 }
 """Below zswap; ``zram`` stands for the swap device of that name, which has zsmalloc below it."""
 
+GROUP = "/sys/fs/cgroup/workload"
 TRACE, DONE = "trace.parquet", "workload-done"
 
 # Something built in that is not the compressor asked for.
@@ -44,7 +45,11 @@ _OTHER_COMPRESSOR = {"lzo": "lzo-rle", "lzo-rle": "lzo"}
 
 @dataclass(frozen=True)
 class Setup:
-    """What to boot and record. ``patch`` is needed for ztree, which no kernel ships."""
+    """What to boot and record. ``patch`` is needed for ztree, which no kernel ships.
+
+    ``same_filled_pages``: whether zswap keeps pages of one repeated word out of the allocator,
+    the kernel's default where it can be chosen (up to 6.9); otherwise every page reaches it.
+    """
 
     kernel: str
     backend: str
@@ -53,6 +58,7 @@ class Setup:
     compressor: str = "lzo"
     size: GuestSize = field(default_factory=GuestSize)
     record_options: Sequence[str] = ()
+    same_filled_pages: bool = False
 
 
 def record_in_guest(
@@ -88,12 +94,17 @@ def prepare(setup: Setup, job: Path) -> tuple[Kernel, list[str]]:
         raise TracerError(
             f"no {setup.backend} in kernel {setup.kernel}; there: {', '.join(there) or 'none'}"
         )
+    if setup.backend == "ztree" and setup.patch is None:
+        raise TracerError("ztree is in no kernel: give the posted mail with --patch FILE")
     kernel = fetch_kernel(setup.kernel)
     workload = WORKLOADS[setup.workload]
-    compile_workload(workload, job)
-    own = _build_ztree(setup, kernel, job) if setup.backend == "ztree" else None
+    put_program(workload, job)
+    own = None
+    if setup.patch is not None and setup.backend == "ztree":
+        own = build_module(setup.patch, kernel.headers, job).name
     _write_script(job / "run", _run_script(setup, own))
     _write_script(job / "workload", _workload_script(setup, workload))
+    _write_script(job / "limited", f'#!/bin/sh -e\necho 0 >{GROUP}/cgroup.procs\nexec "$@"\n')
     module = there[setup.backend]
     return kernel, [module] if module else []
 
@@ -108,13 +119,6 @@ def collect(job: Path, output: Path, status: int, said: Sequence[str]) -> None:
     convert(spool, output, force=True)
 
 
-def _build_ztree(setup: Setup, kernel: Kernel, job: Path) -> str:
-    """Put ztree's module into the job; returns its file name."""
-    if setup.patch is None:
-        raise TracerError("ztree is in no kernel: give the posted mail with --patch FILE")
-    return build_module(setup.patch, kernel.headers, job).name
-
-
 def _write_script(path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(0o755)
@@ -126,7 +130,7 @@ def _run_script(setup: Setup, module: str | None) -> str:
             *(sys.executable, "-m", "ztrace", "record", "-o", f"/job/{TRACE}"),
             # Making the trace takes minutes in an emulated guest, a second outside.
             *("--spool-only", "--source", "zram" if setup.backend == "zram" else "zswap"),
-            *(*setup.record_options, "--", "/job/workload"),
+            *(*setup.record_options, "--", "/job/workload", setup.workload),
         ]
     )
     return f"""#!/bin/sh
@@ -139,20 +143,22 @@ exec {record}
 
 
 def _workload_script(setup: Setup, workload: Workload) -> str:
-    group = "/sys/fs/cgroup/workload"
     swap, lines = (_zram if setup.backend == "zram" else _zswap)(setup)
-    lines += [f"swapon {swap}", f"mkdir {group}"]
+    lines += [f"swapon {swap}", f"mkdir {GROUP}"]
     if workload.limit_mib is not None:
         lines += [
             "echo +memory >/sys/fs/cgroup/cgroup.subtree_control",
-            f"echo {workload.limit_mib}M >{group}/memory.max",
+            f"echo {workload.limit_mib}M >{GROUP}/memory.max",
         ]
     program = shlex.join([f"/job/{workload.program}", *workload.arguments])
-    lines += [
-        f"( echo 0 >{group}/cgroup.procs; exec {program} )",
-        f"swapoff {swap}",
-        f"touch /job/{DONE}",
-    ]
+    lines.append(program if workload.is_script else f"/job/limited {program}")
+    if workload.limit_mib is not None:
+        # A program killed for want of memory may be missed by nobody.
+        lines += [
+            f"grep -v ' 0$' {GROUP}/memory.events || true",
+            f"grep -qx 'oom_kill 0' {GROUP}/memory.events",
+        ]
+    lines += [f"swapoff {swap}", f"touch /job/{DONE}"]
     return "\n".join(["#!/bin/sh -e", *lines]) + "\n"
 
 
@@ -160,8 +166,9 @@ def _zswap(setup: Setup) -> tuple[str, list[str]]:
     """The swap device, and what makes a new zswap pool before it."""
     return "/dev/vda", [
         "cd /sys/module/zswap/parameters",
-        # Every page is to reach the allocator. The parameter went in 6.10.
-        "if [ -e same_filled_pages_enabled ]; then echo N >same_filled_pages_enabled; fi",
+        # The parameter went in 6.10.
+        "if [ -e same_filled_pages_enabled ]; then"
+        f" echo {'Y' if setup.same_filled_pages else 'N'} >same_filled_pages_enabled; fi",
         "echo 50 >max_pool_percent",  # the cgroup is to be the limit, not the pool
         # A parameter that is given a new value makes a new pool. Where the allocator is the
         # kernel's default, or cannot be chosen (from 6.18 on), the compressor has to.

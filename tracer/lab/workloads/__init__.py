@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a guest does while it is recorded: C programs, each with the limits it runs under."""
+"""What a guest does while it is recorded, and the limits under which it does it.
+
+A C program here is compiled and runs in the limited group. A shell script drives a real program
+that is installed on this machine; it starts what is to be limited with ``/job/limited``.
+"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from dataclasses import dataclass
+import sysconfig
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
+from importlib.util import find_spec
 from pathlib import Path
 
 from tracer.errors import TracerError
@@ -14,12 +20,22 @@ from tracer.errors import TracerError
 
 @dataclass(frozen=True)
 class Workload:
-    """``program`` (a .c file here) with ``arguments``, in a cgroup of ``limit_mib`` if given."""
+    """``program`` with ``arguments``, in a cgroup of ``limit_mib`` if given.
+
+    ``program``: a file here, NAME.sh, or NAME for NAME.c. ``needs``: what has to be on this
+    machine, a path (a pattern) or a command, and the Debian package that brings it.
+    """
 
     about: str
     program: str
     arguments: tuple[str, ...] = ()
     limit_mib: int | None = None
+    needs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_script(self) -> bool:
+        """Whether the program is a shell script, which enters the group itself."""
+        return self.program.endswith(".sh")
 
 
 def _churn(touches: int, seed: int = 1) -> Workload:
@@ -32,6 +48,14 @@ def _churn(touches: int, seed: int = 1) -> Workload:
     )
 
 
+def _package_folder(name: str) -> str:
+    """Where an installed Python package lies; it is not imported."""
+    spec = find_spec(name)
+    return str(Path(spec.origin).parent) if spec and spec.origin else name
+
+
+_PYTHON_HEADERS = sysconfig.get_path("include")
+
 WORKLOADS = {
     "known23": Workload("exactly 23 pages swapped out and read back", "known23"),
     "bursts": Workload(
@@ -42,7 +66,47 @@ WORKLOADS = {
     "churn-small": _churn(50_000),
     "churn": _churn(200_000),
     "churn-long": _churn(480_000),
+    "redis": Workload(
+        "Redis, 29 MiB of data in 16 MiB, under redis-benchmark",
+        "redis.sh",
+        ("60000", "42000"),
+        limit_mib=16,
+        needs={"redis-server": "redis-server", "redis-benchmark": "redis-tools"},
+    ),
+    "postgresql": Workload(
+        "PostgreSQL, 80 MiB of shared buffers in 36 MiB, under pgbench",
+        "postgresql.sh",
+        ("4", "80", "4", "700"),
+        limit_mib=36,
+        needs={
+            "/usr/lib/postgresql/*/bin/postgres": "postgresql",
+            "pgbench": "postgresql-client",
+        },
+    ),
+    "compile": Workload(
+        "g++ -O2 of two units of Apache Arrow's Python binding in 352 MiB",
+        "compile.sh",
+        (
+            *("2", _package_folder("pyarrow"), _package_folder("numpy"), _PYTHON_HEADERS),
+            *("csv", "decimal"),
+        ),
+        limit_mib=352,
+        needs={"g++": "g++", f"{_PYTHON_HEADERS}/Python.h": "python3-dev"},
+    ),
 }
+
+
+def put_program(workload: Workload, folder: Path) -> None:
+    """Put the program into ``folder``; TracerError if what it needs is not on this machine."""
+    for need, package in workload.needs.items():
+        if not (any(Path("/").glob(need[1:])) if need[0] == "/" else shutil.which(need)):
+            raise TracerError(f"{need} not found; as root: apt install {package}")
+    if workload.is_script:
+        target = folder / workload.program
+        target.write_text(files(__name__).joinpath(workload.program).read_text())
+        target.chmod(0o755)
+    else:
+        compile_workload(workload, folder)
 
 
 def compile_workload(workload: Workload, folder: Path) -> Path:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -11,7 +12,9 @@ import click
 from tracer.lab.debian import KERNELS
 from tracer.lab.qemu import GuestSize
 from tracer.lab.session import BACKENDS, Setup, record_in_guest
+from tracer.lab.study import ALLOCATORS, PROGRAMS, Case, missing, plan
 from tracer.lab.workloads import WORKLOADS
+from traces.writer import AtomicFile
 from ztrace.commands.lab_matrix import matrix
 
 NAMES = sorted({name for backends in BACKENDS.values() for name in backends})
@@ -64,14 +67,93 @@ def run(
     """
     if output.exists() and not force:
         raise click.ClickException(f"{output}: exists; --force replaces it")
+    setup = Setup(kernel, backend, workload, patch, compressor, GuestSize(cpus, memory))
+    record_in_guest(setup, output, watch=_watch())
+    click.echo(f"{output}: recorded. Next: ztrace replay {output} --backend {backend}")
+
+
+def _watch() -> Callable[[str], None]:
+    """Shows a guest's lines on stderr with the seconds since now."""
     began = time.monotonic()
 
     def watch(line: str) -> None:
         click.echo(f"[{time.monotonic() - began:6.1f}] {line}", err=True)
 
-    setup = Setup(kernel, backend, workload, patch, compressor, GuestSize(cpus, memory))
-    record_in_guest(setup, output, watch=watch)
-    click.echo(f"{output}: recorded. Next: ztrace replay {output} --backend {backend}")
+    return watch
 
 
 command.add_command(matrix)
+
+
+@command.command(
+    "case-study",
+    epilog="Example: ztrace lab case-study --patch ztree.mbox --keep recordings -o study.md",
+)
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="The recordings' folder; those that are there are taken as they are.",
+)
+@click.option("--patch", type=click.Path(path_type=Path), help="The posted mail, for ztree.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Write the study, as Markdown, to this file; else only record.",
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--program",
+    "programs",
+    type=click.Choice(PROGRAMS),
+    multiple=True,
+    help="Only this program; may be repeated.",
+)
+@click.option(
+    "--backend",
+    "allocators",
+    type=click.Choice(ALLOCATORS),
+    multiple=True,
+    help="Only this allocator; may be repeated.",
+)
+def case_study(
+    keep: Path,
+    patch: Path | None,
+    output: Path | None,
+    force: bool,
+    programs: tuple[str, ...],
+    allocators: tuple[str, ...],
+) -> None:
+    """Record real programs short of memory under every allocator, and say what that shows.
+
+    Redis under redis-benchmark, PostgreSQL under pgbench and a compilation run in a small cgroup
+    on Linux 6.1 with 2 CPUs, once under each of ztree, zbud, z3fold and zsmalloc; some minutes
+    each, and an interrupted study goes on where it was. What the programs are and need is in
+    docs/case-study.md.
+    """
+    if output is not None and output.exists() and not force:
+        raise click.ClickException(f"{output}: exists; --force replaces it")
+    cases = plan(programs, allocators)
+    keep.mkdir(parents=True, exist_ok=True)
+    for case in missing(cases, keep):
+        click.echo(f"{case.name} ...", err=True)
+        record_in_guest(case.setup(patch), case.path(keep), watch=_watch())
+    if output is not None:
+        with AtomicFile(output, force=force) as file:
+            file.write(_study(cases, keep).encode())
+
+
+def _study(cases: list[Case], folder: Path) -> str:
+    from replay.report import Thresholds, assemble, default_backends, gather_one, passes
+    from replay.report.study import study
+    from traces import TraceReader
+    from ztrace.console import progress
+
+    found = []
+    for case in cases:
+        with TraceReader(case.path(folder)) as reader:
+            models = default_backends(reader.metadata)
+            with progress(case.name, passes(len(models)) * reader.num_rows) as advance:
+                found.append(gather_one(reader, case.name, models, advance))
+    return study(assemble(found, Thresholds()))

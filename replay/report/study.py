@@ -104,7 +104,8 @@ def _durations(recordings: list[Json], program: str) -> Json:
 def tables(document: Json) -> Iterator[Table]:
     """The study's tables, in the order in which they are read."""
     claims = next(table for table in report_tables(document) if table.name == "claims")
-    yield replace(claims, source="claims of the 2021 posting; evidence: ztrace report of the same")
+    source = "claims of the 2021 posting; ztrace report of the same recordings has the evidence"
+    yield replace(claims, source=source)
     yield _recorded(document)
     yield _validated(document)
     yield _objects(document)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,16 @@ def test_figures_are_those_of_the_recordings(document: dict[str, Any]) -> None:
             assert ratio == pytest.approx(exact[0] / exact[1], rel=0.03)
 
 
+def at(place: Any, path: Sequence[str | int]) -> Any:
+    """What a document has at a path; None from where it has nothing."""
+    for key in path:
+        if isinstance(place, dict):
+            place = place.get(key)
+        elif place is not None:
+            place = place[key]
+    return place
+
+
 def test_tables_are_whole_and_show_the_document(document: dict[str, Any]) -> None:
     made: dict[str, Table] = {table.name: table for table in tables(document)}
     assert list(made) == [
@@ -178,11 +188,7 @@ def test_tables_are_whole_and_show_the_document(document: dict[str, Any]) -> Non
         for row in table.rows:
             assert len(row) == len(table.headers)
             for cell in row[table.texts :]:
-                place: Any = document
-                for key in cell.path:
-                    if place is not None:
-                        place = place[key] if isinstance(place, list) else place.get(key)
-                assert place == cell.value
+                assert at(document, cell.path) == cell.value
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -103,6 +103,9 @@ def test_document_is_not_replaced_unasked(
     assert run(*only) == 2
     assert "--force" in capfd.readouterr().err
     assert document.read_text() == "mine"
+    nothing = tmp_path / "nothing"  # and it is known before hours of recording
+    assert run("--keep", nothing, "-o", document) == 2
+    assert not nothing.exists()
     assert run(*only, "--force") == 0
     assert document.read_text().startswith("# Case study")
 

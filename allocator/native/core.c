@@ -68,13 +68,13 @@ int zc_out_of_memory(struct zc_pool *pool)
 
 /* -- maps ----------------------------------------------------------------------------------- */
 
-enum { FIRST_BITS = 8, HUGE_BYTES = 1 << 21 };
+enum { FIRST_BITS = 6, LINE_BYTES = ZC_BUCKET * sizeof(struct zc_slot), HUGE_BYTES = 1 << 21 };
 
 /* Zeroed slots; large tables ask for huge pages, since every probe is another page. */
-static struct zc_slot *new_slots(uint64_t count)
+static struct zc_slot *new_slots(uint64_t buckets)
 {
+	size_t bytes = buckets * LINE_BYTES;
 #if defined(__linux__)
-	size_t bytes = count * sizeof(struct zc_slot);
 	if (bytes >= HUGE_BYTES) {
 		void *slots = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
 				   -1, 0);
@@ -84,20 +84,21 @@ static struct zc_slot *new_slots(uint64_t count)
 		return slots;
 	}
 #endif
-	return calloc(count, sizeof(struct zc_slot));
+	struct zc_slot *slots = aligned_alloc(LINE_BYTES, bytes);
+	return slots ? memset(slots, 0, bytes) : NULL;
 }
 
-static void free_slots(struct zc_slot *slots, uint64_t count)
+static void free_slots(struct zc_slot *slots, uint64_t buckets)
 {
 #if defined(__linux__)
-	size_t bytes = count * sizeof(struct zc_slot);
+	size_t bytes = buckets * LINE_BYTES;
 	if (bytes >= HUGE_BYTES) {
 		if (slots)
 			munmap(slots, bytes);
 		return;
 	}
 #endif
-	(void)count;
+	(void)buckets;
 	free(slots);
 }
 
@@ -105,7 +106,7 @@ static void set_size(struct zc_map *map, unsigned bits)
 {
 	map->mask = (UINT64_C(1) << bits) - 1;
 	map->shift = 64 - bits;
-	map->limit = (map->mask + 1) / 8 * 5;
+	map->limit = (map->mask + 1) * ZC_BUCKET / 8 * 5;
 }
 
 int zc_map_init(struct zc_map *map)
@@ -125,43 +126,49 @@ void zc_map_clear(struct zc_map *map)
 int zc_map_grow(struct zc_map *map)
 {
 	unsigned bits = 64 - map->shift;
-	if (bits >= 40)
+	if (bits >= 38)
 		return ZC_NO_MEMORY;
 	struct zc_slot *old = map->slots;
-	uint64_t count = map->mask + 1;
-	struct zc_slot *slots = new_slots(count * 2);
+	uint64_t buckets = map->mask + 1;
+	struct zc_slot *slots = new_slots(buckets * 2);
 	if (!slots)
 		return ZC_NO_MEMORY;
 	map->slots = slots;
+	map->len = 0;
 	set_size(map, bits + 1);
-	for (uint64_t i = 0; i < count; i++) {
-		if (!old[i].value)
-			continue;
-		uint64_t at = zc_map_home(map, old[i].key);
-		while (slots[at].value)
-			at = (at + 1) & map->mask;
-		slots[at] = old[i];
-	}
-	free_slots(old, count);
+	for (uint64_t i = 0; i < buckets * ZC_BUCKET; i++)
+		if (old[i].value)
+			zc_map_put(map, old[i].key)->value = old[i].value;
+	free_slots(old, buckets);
 	return 0;
 }
 
+/*
+ * Take an entry out of a bucket. If the bucket was full, one that it had no room for may be in a
+ * later one and takes the place, and so on from there.
+ */
 void zc_map_remove_at(struct zc_map *map, struct zc_slot *slot)
 {
-	struct zc_slot *slots = map->slots;
-	uint64_t mask = map->mask, hole = (uint64_t)(slot - slots), at = hole;
-	for (;;) {
-		at = (at + 1) & mask;
-		if (!slots[at].value)
-			break;
-		uint64_t home = zc_map_home(map, slots[at].key);
-		if (((at - home) & mask) >= ((at - hole) & mask)) {
-			slots[hole] = slots[at];
-			hole = at;
+	uint64_t hole_at = (uint64_t)(slot - map->slots) / ZC_BUCKET, at = hole_at;
+	struct zc_slot *bucket = zc_map_bucket(map, at);
+	map->len--;
+	while (ZC_UNLIKELY(bucket[ZC_BUCKET - 1].value)) {
+		at = (at + 1) & map->mask;
+		bucket = zc_map_bucket(map, at);
+		for (unsigned i = 0; i < ZC_BUCKET && bucket[i].value; i++) {
+			uint64_t home = zc_map_home(map, bucket[i].key);
+			if (((at - home) & map->mask) >= ((at - hole_at) & map->mask)) {
+				*slot = bucket[i];
+				slot = bucket + i;
+				hole_at = at;
+				break;
+			}
 		}
 	}
-	slots[hole].value = 0;
-	map->len--;
+	bucket = zc_map_bucket(map, hole_at);
+	struct zc_slot *last = bucket + (bucket[ZC_BUCKET - 1].value ? ZC_BUCKET : zc_bucket_len(bucket)) - 1;
+	*slot = *last;
+	last->value = 0;
 }
 
 /* -- slabs ---------------------------------------------------------------------------------- */

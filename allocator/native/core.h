@@ -30,6 +30,8 @@ enum { ZC_REF_BITS = 45, ZC_MAX_TYPES = 16, ZC_MAX_HAZARDS = 24, ZC_NAME = 24, Z
 #define ZC_LIKELY(x) __builtin_expect(!!(x), 1)
 #define ZC_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define ZC_PREFETCH(p) __builtin_prefetch(p)
+#define ZC_COLD __attribute__((cold))
+#define ZC_ALWAYS_INLINE __attribute__((always_inline))
 #endif
 
 /* What a pool is made from; a field that a backend does not have is ignored. */
@@ -119,23 +121,28 @@ extern const struct zc_backend zc_ztree, zc_zbud, zc_z3fold, zc_zsmalloc;
 
 /* -- shared by the models ------------------------------------------------------------------- */
 
-void zc_meet(struct zc_pool *pool, const char *name, const char *format, ...) ZC_PRINTF(3);
+void zc_meet(struct zc_pool *pool, const char *name, const char *format, ...) ZC_PRINTF(3) ZC_COLD;
 /* End the pool's use by a fault: returns ZC_FATAL. zc_fatal() also counts the meeting. */
 int zc_stop(struct zc_pool *pool, const char *name, const char *what);
 int zc_fatal(struct zc_pool *pool, const char *name, const char *format, ...) ZC_PRINTF(3);
 int zc_out_of_memory(struct zc_pool *pool); /* returns ZC_NO_MEMORY */
 
 /*
- * Integers by integer: open addressing, linear probing, at most 5/8 full. Values are not 0.
- * Grows in powers of two and never shrinks.
+ * Integers by integer. Values are not 0. Open addressing by buckets of one cache line, at most 5/8
+ * full: nearly always that line is all that a call touches. Slots of a bucket are filled from the
+ * first on; what does not fit goes to the next bucket that is not full. Grows in powers of two and
+ * never shrinks. A slot stays where it is until the map is changed.
  */
+enum { ZC_BUCKET = 4 };
+
 struct zc_slot {
 	uint64_t key, value;
 };
 
 struct zc_map {
 	struct zc_slot *slots;
-	uint64_t mask, len, limit;
+	uint64_t mask; /* of bucket numbers */
+	uint64_t len, limit;
 	unsigned shift;
 };
 
@@ -144,27 +151,65 @@ void zc_map_clear(struct zc_map *map);
 int zc_map_grow(struct zc_map *map);
 void zc_map_remove_at(struct zc_map *map, struct zc_slot *slot);
 
+/* The number of the bucket that a key belongs to. */
 static inline uint64_t zc_map_home(const struct zc_map *map, uint64_t key)
 {
 	key ^= key >> 32;
 	return key * UINT64_C(0x9E3779B97F4A7C15) >> map->shift;
 }
 
+static inline struct zc_slot *zc_map_bucket(const struct zc_map *map, uint64_t at)
+{
+	return &map->slots[at * ZC_BUCKET];
+}
+
 static inline void zc_map_prefetch(const struct zc_map *map, uint64_t key)
 {
-	ZC_PREFETCH(&map->slots[zc_map_home(map, key)]);
+	ZC_PREFETCH(zc_map_bucket(map, zc_map_home(map, key)));
+}
+
+/* How many slots of a bucket that is not full are taken. */
+static inline unsigned zc_bucket_len(const struct zc_slot *bucket)
+{
+	return (bucket[0].value != 0) + (bucket[1].value != 0) + (bucket[2].value != 0);
+}
+
+/*
+ * The slot of a key in a bucket, or NULL; all four are looked at, which needs no guess. What a
+ * removal left behind has value 0, and is found only where the key is not before it.
+ */
+static inline struct zc_slot *zc_bucket_find(struct zc_slot *bucket, uint64_t key)
+{
+	unsigned found = 1u << ZC_BUCKET;
+	for (unsigned i = 0; i < ZC_BUCKET; i++)
+		found |= (unsigned)(bucket[i].key == key) << i;
+	unsigned at = (unsigned)__builtin_ctz(found);
+	return at < ZC_BUCKET && bucket[at].value ? bucket + at : NULL;
 }
 
 /* The slot of a key, or NULL. */
 static inline struct zc_slot *zc_map_find(const struct zc_map *map, uint64_t key)
 {
 	for (uint64_t at = zc_map_home(map, key);; at = (at + 1) & map->mask) {
-		struct zc_slot *slot = &map->slots[at];
-		if (!slot->value)
-			return NULL;
-		if (slot->key == key)
+		struct zc_slot *bucket = zc_map_bucket(map, at);
+		struct zc_slot *slot = zc_bucket_find(bucket, key);
+		if (slot || !bucket[ZC_BUCKET - 1].value)
 			return slot;
 	}
+}
+
+/*
+ * Where a key is if it is in its own bucket: the number of a slot that has it, or of any other one
+ * of the map. Numbers stay valid when the map grows, but what they name may change.
+ */
+static inline uint64_t zc_map_glance(const struct zc_map *map, uint64_t key)
+{
+	uint64_t home = zc_map_home(map, key);
+	const struct zc_slot *bucket = zc_map_bucket(map, home);
+	unsigned found = 1u << (ZC_BUCKET - 1);
+	for (unsigned i = 0; i < ZC_BUCKET - 1; i++)
+		found |= (unsigned)(bucket[i].key == key) << i;
+	return home * ZC_BUCKET + (unsigned)__builtin_ctz(found);
 }
 
 static inline uint64_t zc_map_get(const struct zc_map *map, uint64_t key)
@@ -179,14 +224,16 @@ static inline struct zc_slot *zc_map_put(struct zc_map *map, uint64_t key)
 	if (ZC_UNLIKELY(map->len >= map->limit) && zc_map_grow(map))
 		return NULL;
 	for (uint64_t at = zc_map_home(map, key);; at = (at + 1) & map->mask) {
-		struct zc_slot *slot = &map->slots[at];
-		if (!slot->value) {
-			slot->key = key;
-			map->len++;
+		struct zc_slot *bucket = zc_map_bucket(map, at);
+		struct zc_slot *slot = zc_bucket_find(bucket, key);
+		if (slot)
 			return slot;
-		}
-		if (slot->key == key)
-			return slot;
+		if (ZC_UNLIKELY(bucket[ZC_BUCKET - 1].value))
+			continue;
+		slot = bucket + zc_bucket_len(bucket);
+		slot->key = key;
+		map->len++;
+		return slot;
 	}
 }
 

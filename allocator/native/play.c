@@ -13,7 +13,11 @@
 
 __extension__ typedef __int128 wide;
 
-enum { AHEAD_LIVE = 24, AHEAD_MODEL = 16, AHEAD_OBJECT = 8, RING = 32 };
+/* Rows that are looked ahead at together; few, since a burst of prefetches would be waited for. */
+enum { STRIDE = 4 };
+/* How many strides ahead. */
+enum { AHEAD_LIVE = 8, AHEAD_MODEL = 5, AHEAD_OBJECT = 2, RING = 8 };
+enum { PIECE_ROWS = 4096 }; /* a multiple of STRIDE */
 enum { COUNT_BITS = 48 };
 static const uint64_t MOST_RANKS = 0xFFFF;
 
@@ -59,6 +63,7 @@ struct player {
 	struct run *met[ZP_POOLS];
 	uint32_t met_len;
 	const struct zp_columns *in;
+	bool far; /* some ts_ns of the batch are beyond LARGEST_NS */
 	int code; /* why it ended */
 	struct zp_error error;
 	int64_t objects, stored, held, total, kernel_total;
@@ -84,9 +89,14 @@ static int fail(struct player *p, int code, uint64_t row, int kind, uint64_t han
 
 /* -- columns -------------------------------------------------------------------------------- */
 
-static bool valid(const uint8_t *bitmap, uint64_t at, uint64_t row)
+static inline uint32_t bit(const uint8_t *bitmap, uint64_t at)
 {
-	return !bitmap || (bitmap[(at + row) >> 3] >> ((at + row) & 7) & 1);
+	return bitmap[at >> 3] >> (at & 7) & 1;
+}
+
+static inline bool valid(const uint8_t *bitmap, uint64_t at, uint64_t row)
+{
+	return !bitmap || bit(bitmap, at + row);
 }
 
 static enum zp_kind kind_at(const struct player *p, uint64_t row)
@@ -125,6 +135,8 @@ static int64_t total_at(const struct player *p, uint64_t row)
 static int64_t begin_at(const struct player *p, uint64_t row)
 {
 	int64_t ts = p->in->ts_ns[row];
+	if (ZC_LIKELY(!p->far))
+		return ts;
 	return ts > LARGEST_NS ? LARGEST_NS : ts < -LARGEST_NS ? -LARGEST_NS : ts;
 }
 
@@ -138,9 +150,21 @@ static uint64_t number_at(const struct player *p, uint64_t row)
 	return p->in->first_row + row;
 }
 
-static bool is_driven(enum zp_kind kind)
+/* Bits of kinds, to be asked for without branches. */
+enum {
+	DRIVEN = 1u << ZP_MALLOC | 1u << ZP_FREE | 1u << ZP_MAP | 1u << ZP_UNMAP | 1u << ZP_SHRINK |
+		 1u << ZP_INSERT,
+	NAMING = 1u << ZP_FREE | 1u << ZP_MAP | 1u << ZP_UNMAP,
+};
+
+static inline bool is_one_of(uint32_t kinds, enum zp_kind kind)
 {
-	return kind != ZP_OTHER && kind != ZP_WRITEBACK;
+	return kinds >> kind & 1;
+}
+
+static inline bool is_driven(enum zp_kind kind)
+{
+	return is_one_of(DRIVEN, kind);
 }
 
 /* Whether the player takes notice of a row at all. */
@@ -163,32 +187,6 @@ static int64_t size_of(uint64_t value)
 }
 
 /* -- time ----------------------------------------------------------------------------------- */
-
-/* Take over the state after a call that returned at ``end_ns``; time never steps back. */
-static void move_clock(struct player *p, int64_t end_ns)
-{
-	int64_t t = end_ns > p->clock ? end_ns : p->clock;
-	p->clock = t;
-	struct zp_point *latest = &p->latest;
-	const struct zp_options *o = &p->options;
-	while (ZC_UNLIKELY(p->state_reached < o->moments_len &&
-			   o->moments[p->state_reached] < t))
-		p->series[p->state_reached++] = *latest;
-	if (p->objects != latest->objects)
-		p->moments_of[0] += (wide)(p->objects - latest->objects) * t;
-	if (p->stored != latest->stored)
-		p->moments_of[1] += (wide)(p->stored - latest->stored) * t;
-	if (ZC_UNLIKELY(p->held != latest->held))
-		p->moments_of[2] += (wide)(p->held - latest->held) * t;
-	*latest = (struct zp_point){t, p->objects, p->stored, p->held, p->total, p->kernel_total};
-	struct zp_point *peaks = p->result.peaks;
-	if (p->objects > peaks[0].objects)
-		peaks[0] = *latest;
-	if (p->stored > peaks[1].stored)
-		peaks[1] = *latest;
-	if (ZC_UNLIKELY(p->held > peaks[2].held))
-		peaks[2] = *latest;
-}
 
 /* Every time the pools grew by 1/128 is enough. */
 static void snapshot(struct player *p)
@@ -235,22 +233,48 @@ static void compare_total(struct player *p, struct run *run, int64_t total, uint
 	}
 }
 
-/* Take over what the model holds after a call, and compare it with the kernel's total. */
-static void point(struct player *p, struct run *run, int64_t end_ns, int64_t total,
-		  uint64_t number)
+/* A figure's area below its end so far: each change counts against the time before it. */
+static inline void note_change(wide *moment, int64_t change, int64_t t)
 {
-	int64_t held = (int64_t)run->model->held_bytes;
-	int64_t model_total = (int64_t)run->model->total_bytes;
-	if (held != run->held) {
-		p->held += held - run->held;
-		run->held = held;
-		if (p->held > p->snapshot_above)
-			snapshot(p);
-	}
-	if (model_total != run->model_total) {
-		p->total += model_total - run->model_total;
-		run->model_total = model_total;
-	}
+	*moment += (wide)change * t;
+}
+
+/* Take over the state after a call that returned at ``end_ns``; time never steps back. */
+static inline void move_clock(struct player *p, int64_t end_ns)
+{
+	int64_t t = end_ns > p->clock ? end_ns : p->clock;
+	p->clock = t;
+	struct zp_point *latest = &p->latest;
+	const struct zp_options *o = &p->options;
+	while (ZC_UNLIKELY(p->state_reached < o->moments_len &&
+			   o->moments[p->state_reached] < t))
+		p->series[p->state_reached++] = *latest;
+	note_change(&p->moments_of[0], p->objects - latest->objects, t);
+	note_change(&p->moments_of[1], p->stored - latest->stored, t);
+	if (p->held != latest->held)
+		note_change(&p->moments_of[2], p->held - latest->held, t);
+	*latest = (struct zp_point){t, p->objects, p->stored, p->held, p->total, p->kernel_total};
+	struct zp_point *peaks = p->result.peaks;
+	if (ZC_UNLIKELY(p->objects > peaks[0].objects))
+		peaks[0] = *latest;
+	if (ZC_UNLIKELY(p->stored > peaks[1].stored))
+		peaks[1] = *latest;
+	if (ZC_UNLIKELY(p->held > peaks[2].held))
+		peaks[2] = *latest;
+}
+
+/* Take over what the model holds after a call, and compare it with the kernel's total. */
+static inline void point(struct player *p, struct run *run, int64_t end_ns, int64_t total,
+			 uint64_t number)
+{
+	const struct zc_pool *model = run->model;
+	int64_t held = (int64_t)model->held_bytes, model_total = (int64_t)model->total_bytes;
+	p->held += held - run->held;
+	run->held = held;
+	p->total += model_total - run->model_total;
+	run->model_total = model_total;
+	if (ZC_UNLIKELY(p->held > p->snapshot_above))
+		snapshot(p);
 	if (total >= 0)
 		compare_total(p, run, total, number);
 	move_clock(p, end_ns);
@@ -548,24 +572,33 @@ static int unknown(struct player *p, struct run *run, enum zp_kind kind, uint64_
 	return 0;
 }
 
-static int play_use(struct player *p, struct run *run, enum zp_kind kind, uint64_t handle,
-		    uint64_t number)
+/* The entry of a live object, which the slot ``hint`` may be; or NULL. */
+static inline struct zc_slot *find_live(const struct run *run, uint64_t handle, uint32_t hint)
 {
-	uint64_t value = zc_map_get(&run->live, handle);
-	if (!value)
+	struct zc_slot *slot = &run->live.slots[hint];
+	if (ZC_LIKELY(slot->key == handle && slot->value))
+		return slot;
+	return zc_map_find(&run->live, handle);
+}
+
+static int play_use(struct player *p, struct run *run, enum zp_kind kind, uint64_t handle,
+		    uint32_t hint, uint64_t number)
+{
+	const struct zc_slot *slot = find_live(run, handle, hint);
+	if (!slot)
 		return unknown(p, run, kind, handle, number);
-	uint64_t given = ref_of(value);
+	uint64_t given = ref_of(slot->value);
 	return kind == ZP_MAP ? p->backend->map(run->model, given)
 			      : p->backend->unmap(run->model, given);
 }
 
-static int play_free(struct player *p, struct run *run, uint64_t handle, uint64_t number,
-		     int64_t begun_ns)
+static int play_free(struct player *p, struct run *run, uint64_t handle, uint32_t hint,
+		     uint64_t number, int64_t begun_ns)
 {
 	uint64_t given = 0;
 	int64_t size = 0;
 	struct leaving *old = find_leaving(run, handle);
-	struct zc_slot *slot = zc_map_find(&run->live, handle);
+	struct zc_slot *slot = find_live(run, handle, hint);
 	bool known = slot != NULL;
 	if (ZC_UNLIKELY(old != NULL) && known && begun_ns <= old->given_ns) {
 		given = old->ref; /* the free of the one before, which was late */
@@ -613,96 +646,157 @@ static int play_insert(struct player *p, struct run *run, int64_t size, uint64_t
 
 /* -- rows ----------------------------------------------------------------------------------- */
 
+struct object {
+	uint64_t model, ref; /* model 0: none yet */
+};
+
 /*
- * What a row will touch is brought nearer in three steps: the recorded handle's entry, then what
- * leads to the model's object, then the object. ``ring`` has the model's handles in between.
+ * What has been looked up of rows to come: the slot of its handle (see zc_map_glance) and its
+ * object, or the object before where there is none, so that all rows are treated alike.
  */
-static void look_ahead(struct player *p, uint64_t row, uint64_t stop, uint64_t ring[RING])
+struct ahead {
+	uint32_t slots[RING][STRIDE];
+	struct object objects[RING][STRIDE];
+	struct object found;
+};
+
+static inline uint64_t least(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/*
+ * What rows will touch is brought nearer in three steps: the recorded handle's entry, then what
+ * leads to the model's object, then the object. An entry that is not where it belongs is not worth
+ * a search; a malloc has none. Always inline: GCC takes a function that only prefetches for one
+ * without effect, and leaves out the call.
+ */
+static inline ZC_ALWAYS_INLINE void bring_entries(const struct player *p, uint64_t row,
+						  uint64_t stop_at)
 {
 	const struct zp_columns *in = p->in;
-	uint64_t at = row + AHEAD_LIVE;
-	if (at < stop && in->handle) {
-		const struct run *run = p->runs[in->pool[at]];
-		if (run)
-			zc_map_prefetch(&run->live, in->handle[at]);
+	for (uint64_t end = least(row + STRIDE, stop_at); row < end; row++) {
+		const struct run *run = p->runs[in->pool[row]];
+		if (ZC_LIKELY(run != NULL))
+			zc_map_prefetch(&run->live, in->handle[row]);
 	}
+}
+
+/* One of two without a branch, whatever the compiler thinks of it. */
+static inline uint64_t choose(uint64_t first, uint64_t a, uint64_t b)
+{
+	return (a & -first) | (b & (first - 1));
+}
+
+static inline void find_objects(const struct player *p, uint64_t row, uint64_t stop_at,
+				struct ahead *ahead, uint64_t at)
+{
+	const struct zp_columns *in = p->in;
+	uint32_t *slots = ahead->slots[at];
+	struct object *objects = ahead->objects[at], found = ahead->found;
+	for (uint64_t end = least(row + STRIDE, stop_at); row < end; row++) {
+		const struct run *run = p->runs[in->pool[row]];
+		if (ZC_LIKELY(run != NULL)) {
+			*slots = (uint32_t)zc_map_glance(&run->live, in->handle[row]);
+			const struct zc_slot *slot = &run->live.slots[*slots];
+			uint64_t hit = (slot->key == in->handle[row]) & (slot->value != 0);
+			found.model = choose(hit, (uintptr_t)run->model, found.model);
+			found.ref = choose(hit, ref_of(slot->value), found.ref);
+		}
+		slots++;
+		*objects++ = found;
+	}
+	ahead->found = found;
+}
+
+static inline void bring_objects(const struct player *p, const struct object *objects, int stage)
+{
+#pragma GCC unroll 4
+	for (int i = 0; i < STRIDE; i++)
+		if (ZC_LIKELY(objects[i].model))
+			p->backend->prefetch((struct zc_pool *)(uintptr_t)objects[i].model,
+					     objects[i].ref, stage);
+}
+
+static inline void look_ahead(const struct player *p, uint64_t row, uint64_t stop_at,
+			      struct ahead *ahead)
+{
+	bring_entries(p, row + AHEAD_LIVE * STRIDE, stop_at);
 	if (p->timing) /* what a call waits for is part of its time */
 		return;
-	at = row + AHEAD_MODEL;
-	if (at < stop) {
-		enum zp_kind kind = kind_at(p, at);
-		const struct run *run = p->runs[in->pool[at]];
-		const struct zc_slot *slot = NULL;
-		if (run && in->handle && (kind == ZP_FREE || kind == ZP_MAP || kind == ZP_UNMAP))
-			slot = zc_map_find(&run->live, in->handle[at]);
-		ring[at % RING] = slot ? slot->value : 0;
-		if (slot) {
-			ZC_PREFETCH(slot + 4); /* a removal looks on from there */
-			p->backend->prefetch(run->model, ref_of(slot->value), 0);
-		}
+	uint64_t found_at = (row / STRIDE + AHEAD_MODEL) % RING;
+	find_objects(p, row + AHEAD_MODEL * STRIDE, stop_at, ahead, found_at);
+	bring_objects(p, ahead->objects[found_at], 0);
+	bring_objects(p, ahead->objects[(row / STRIDE + AHEAD_OBJECT) % RING], 1);
+}
+
+static inline int play_row(struct player *p, uint64_t row, uint32_t hint)
+{
+	const struct zp_columns *in = p->in;
+	enum zp_kind kind = kind_at(p, row);
+	struct run *run = p->runs[in->pool[row]];
+	if (!run || run->stopped)
+		return 0;
+	uint64_t number = number_at(p, row);
+	int64_t end_ns = end_at(p, row), total = total_at(p, row);
+	int code = 0;
+	switch (kind) {
+	case ZP_MALLOC:
+		if (ZC_UNLIKELY(in->ret[row] < 0))
+			code = play_failed(p, run, size_at(p, row), in->ret[row], number);
+		else
+			code = play_malloc(p, run, size_at(p, row), handle_at(p, row), number,
+					   end_ns);
+		break;
+	case ZP_FREE:
+		code = play_free(p, run, handle_at(p, row), hint, number, begin_at(p, row));
+		break;
+	case ZP_MAP:
+	case ZP_UNMAP:
+		code = play_use(p, run, kind, handle_at(p, row), hint, number);
+		if (!code && total < 0)
+			return 0;
+		break;
+	case ZP_SHRINK:
+		run->result.shrinks_not_replayed++;
+		break;
+	case ZP_INSERT:
+		code = play_insert(p, run, size_at(p, row), handle_at(p, row), number);
+		if (!code)
+			return 0;
+		break;
+	case ZP_WRITEBACK:
+		if (!in->spans_len && total < 0)
+			return 0;
+		break;
+	default:
+		if (total < 0)
+			return 0;
 	}
-	at = row + AHEAD_OBJECT;
-	if (at < stop && ring[at % RING])
-		p->backend->prefetch(p->runs[in->pool[at]]->model,
-				     ref_of(ring[at % RING]), 1);
+	if (ZC_UNLIKELY(code))
+		return p->code ? p->code : stop(p, run, KIND_NAMES[kind], number, code);
+	point(p, run, end_ns, total, number);
+	return 0;
+}
+
+/* Play rows up to ``stop_at``; those up to ``rows`` will follow. */
+static int play_on(struct player *p, uint64_t row, uint64_t stop_at, uint64_t rows)
+{
+	struct ahead ahead = {.found = {0, 0}};
+	while (row < stop_at) {
+		if (ZC_LIKELY(p->in->handle != NULL))
+			look_ahead(p, row, rows, &ahead);
+		const uint32_t *slot = ahead.slots[row / STRIDE % RING];
+		for (uint64_t end = least(row + STRIDE, stop_at); row < end; row++)
+			if (ZC_UNLIKELY(play_row(p, row, *slot++)))
+				return p->code;
+	}
+	return 0;
 }
 
 static int play(struct player *p, uint64_t row, uint64_t stop_at)
 {
-	const struct zp_columns *in = p->in;
-	uint64_t ring[RING] = {0};
-	for (; row < stop_at; row++) {
-		look_ahead(p, row, stop_at, ring);
-		enum zp_kind kind = kind_at(p, row);
-		struct run *run = p->runs[in->pool[row]];
-		if (!run || run->stopped)
-			continue;
-		uint64_t number = number_at(p, row);
-		int64_t end_ns = end_at(p, row), total = total_at(p, row);
-		int code = 0;
-		switch (kind) {
-		case ZP_MALLOC:
-			if (ZC_UNLIKELY(in->ret[row] < 0))
-				code = play_failed(p, run, size_at(p, row), in->ret[row], number);
-			else
-				code = play_malloc(p, run, size_at(p, row), handle_at(p, row),
-						   number, end_ns);
-			break;
-		case ZP_FREE:
-			code = play_free(p, run, handle_at(p, row), number, begin_at(p, row));
-			break;
-		case ZP_MAP:
-		case ZP_UNMAP:
-			code = play_use(p, run, kind, handle_at(p, row), number);
-			if (!code && total < 0)
-				continue;
-			break;
-		case ZP_SHRINK:
-			run->result.shrinks_not_replayed++;
-			break;
-		case ZP_INSERT:
-			code = play_insert(p, run, size_at(p, row), handle_at(p, row), number);
-			if (!code)
-				continue;
-			break;
-		case ZP_WRITEBACK:
-			if (!in->spans_len && total < 0)
-				continue;
-			break;
-		default:
-			if (total < 0)
-				continue;
-		}
-		if (ZC_UNLIKELY(code)) {
-			if (p->code)
-				return p->code;
-			if (stop(p, run, KIND_NAMES[kind], number, code))
-				return p->code;
-			continue;
-		}
-		point(p, run, end_ns, total, number);
-	}
-	return 0;
+	return play_on(p, row, stop_at, stop_at);
 }
 
 /* -- shrink --------------------------------------------------------------------------------- */
@@ -870,83 +964,153 @@ static int meet(struct player *p, uint32_t number)
 	return 0;
 }
 
-/* Note in the time series how many calls had returned by the moments before ``p->row_clock``. */
-static void count_until(struct player *p)
+/*
+ * The parts of survey(), each a pass over few columns of some rows. Passes are branchless where
+ * mallocs and frees, which nobody can foretell, would take different ways.
+ */
+
+static bool count_ops(const struct zp_columns *in, uint64_t row, uint64_t stop_at,
+		      uint64_t counts[ZP_CODES])
+{
+	const int8_t *op = in->op;
+	int8_t negative = 0;
+	for (; row < stop_at; row++) {
+		counts[op[row] & (ZP_CODES - 1)]++;
+		negative |= op[row];
+	}
+	return negative >= 0;
+}
+
+static void note_cpus(const struct zp_columns *in, uint64_t row, uint64_t stop_at, uint8_t *cpus)
+{
+	const uint16_t *cpu = in->cpu;
+	uint16_t first = cpu[row], others = 0;
+	for (uint64_t at = row; at < stop_at; at++)
+		others |= cpu[at] ^ first;
+	for (stop_at = others ? stop_at : row + 1; row < stop_at; row++)
+		cpus[cpu[row] >> 3] |= (uint8_t)(1u << (cpu[row] & 7));
+}
+
+/* Entry of the first and return of the last driven row. */
+static void note_span(struct player *p, uint64_t row, uint64_t stop_at)
+{
+	int64_t first = p->result.first_ns, last = p->result.last_ns;
+	for (; row < stop_at; row++) {
+		bool driven = is_driven(kind_at(p, row));
+		int64_t ts = begin_at(p, row), end = ts + p->in->dur_ns[row];
+		int64_t begun = driven ? ts : INT64_MAX, ended = driven ? end : INT64_MIN;
+		first = begun < first ? begun : first;
+		last = ended > last ? ended : last;
+	}
+	p->result.first_ns = first;
+	p->result.last_ns = last;
+}
+
+static int note_pools(struct player *p, uint64_t row, uint64_t stop_at)
+{
+	const uint8_t *pool = p->in->pool;
+	uint8_t first = pool[row], others = 0;
+	for (uint64_t at = row; at < stop_at; at++)
+		others |= pool[at] ^ first;
+	if (!others && p->runs[first])
+		return 0;
+	for (; row < stop_at; row++)
+		if (ZC_UNLIKELY(!p->runs[pool[row]]) && is_driven(kind_at(p, row)) &&
+		    meet(p, pool[row]))
+			return p->code;
+	return 0;
+}
+
+/* The first row that cannot have happened, or ``stop_at``. */
+static uint64_t find_impossible(const struct player *p, uint64_t row, uint64_t stop_at)
+{
+	const struct zp_columns *in = p->in;
+	const uint32_t most = p->options.page_bytes;
+	const bool all_named = in->handle && !in->handle_valid;
+	for (; row < stop_at; row++) {
+		enum zp_kind kind = kind_at(p, row);
+		uint32_t given = (uint32_t)(kind == ZP_MALLOC) & ~((uint32_t)in->ret[row] >> 31);
+		uint32_t size = in->size ? in->size[row] : 0;
+		if (in->size_valid)
+			size &= -bit(in->size_valid, in->size_at + row);
+		if (ZC_UNLIKELY(given & (size - 1 >= most)))
+			break;
+		if (ZC_LIKELY(all_named))
+			continue;
+		if ((given | is_one_of(NAMING, kind)) && !has_handle(p, row))
+			break;
+	}
+	return row;
+}
+
+static int refuse_row(struct player *p, uint64_t row)
+{
+	enum zp_kind kind = kind_at(p, row);
+	if (!has_handle(p, row))
+		return fail(p, ZP_NO_HANDLE, number_at(p, row), kind, 0);
+	fail(p, ZP_BAD_SIZE, number_at(p, row), kind, 0);
+	p->error.size = size_at(p, row);
+	return p->code;
+}
+
+/* Note in the time series how many calls had returned by the moments before each row's return. */
+static void count_until(struct player *p, uint64_t row, uint64_t stop_at, uint64_t calls)
 {
 	const struct zp_options *o = &p->options;
-	while (p->calls_reached < o->moments_len && o->moments[p->calls_reached] < p->row_clock)
-		p->series_calls[p->calls_reached++] = p->result.calls;
+	for (; row < stop_at; row++) {
+		enum zp_kind kind = kind_at(p, row);
+		if (!is_wanted(p, row, kind))
+			continue;
+		int64_t end = end_at(p, row);
+		p->row_clock = end > p->row_clock ? end : p->row_clock;
+		while (p->calls_reached < o->moments_len &&
+		       o->moments[p->calls_reached] < p->row_clock)
+			p->series_calls[p->calls_reached++] = calls;
+		calls += is_driven(kind);
+	}
 }
 
 /*
- * Look over a batch before anything of it is played: refuse calls that cannot have happened,
- * count, meet new pools. Gives the last row that is wanted, or -1.
+ * Look over rows before they are played: refuse calls that cannot have happened, count, meet new
+ * pools. Sets the last row that is wanted.
  */
-static int survey(struct player *p, int64_t *last_wanted)
+static int survey(struct player *p, uint64_t row, uint64_t stop_at, int64_t *last_wanted)
 {
 	const struct zp_columns *in = p->in;
 	struct zp_result *result = &p->result;
-	uint8_t pools[ZP_POOLS] = {0};
-	uint64_t counts[ZP_CODES] = {0};
-	uint64_t calls = 0;
-	int64_t first = result->first_ns, last = result->last_ns;
-	bool sampled = p->options.moments_len;
-	*last_wanted = -1;
-	for (uint64_t row = 0; row < in->rows; row++) {
-		uint8_t code = (uint8_t)in->op[row];
-		if (ZC_UNLIKELY(code >= ZP_CODES))
-			return fail(p, ZP_BAD_OP, number_at(p, row), ZP_OTHER, 0);
-		counts[code]++;
+	uint64_t counts[ZP_CODES] = {0}, calls = 0;
+	if (!count_ops(in, row, stop_at, counts))
+		return fail(p, ZP_BAD_OP, number_at(p, row), ZP_OTHER, 0);
+	for (uint32_t code = 0; code < ZP_CODES; code++) {
 		enum zp_kind kind = p->options.kind_of[code];
-		if (is_driven(kind)) {
-			int64_t ts = begin_at(p, row), end = ts + in->dur_ns[row];
-			first = ts < first ? ts : first;
-			last = end > last ? end : last;
-			pools[in->pool[row]] = 1;
-			bool given = kind == ZP_MALLOC && in->ret[row] >= 0;
-			if (kind == ZP_SHRINK) {
-				if (!p->options.spans_known)
-					return fail(p, ZP_SHRINK_SEEN, 0, ZP_SHRINK, 0);
-			} else if (ZC_UNLIKELY((given || (kind != ZP_MALLOC &&
-							  kind != ZP_INSERT)) &&
-					       !has_handle(p, row))) {
-				return fail(p, ZP_NO_HANDLE, number_at(p, row), kind, 0);
-			}
-			if (given) {
-				uint32_t size = size_at(p, row);
-				if (ZC_UNLIKELY(size == 0 || size > p->options.page_bytes)) {
-					fail(p, ZP_BAD_SIZE, number_at(p, row), kind, 0);
-					p->error.size = size;
-					return p->code;
-				}
-			}
-		} else if (!is_wanted(p, row, kind)) {
-			continue;
-		}
-		*last_wanted = (int64_t)row;
-		if (sampled) {
-			int64_t end = end_at(p, row);
-			p->row_clock = end > p->row_clock ? end : p->row_clock;
-			count_until(p);
-			result->calls += is_driven(kind);
-		} else {
-			calls += is_driven(kind);
-		}
-	}
-	result->calls += calls;
-	result->first_ns = first;
-	result->last_ns = last;
-	result->rows += in->rows;
-	for (uint32_t code = 0; code < ZP_CODES; code++)
+		if (kind == ZP_SHRINK && counts[code] && !p->options.spans_known)
+			return fail(p, ZP_SHRINK_SEEN, 0, ZP_SHRINK, 0);
 		result->counts[code] += counts[code];
-	for (uint64_t row = 0; row < in->rows; row++) {
-		uint16_t cpu = in->cpu[row];
-		result->cpus[cpu >> 3] |= (uint8_t)(1u << (cpu & 7));
+		calls += is_driven(kind) ? counts[code] : 0;
 	}
-	for (uint32_t number = 0; number < ZP_POOLS; number++)
-		if (pools[number] && !p->runs[number] && meet(p, number))
-			return p->code;
-	return 0;
+	uint64_t impossible = find_impossible(p, row, stop_at);
+	if (impossible < stop_at)
+		return refuse_row(p, impossible);
+	if (p->options.moments_len)
+		count_until(p, row, stop_at, result->calls);
+	result->calls += calls;
+	result->rows += stop_at - row;
+	note_cpus(in, row, stop_at, result->cpus);
+	note_span(p, row, stop_at);
+	for (uint64_t at = stop_at; at-- > row;)
+		if (is_wanted(p, at, kind_at(p, at))) {
+			*last_wanted = (int64_t)at;
+			break;
+		}
+	return note_pools(p, row, stop_at);
+}
+
+static bool is_far(const struct zp_columns *in)
+{
+	uint64_t far = 0;
+	for (uint64_t row = 0; row < in->rows; row++)
+		far |= (uint64_t)in->ts_ns[row] + (uint64_t)LARGEST_NS;
+	return far >> 63;
 }
 
 /* Whether the spans are rows of the batch, ascending and apart. */
@@ -968,19 +1132,25 @@ ZC_API int zp_feed(struct player *p, const struct zp_columns *columns)
 	if (p->code)
 		return p->code;
 	p->in = columns;
-	int64_t last_wanted;
+	int64_t last_wanted = -1;
+	p->far = is_far(columns);
 	if (!spans_fit(columns))
 		return fail(p, ZP_BAD_OP, columns->first_row, ZP_SHRINK, 0);
-	if (survey(p, &last_wanted))
-		return p->code;
-	uint64_t played = 0;
+	/* In pieces that the processor's cache still has when they are played. */
+	uint64_t piece = columns->spans_len ? columns->rows : PIECE_ROWS, played = 0;
+	for (uint64_t from = 0; from < columns->rows; from += piece) {
+		uint64_t to = least(from + piece, columns->rows);
+		if (survey(p, from, to, &last_wanted) ||
+		    (!columns->spans_len && play_on(p, from, to, columns->rows)))
+			return p->code;
+	}
 	for (uint64_t i = 0; i < columns->spans_len; i++) {
 		uint64_t first = columns->spans[2 * i], last = columns->spans[2 * i + 1];
 		if (play(p, played, first) || play_shrink(p, first, last))
 			return p->code;
 		played = last + 1;
 	}
-	if (play(p, played, columns->rows))
+	if (columns->spans_len && play(p, played, columns->rows))
 		return p->code;
 	if (last_wanted < 0)
 		return 0;
@@ -1054,7 +1224,7 @@ ZC_API int32_t zp_failed_of(const struct player *p, uint32_t at, uint64_t *posit
 			    uint64_t *count)
 {
 	const struct zc_map *failed = &p->met[at]->failed;
-	for (; *position <= failed->mask; ++*position) {
+	for (; *position < (failed->mask + 1) * ZC_BUCKET; ++*position) {
 		const struct zc_slot *slot = &failed->slots[*position];
 		if (slot->value) {
 			++*position;

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOT_BITS = 4, TYPE_BITS = 4, MAX_SLOTS = 16, MAX_ORDER = 10 };
+enum { SLOT_BITS = 4, TYPE_BITS = 4, MAX_SLOTS = 16, MAX_ORDER = 10, INDEX_BITS = 60, ID_BITS = 28 };
 
 /*
  * A reference is the block's number in its slab and the slot; ODD marks the position in ``odd`` of
@@ -16,22 +16,25 @@ enum { ODD_BIT = 44 };
 
 /*
  * A slot's state is one bit in each of three masks; no bit set is FREE, ``used`` alone OCCUPIED.
- * ``owned`` is ours: the slots whose handle has an owner. ``listed``: found by its index.
+ * ``owned`` is ours: the slots whose handle has an owner. ``listed``: in its tree.
  * ``haunted``: reclaim took a slot from an object that may still be named, by reference.
+ * ``older`` and ``newer`` are numbers of blocks, 0 for none. Half a cache line: an object's free
+ * waits for nothing else.
  */
 struct block {
-	uint64_t index;
+	uint64_t key; /* type << 60 | index */
 	uint16_t free_slots, coeff;
 	uint16_t used, mapped, unmapped, owned;
-	bool under_reclaim, listed, haunted;
-	uint8_t type;
-	uint32_t id;
-	struct block *older, *newer;
+	uint32_t id : ID_BITS, listed : 1, under_reclaim : 1, haunted : 1;
+	uint32_t older, newer;
 };
+
+_Static_assert(sizeof(struct block) == 32, "two blocks to a cache line");
 
 struct tree {
 	uint32_t number, order, slots, slot_bytes, block_bytes;
-	struct block *current, *last, *oldest, *newest;
+	struct block *current, *last;
+	uint32_t oldest, newest;
 	uint64_t counter, blocks;
 	int64_t free_total;
 	uint32_t reported; /* this tree's term of the pool's size, modulo 2^32 */
@@ -49,7 +52,12 @@ struct ztree {
 	uint32_t types, type_shift;
 	uint64_t max_index, handle_mask;
 	uint8_t *type_of; /* size in units of 4 bytes, rounded up -> type */
-	struct zc_map blocks; /* type << 60 | index -> block */
+	/*
+	 * Blocks by index and by age. With objects named by reference neither is needed before
+	 * something out of the ordinary, and until then not kept: see index_blocks().
+	 */
+	bool indexed;
+	struct zc_map blocks; /* key -> block */
 	struct zc_slab block_slab, begun_slab;
 	struct zc_map strays; /* handles with an owner and without a block */
 	struct zc_map evicted_unfreed;
@@ -70,7 +78,23 @@ struct where {
 
 static uint64_t key_of(uint64_t kind, uint64_t index)
 {
-	return kind << 60 | index;
+	return kind << INDEX_BITS | index;
+}
+
+static uint64_t index_of(const struct block *block)
+{
+	return block->key & ((UINT64_C(1) << INDEX_BITS) - 1);
+}
+
+static struct tree *tree_of(struct ztree *z, const struct block *block)
+{
+	return &z->trees[block->key >> INDEX_BITS];
+}
+
+/* Number 0 is no block; block ``id`` has number id + 1. */
+static struct block *numbered(const struct ztree *z, uint32_t number)
+{
+	return number ? zc_slab_at(&z->block_slab, number - 1) : NULL;
 }
 
 static uint64_t encode(const struct ztree *z, const struct tree *tree, uint64_t index, uint32_t slot)
@@ -91,12 +115,76 @@ static struct block *find(const struct ztree *z, uint64_t kind, uint64_t index)
 	return (struct block *)(uintptr_t)zc_map_get(&z->blocks, key_of(kind, index));
 }
 
+/* -- blocks by index and age ----------------------------------------------------------------- */
+
+static void append(struct ztree *z, struct tree *tree, struct block *block)
+{
+	block->older = tree->newest;
+	block->newer = 0;
+	if (tree->newest)
+		numbered(z, tree->newest)->newer = block->id + 1;
+	else
+		tree->oldest = block->id + 1;
+	tree->newest = block->id + 1;
+}
+
+static void unchain(struct ztree *z, struct tree *tree, const struct block *block)
+{
+	if (block->older)
+		numbered(z, block->older)->newer = block->newer;
+	else
+		tree->oldest = block->newer;
+	if (block->newer)
+		numbered(z, block->newer)->older = block->older;
+	else
+		tree->newest = block->older;
+}
+
+static int compare_keys(const void *a, const void *b)
+{
+	uint64_t x = (*(struct block *const *)a)->key, y = (*(struct block *const *)b)->key;
+	return (x > y) - (x < y);
+}
+
+/*
+ * Begin to keep blocks by index and age. No index has been given twice yet, so the order of
+ * indices is that of age.
+ */
+static int index_blocks(struct ztree *z)
+{
+	if (ZC_LIKELY(z->indexed))
+		return 0;
+	struct block **listed = malloc(((size_t)z->block_slab.used + 1) * sizeof(*listed));
+	if (!listed)
+		return zc_out_of_memory(&z->base);
+	size_t count = 0;
+	for (uint32_t id = 0; id < z->block_slab.used; id++) {
+		struct block *block = zc_slab_at(&z->block_slab, id);
+		if (block->listed) /* which a spare one is not */
+			listed[count++] = block;
+	}
+	qsort(listed, count, sizeof(*listed), compare_keys);
+	int code = 0;
+	for (size_t i = 0; i < count && !code; i++) {
+		struct zc_slot *slot = zc_map_put(&z->blocks, listed[i]->key);
+		if (!slot) {
+			code = zc_out_of_memory(&z->base);
+			continue;
+		}
+		slot->value = (uintptr_t)listed[i];
+		append(z, tree_of(z, listed[i]), listed[i]);
+	}
+	free(listed);
+	z->indexed = true;
+	return code;
+}
+
 /* -- owners: a bit in the block that the handle names, or an entry in ``strays`` ------------- */
 
 static bool owns(const struct ztree *z, uint64_t handle, const struct where *at,
 		 const struct block *block)
 {
-	if (ZC_LIKELY(block && block->listed && block->index == at->index))
+	if (ZC_LIKELY(block && block->listed && index_of(block) == at->index))
 		return block->owned >> at->slot & 1;
 	block = find(z, at->kind, at->index);
 	if (block)
@@ -149,7 +237,7 @@ static int adopt_strays(struct ztree *z, struct tree *tree, struct block *block)
 	if (ZC_LIKELY(!z->strays.len))
 		return 0;
 	for (uint32_t slot = 0; slot < MAX_SLOTS; slot++)
-		if (zc_map_take(&z->strays, encode(z, tree, block->index, slot)))
+		if (zc_map_take(&z->strays, encode(z, tree, index_of(block), slot)))
 			block->owned |= 1u << slot;
 	return 0;
 }
@@ -158,7 +246,7 @@ static int leave_strays(struct ztree *z, struct tree *tree, const struct block *
 {
 	for (uint32_t slot = 0; slot < MAX_SLOTS; slot++)
 		if (block->owned >> slot & 1 &&
-		    add_stray(z, &z->strays, encode(z, tree, block->index, slot)))
+		    add_stray(z, &z->strays, encode(z, tree, index_of(block), slot)))
 			return ZC_NO_MEMORY;
 	return 0;
 }
@@ -185,15 +273,10 @@ static void grew(struct ztree *z, struct tree *tree)
 /* Take a block out of its tree; it is not gone before shrank(). */
 static void unlink_block(struct ztree *z, struct tree *tree, struct block *block)
 {
-	if (block->older)
-		block->older->newer = block->newer;
-	else
-		tree->oldest = block->newer;
-	if (block->newer)
-		block->newer->older = block->older;
-	else
-		tree->newest = block->older;
-	zc_map_take(&z->blocks, key_of(tree->number, block->index));
+	if (z->indexed) {
+		unchain(z, tree, block);
+		zc_map_take(&z->blocks, block->key);
+	}
 	block->listed = false;
 	tree->blocks--;
 	tree->free_total -= block->free_slots;
@@ -211,7 +294,7 @@ static int shrank(struct ztree *z, struct tree *tree, struct block *block)
 			if (block->owned >> slot & 1)
 				zc_meet(&z->base, "H8",
 					"block of live object 0x%" PRIx64 " was given back",
-					encode(z, tree, block->index, slot));
+					encode(z, tree, index_of(block), slot));
 		code = leave_strays(z, tree, block);
 	}
 	retotal(z, tree);
@@ -232,31 +315,45 @@ static struct block *look(const struct tree *tree)
 	return NULL;
 }
 
+/* Enter a block into the index; ZC_FATAL if another has its key. */
+static int enter(struct ztree *z, struct tree *tree, uint64_t key, struct zc_slot **entered)
+{
+	*entered = zc_map_put(&z->blocks, key);
+	if (!*entered)
+		return zc_out_of_memory(&z->base);
+	if (!(*entered)->value)
+		return 0;
+	return zc_fatal(&z->base, "H28", "block index %" PRIu64 " of type %u is in use",
+			key & ((UINT64_C(1) << INDEX_BITS) - 1), tree->number);
+}
+
 static int insert(struct ztree *z, struct tree *tree, struct block **made)
 {
-	uint64_t index = tree->counter;
-	tree->counter = (index + 1) % z->max_index;
-	struct zc_slot *slot = zc_map_put(&z->blocks, key_of(tree->number, index));
-	if (!slot)
-		return zc_out_of_memory(&z->base);
-	if (slot->value)
-		return zc_fatal(&z->base, "H28", "block index %" PRIu64 " of type %u is in use",
-				index, tree->number);
+	uint64_t key = key_of(tree->number, tree->counter);
+	struct zc_slot *slot = NULL;
+	int code = 0;
+	if (ZC_UNLIKELY(++tree->counter == z->max_index)) {
+		tree->counter = 0;
+		code = index_blocks(z);
+	}
+	if (z->indexed && !code)
+		code = enter(z, tree, key, &slot);
+	if (ZC_UNLIKELY(code))
+		return code;
 	uint32_t id = 0;
 	struct block *block = zc_slab_get(&z->block_slab, &id);
-	slot->value = (uintptr_t)block;
-	if (!block) {
-		z->blocks.len--;
+	if (ZC_UNLIKELY(!block || id >> ID_BITS)) {
+		if (slot)
+			z->blocks.len--;
 		return zc_out_of_memory(&z->base);
 	}
 	*block = (struct block){
-		.index = index, .free_slots = (uint16_t)tree->slots, .listed = true,
-		.type = (uint8_t)tree->number, .id = id, .older = tree->newest};
-	if (tree->newest)
-		tree->newest->newer = block;
-	else
-		tree->oldest = block;
-	tree->newest = tree->last = block;
+		.key = key, .free_slots = (uint16_t)tree->slots, .listed = true, .id = id};
+	if (slot) {
+		slot->value = (uintptr_t)block;
+		append(z, tree, block);
+	}
+	tree->last = block;
 	tree->blocks++;
 	tree->free_total += tree->slots;
 	*made = block;
@@ -302,20 +399,24 @@ static int add_odd(struct ztree *z, uint64_t handle)
 static int give(struct ztree *z, struct tree *tree, struct block *block, uint32_t slot,
 		uint64_t *given)
 {
-	uint64_t handle = encode(z, tree, block->index, slot);
+	uint64_t handle = encode(z, tree, index_of(block), slot);
 	*given = handle;
 	z->base.last_ref = (uint64_t)block->id << SLOT_BITS | slot;
 	if (ZC_UNLIKELY(slot == MAX_SLOTS) && z->base.by_ref && add_odd(z, handle))
 		return zc_out_of_memory(&z->base);
-	if (ZC_UNLIKELY(handle == 0 || slot == tree->slots || !block->listed ||
-			block->owned >> slot & 1)) {
+	bool strange = slot == tree->slots || !block->listed || block->owned >> slot & 1;
+	if (ZC_UNLIKELY(strange)) {
+		int code = index_blocks(z);
+		if (code)
+			return code;
 		if (slot == tree->slots || is_owned(z, handle))
 			zc_meet(&z->base, "H2",
 				"malloc gave 0x%" PRIx64 ": no slot was really free", handle);
-		if (handle == 0)
-			zc_meet(&z->base, "H27", "handle 0 was given out");
-		return own(z, handle);
 	}
+	if (ZC_UNLIKELY(handle == 0))
+		zc_meet(&z->base, "H27", "handle 0 was given out");
+	if (ZC_UNLIKELY(strange))
+		return own(z, handle);
 	block->owned |= 1u << slot;
 	z->base.objects++;
 	return 0;
@@ -383,7 +484,9 @@ static int ztree_begin(struct zc_pool *pool, int64_t size, uint64_t *ticket)
 		return zc_out_of_memory(pool);
 	begun->id = id;
 	begun->tree = tree_for(z, size);
-	int code = add_block(z, begun->tree, &begun->block);
+	int code = index_blocks(z);
+	if (!code)
+		code = add_block(z, begun->tree, &begun->block);
 	z->pins++;
 	*ticket = (uintptr_t)begun;
 	return code;
@@ -417,19 +520,27 @@ static uint64_t ztree_handle_of(struct zc_pool *pool, uint64_t ref)
 	if (ref & ODD)
 		return z->odd[ref & ~ODD];
 	const struct block *block = zc_slab_at(&z->block_slab, ref >> SLOT_BITS);
-	return encode(z, &z->trees[block->type], block->index, ref & (MAX_SLOTS - 1));
+	return encode(z, tree_of(z, block), index_of(block), ref & (MAX_SLOTS - 1));
 }
 
 static int name(struct ztree *z, uint64_t name, const char *call, struct named *named)
 {
 	if (ZC_LIKELY(z->base.by_ref && !(name & ODD))) {
 		struct block *block = zc_slab_at(&z->block_slab, name >> SLOT_BITS);
-		named->tree = &z->trees[block->type];
-		named->at = (struct where){block->type, block->index, name & (MAX_SLOTS - 1)};
-		named->handle = encode(z, named->tree, block->index, named->at.slot);
-		named->block = block->listed ? block : find(z, named->at.kind, named->at.index);
-		return 0;
+		named->tree = tree_of(z, block);
+		named->at = (struct where){block->key >> INDEX_BITS, index_of(block),
+					   name & (MAX_SLOTS - 1)};
+		named->handle = encode(z, named->tree, named->at.index, named->at.slot);
+		named->block = block;
+		if (ZC_LIKELY(block->listed))
+			return 0;
+		int code = index_blocks(z);
+		named->block = find(z, named->at.kind, named->at.index);
+		return code;
 	}
+	int code = index_blocks(z);
+	if (code)
+		return code;
 	uint64_t handle = z->base.by_ref ? ztree_handle_of(&z->base, name) : name;
 	named->handle = handle;
 	named->at = decode(z, handle);
@@ -476,7 +587,7 @@ static int delete_empty(struct ztree *z, struct tree *tree, struct block *block)
 		forgotten = tree->free_total;
 	else if (before && before != block && before != tree->current)
 		forgotten = before->free_slots;
-	uint64_t index = block->index;
+	uint64_t index = index_of(block);
 	int code = shrank(z, tree, block);
 	if (forgotten)
 		zc_meet(&z->base, "H10",
@@ -511,8 +622,8 @@ static int ztree_free(struct zc_pool *pool, uint64_t object)
 	credit(tree, block);
 	if (ZC_UNLIKELY(block->free_slots == tree->slots))
 		return delete_empty(z, tree, block);
-	if (!tree->current || block->coeff >= tree->current->coeff)
-		tree->current = block;
+	const struct block *current = tree->current ? tree->current : block;
+	tree->current = block->coeff >= current->coeff ? block : tree->current;
 	uint16_t keep = (uint16_t)~(1u << named.at.slot);
 	block->used &= keep;
 	block->mapped &= keep;
@@ -532,7 +643,7 @@ static int set_state(struct ztree *z, uint64_t object, const char *call, bool ma
 	uint64_t handle = named.handle;
 	struct where at = named.at;
 	struct block *block = named.tree->current;
-	if (!block || block->index != at.index)
+	if (!block || index_of(block) != at.index)
 		block = named.block;
 	if (ZC_UNLIKELY(!block)) {
 		zc_meet(&z->base, "H26", "%s of 0x%" PRIx64 ": block not found, NULL returned",
@@ -566,9 +677,9 @@ static int ztree_unmap(struct zc_pool *pool, uint64_t object)
 
 /* -- reclaim -------------------------------------------------------------------------------- */
 
-static struct block *choose(struct tree *tree)
+static struct block *choose(const struct ztree *z, const struct tree *tree)
 {
-	struct block *block = tree->oldest;
+	struct block *block = numbered(z, tree->oldest);
 	if (!block || block == tree->current || block == tree->last)
 		return NULL;
 	block->under_reclaim = true;
@@ -582,7 +693,7 @@ static int evict_block(struct ztree *z, struct tree *tree, struct block *block, 
 		uint16_t bit = (uint16_t)(1u << slot);
 		if (!(block->unmapped & bit))
 			continue;
-		uint64_t handle = encode(z, tree, block->index, slot), outer = z->evicting;
+		uint64_t handle = encode(z, tree, index_of(block), slot), outer = z->evicting;
 		bool owned = is_owned(z, handle), was_evicting = z->is_evicting;
 		z->evicting = handle;
 		z->is_evicting = true;
@@ -637,7 +748,7 @@ static int reclaim_block(struct ztree *z, zc_evict evict, void *context, int64_t
 {
 	for (uint32_t i = z->types; i-- > 0;) {
 		struct tree *tree = &z->trees[i];
-		struct block *block = choose(tree);
+		struct block *block = choose(z, tree);
 		if (!block) {
 			if (tree->blocks > 1)
 				zc_meet(&z->base, "H13",
@@ -678,8 +789,11 @@ static int ztree_shrink(struct zc_pool *pool, int64_t pages, zc_evict evict, voi
 {
 	*reclaimed = 0;
 	*ret = -EINVAL;
+	int code = index_blocks((struct ztree *)pool);
+	if (code)
+		return code;
 	while (*reclaimed < pages) {
-		int code = reclaim_block((struct ztree *)pool, evict, context, ret);
+		code = reclaim_block((struct ztree *)pool, evict, context, ret);
 		if (code)
 			return code;
 		if (*ret < 0)
@@ -771,6 +885,7 @@ static int ztree_create(const struct zc_config *config, struct zc_pool **made)
 	z->base.backend = &zc_ztree;
 	z->base.page_bytes = config->page_bytes;
 	z->base.by_ref = config->by_ref;
+	z->indexed = !config->by_ref;
 	uint32_t bits = 8 * config->long_bytes;
 	z->type_shift = bits - TYPE_BITS;
 	z->handle_mask = UINT64_MAX >> (64 - bits);

@@ -3,7 +3,8 @@
 
 WHAT is ``decode`` (the columns of a replay, by pyarrow alone), ``core:BACKEND`` (the core's part
 of a replay, decoding not counted), ``native:BACKEND`` and ``python:BACKEND`` (a replay from file
-to result), or ``LRU`` and ``FIFO`` (libCacheSim over an oracleGeneral file). JSON: ``wall_s``,
+to result), or ``LRU`` and ``FIFO`` (libCacheSim over an oracleGeneral file). JSON: ``wall_s``;
+``cpu_s``, of all threads together, which says more than the wall clock on a busy machine;
 ``peak_mib`` of the whole process, ``base_mib`` before the work.
 """
 
@@ -13,57 +14,71 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
+from typing import TypeAlias
 
 CACHE_BYTES = 2_000_000_000
 """Enough for every live object of the largest benchmark but one."""
 
 
-def _decode(path: Path) -> float:
+Spent: TypeAlias = tuple[float, float]
+"""Seconds by the clock on the wall, and of the processor."""
+
+
+def _now() -> Spent:
+    return perf_counter(), process_time()
+
+
+def _since(start: Spent) -> Spent:
+    return perf_counter() - start[0], process_time() - start[1]
+
+
+def _decode(path: Path) -> Spent:
     import pyarrow.parquet as pq
 
     from replay.native import COLUMNS
 
-    start = perf_counter()
+    start = _now()
     with pq.ParquetFile(path, pre_buffer=False) as file:
         for _ in file.iter_batches(65536, columns=list(COLUMNS)):
             pass
-    return perf_counter() - start
+    return _since(start)
 
 
-def _core(path: Path, backend: str) -> float:
+def _core(path: Path, backend: str) -> Spent:
     from replay.native import core_seconds
     from traces import TraceReader
 
     with TraceReader(path) as reader:
-        return core_seconds(reader, backend)
+        spent = core_seconds(reader, backend)
+    return spent, spent
 
 
-def _native(path: Path, backend: str) -> float:
+def _native(path: Path, backend: str) -> Spent:
     from replay.native import replay_native
     from traces import TraceReader
 
-    start = perf_counter()
+    start = _now()
     with TraceReader(path) as reader:
         replay_native(reader, backend.split("+"))
-    return perf_counter() - start
+    return _since(start)
 
 
-def _python(path: Path, backend: str) -> float:
+def _python(path: Path, backend: str) -> Spent:
     from replay import replay_trace
 
-    start = perf_counter()
+    start = _now()
     replay_trace(path, backend)
-    return perf_counter() - start
+    return _since(start)
 
 
-def _cache(path: Path, name: str) -> float:
+def _cache(path: Path, name: str) -> Spent:
     import libcachesim
 
-    start = perf_counter()
+    start = _now()
     reader = libcachesim.TraceReader(str(path), libcachesim.TraceType.ORACLE_GENERAL_TRACE)
     getattr(libcachesim, name)(cache_size=CACHE_BYTES).process_trace(reader)
-    return perf_counter() - start
+    return _since(start)
 
 
 def _peak_mib() -> float:
@@ -75,7 +90,7 @@ def _peak_mib() -> float:
 def main() -> None:
     what, path = sys.argv[1], Path(sys.argv[2])
     kind, _, backend = what.partition(":")
-    ways: dict[str, Callable[[], float]] = {
+    ways: dict[str, Callable[[], Spent]] = {
         "decode": lambda: _decode(path),
         "core": lambda: _core(path, backend),
         "native": lambda: _native(path, backend),
@@ -84,8 +99,9 @@ def main() -> None:
     if kind in ways:  # imports are not what is measured
         import traces  # noqa: F401
     base = _peak_mib()
-    wall_s = ways[kind]() if kind in ways else _cache(path, kind)
-    print(json.dumps({"wall_s": wall_s, "peak_mib": _peak_mib(), "base_mib": base}))
+    wall_s, cpu_s = ways[kind]() if kind in ways else _cache(path, kind)
+    memory = {"peak_mib": _peak_mib(), "base_mib": base}
+    print(json.dumps({"wall_s": wall_s, "cpu_s": cpu_s, **memory}))
 
 
 if __name__ == "__main__":

@@ -84,24 +84,33 @@ def speed(arguments: argparse.Namespace) -> None:
         jobs += [(f"{kind}:{backend}", large) for kind in ("native", "core")]
         jobs.append((f"python:{backend}", small))
     times: dict[str, list[float]] = defaultdict(list)
+    spent: dict[str, list[float]] = defaultdict(list)
     for done in range(arguments.rounds):
         for what, path in jobs:
-            times[what].append(measure(what, path)["wall_s"])
+            found = measure(what, path)
+            times[what].append(found["wall_s"])
+            spent[what].append(found["cpu_s"])
         print(f"round {done + 1} of {arguments.rounds} done", file=sys.stderr)
     wall = {what: median(values) for what, values in times.items()}
+    cpu = {what: median(values) for what, values in spent.items()}
     small_rows = min(PYTHON_EVENTS, events)
     print(f"{events:,} events, {int(arguments.live):,} live; median of {arguments.rounds}")
     for what in ("decode", "LRU", "FIFO"):
-        print(f"{what:<8}{wall[what]:8.2f} s {events / wall[what] / 1e6:8.2f} M events/s")
+        print(
+            f"{what:<8}{wall[what]:8.2f} s {events / wall[what] / 1e6:8.2f} M events/s"
+            f" {cpu[what]:8.2f} s of the processor"
+        )
     print()
-    print("                 wall     core  M ev/s  x LRU  x FIFO  wall/(decode+core)  x Python")
+    print("                 wall      cpu     core  x LRU  x FIFO     cpu  wall/(decode  x Python")
+    print("                                                        x LRU        +core)")
     for backend in backends:
         native, core = wall[f"native:{backend}"], wall[f"core:{backend}"]
         python = small_rows / wall[f"python:{backend}"]
         print(
-            f"{backend:<14}{native:5.2f} s  {core:5.2f} s{events / native / 1e6:8.2f}"
+            f"{backend:<14}{native:5.2f} s  {cpu[f'native:{backend}']:5.2f} s  {core:5.2f} s"
             f"{wall['LRU'] / native:7.1f}{wall['FIFO'] / native:8.1f}"
-            f"{native / (wall['decode'] + core):20.2f}{events / native / python:10.0f}"
+            f"{cpu['LRU'] / cpu[f'native:{backend}']:8.1f}"
+            f"{native / (wall['decode'] + core):14.2f}{events / native / python:10.0f}"
         )
 
 

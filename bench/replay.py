@@ -82,7 +82,8 @@ def speed(arguments: argparse.Namespace) -> None:
     jobs = [("decode", large), ("LRU", caches), ("FIFO", caches)]
     for backend in backends:
         jobs += [(f"{kind}:{backend}", large) for kind in ("native", "core")]
-        jobs.append((f"python:{backend}", small))
+        if arguments.python:
+            jobs.append((f"python:{backend}", small))
     times: dict[str, list[float]] = defaultdict(list)
     spent: dict[str, list[float]] = defaultdict(list)
     for done in range(arguments.rounds):
@@ -105,12 +106,13 @@ def speed(arguments: argparse.Namespace) -> None:
     print("                                                        x LRU        +core)")
     for backend in backends:
         native, core = wall[f"native:{backend}"], wall[f"core:{backend}"]
-        python = small_rows / wall[f"python:{backend}"]
+        python = small_rows / wall[f"python:{backend}"] if arguments.python else 0
         print(
             f"{backend:<14}{native:5.2f} s  {cpu[f'native:{backend}']:5.2f} s  {core:5.2f} s"
             f"{wall['LRU'] / native:7.1f}{wall['FIFO'] / native:8.1f}"
             f"{cpu['LRU'] / cpu[f'native:{backend}']:8.1f}"
-            f"{native / (wall['decode'] + core):14.2f}{events / native / python:10.0f}"
+            f"{native / (wall['decode'] + core):14.2f}"
+            + (f"{events / native / python:10.0f}" if python else "         -")
         )
 
 
@@ -143,6 +145,7 @@ def main() -> None:
     parser.add_argument("--live", type=float, default=1e6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backend", action="append", help="default: all five")
+    parser.add_argument("--no-python", dest="python", action="store_false", help="saves much time")
     parser.add_argument("--growth", action="store_true", help="length and live objects instead")
     parser.add_argument("--to", type=float, default=1e7, help="longest trace of --growth")
     parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="for the traces")

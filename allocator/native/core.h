@@ -18,7 +18,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ZC_ABI 1
+#define ZC_ABI 2
 
 enum { ZC_FATAL = 1, ZC_NO_MEMORY = 2, ZC_ABORTED = 3 };
 
@@ -69,8 +69,9 @@ struct zc_pool;
  *
  * A pool made ``by_ref`` spares the caller the search for an object by its handle: after a malloc
  * or end, ``last_ref`` of the pool names the object in ZC_REF_BITS bits, and free, map, unmap and
- * prefetch take that instead of the handle. Only references of objects that have not been freed
- * may be given. Evictions still name handles; ``handle_of`` gives an object's.
+ * prefetch take that instead of the handle, place too. Only references of objects that have not
+ * been freed may be given. Evictions still name handles; ``handle_of`` gives an object's. A pool
+ * made by handle has the handle for a reference; zsmalloc can only be compacted so.
  */
 struct zc_backend {
 	const char *name;

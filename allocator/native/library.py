@@ -21,7 +21,7 @@ from pathlib import Path
 
 from allocator.protocol import BackendError
 
-ABI = 1
+ABI = 2
 """ZC_ABI of the core.h that this file was written for."""
 
 FATAL, NO_MEMORY, ABORTED = 1, 2, 3

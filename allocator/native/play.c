@@ -41,8 +41,9 @@ struct run {
 	int64_t held, model_total, recorded_total;
 	int64_t *near_peak;
 	int32_t more_bytes;
-	uint32_t unknown_met;
-	bool compared, stopped;
+	uint32_t unknown_met, cpus; /* whose lists are apart; 0: the same for all */
+	bool compared, compacts, stopped;
+	struct zc_map pages; /* address of the kernel's page / PAGE_SIZE -> the model's + 1 */
 	struct zp_pool_result result;
 };
 
@@ -140,13 +141,13 @@ static uint64_t number_at(const struct player *p, uint64_t row)
 
 static bool is_driven(enum zp_kind kind)
 {
-	return kind != ZP_OTHER && kind != ZP_WRITEBACK;
+	return kind != ZP_OTHER && kind != ZP_WRITEBACK && kind != ZP_COMPACT;
 }
 
 /* Whether the player takes notice of a row at all. */
 static bool is_wanted(const struct player *p, uint64_t row, enum zp_kind kind)
 {
-	return is_driven(kind) || total_at(p, row) >= 0 ||
+	return is_driven(kind) || kind == ZP_COMPACT || total_at(p, row) >= 0 ||
 	       (kind == ZP_WRITEBACK && p->in->spans_len);
 }
 
@@ -352,7 +353,7 @@ static int model_free(struct player *p, struct run *run, uint64_t ref, int64_t s
 }
 
 static const char *const KIND_NAMES[ZP_KINDS] = {
-	"", "malloc", "free", "map", "unmap", "shrink", "insert", "writeback"};
+	"", "malloc", "free", "map", "unmap", "shrink", "insert", "writeback", "compact"};
 
 static const char *errno_name(int code)
 {
@@ -611,6 +612,52 @@ static int play_insert(struct player *p, struct run *run, int64_t size, uint64_t
 	return 0;
 }
 
+/* -- compactions: replay/compaction.py ------------------------------------------------------ */
+
+static uint64_t place_at(const struct player *p, uint64_t row)
+{
+	const struct zp_columns *in = p->in;
+	return in->place && valid(in->place_valid, in->place_at, row) ? in->place[row] : 0;
+}
+
+/* The CPU of the calls that follow; one that the model has not is left out. */
+static void on_cpu(struct player *p, struct run *run, uint64_t row, enum zp_kind kind)
+{
+	uint32_t cpu = p->in->cpu[row];
+	if (cpu < run->cpus && is_wanted(p, row, kind))
+		p->backend->set_cpu(run->model, cpu);
+}
+
+/* Note where the kernel has the page of an object that it mapped. */
+static int note_page(struct player *p, struct run *run, uint64_t row)
+{
+	struct zc_place place;
+	uint64_t address = place_at(p, row);
+	uint64_t value = zc_map_get(&run->live, handle_at(p, row));
+	if (!address || !value || p->backend->place(run->model, ref_of(value), &place))
+		return 0;
+	struct zc_slot *slot = zc_map_put(&run->pages, address / p->config.page_bytes);
+	if (!slot)
+		return fail(p, ZC_NO_MEMORY, number_at(p, row), ZP_MAP, 0);
+	slot->value = place.page + 1;
+	return 0;
+}
+
+/* zsmalloc compacts its pool; z3fold a page, unless it was at once, which the model knows. */
+static void play_compact(struct player *p, struct run *run, uint64_t row)
+{
+	if (!run->cpus) {
+		p->backend->compact(run->model);
+		run->result.compactions++;
+	} else if (!size_at(p, row) && p->options.recorded.deferred) {
+		uint64_t page = zc_map_get(&run->pages, place_at(p, row) / p->config.page_bytes);
+		if (page && p->backend->compact_page(run->model, page - 1))
+			run->result.compactions++;
+		else
+			run->result.compactions_unmatched++;
+	}
+}
+
 /* -- rows ----------------------------------------------------------------------------------- */
 
 /*
@@ -660,6 +707,8 @@ static int play(struct player *p, uint64_t row, uint64_t stop_at)
 		uint64_t number = number_at(p, row);
 		int64_t end_ns = end_at(p, row), total = total_at(p, row);
 		int code = 0;
+		if (ZC_UNLIKELY(run->cpus != 0))
+			on_cpu(p, run, row, kind);
 		switch (kind) {
 		case ZP_MALLOC:
 			if (ZC_UNLIKELY(in->ret[row] < 0))
@@ -674,7 +723,15 @@ static int play(struct player *p, uint64_t row, uint64_t stop_at)
 		case ZP_MAP:
 		case ZP_UNMAP:
 			code = play_use(p, run, kind, handle_at(p, row), number);
+			if (ZC_UNLIKELY(run->cpus != 0) && !code && kind == ZP_MAP)
+				code = note_page(p, run, row);
 			if (!code && total < 0)
+				continue;
+			break;
+		case ZP_COMPACT:
+			if (run->compacts)
+				play_compact(p, run, row);
+			else if (total < 0)
 				continue;
 			break;
 		case ZP_SHRINK:
@@ -858,10 +915,13 @@ static int meet(struct player *p, uint32_t number)
 	run->recorded_total = NO_TOTAL;
 	run->compared = p->options.compared[number];
 	run->more_bytes = p->options.more_bytes[number];
+	run->compacts = p->options.compacts[number];
+	const struct zc_config *config = run->compacts ? &p->options.recorded : &p->config;
+	run->cpus = run->compacts && p->backend->set_cpu ? config->cpus : 0;
 	zc_slab_init(&run->leaving_slab, sizeof(struct leaving));
-	if (p->backend->create(&p->config, &run->model) || zc_map_init(&run->live) ||
+	if (p->backend->create(config, &run->model) || zc_map_init(&run->live) ||
 	    zc_map_init(&run->begun) || zc_map_init(&run->refused) ||
-	    zc_map_init(&run->leaving) || zc_map_init(&run->failed))
+	    zc_map_init(&run->leaving) || zc_map_init(&run->failed) || zc_map_init(&run->pages))
 		return fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
 	run->near_peak = calloc(p->backend->stats_len(run->model), sizeof(int64_t));
 	if (!run->near_peak)
@@ -905,8 +965,8 @@ static int survey(struct player *p, int64_t *last_wanted)
 			pools[in->pool[row]] = 1;
 			bool given = kind == ZP_MALLOC && in->ret[row] >= 0;
 			if (kind == ZP_SHRINK) {
-				if (!p->options.spans_known)
-					return fail(p, ZP_SHRINK_SEEN, 0, ZP_SHRINK, 0);
+				if (!p->options.surveyed)
+					return fail(p, ZP_SURVEY, 0, ZP_SHRINK, 0);
 			} else if (ZC_UNLIKELY((given || (kind != ZP_MALLOC &&
 							  kind != ZP_INSERT)) &&
 					       !has_handle(p, row))) {
@@ -922,6 +982,8 @@ static int survey(struct player *p, int64_t *last_wanted)
 			}
 		} else if (!is_wanted(p, row, kind)) {
 			continue;
+		} else if (kind == ZP_COMPACT && !p->options.surveyed) {
+			return fail(p, ZP_SURVEY, 0, ZP_COMPACT, 0);
 		}
 		*last_wanted = (int64_t)row;
 		if (sampled) {
@@ -1094,6 +1156,7 @@ ZC_API void zp_destroy(struct player *p)
 		zc_map_clear(&run->refused);
 		zc_map_clear(&run->leaving);
 		zc_map_clear(&run->failed);
+		zc_map_clear(&run->pages);
 		zc_slab_clear(&run->leaving_slab);
 		if (run->model)
 			p->backend->destroy(run->model);

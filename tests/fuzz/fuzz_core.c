@@ -215,7 +215,7 @@ static void fuzz_player(struct input *in)
 	}
 	options.handles_tell = flags & 1;
 	options.whole = flags & 2;
-	options.spans_known = flags & 4;
+	options.surveyed = flags & 4;
 	if (flags & 8) {
 		options.moments = moments;
 		options.moments_len = sizeof(moments) / sizeof(*moments);
@@ -260,7 +260,7 @@ static void fuzz_player(struct input *in)
 			.ret = ret, .ts_ns = ts, .dur_ns = dur, .total = flags & 128 ? NULL : total,
 			.tid = tid, .cpu = cpu, .size_valid = bitmap, .handle_valid = bitmap,
 			.total_valid = bitmap, .total_at = 3, .spans = spans,
-			.spans_len = options.spans_known ? byte(in) % 3 : 0};
+			.spans_len = options.surveyed ? byte(in) % 3 : 0};
 		int code = zp_feed(p, &columns);
 		first_row += rows;
 		free(op), free(pool), free(size), free(tid), free(dur), free(handle), free(total);

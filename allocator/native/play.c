@@ -915,7 +915,8 @@ static int meet(struct player *p, uint32_t number)
 	run->recorded_total = NO_TOTAL;
 	run->compared = p->options.compared[number];
 	run->more_bytes = p->options.more_bytes[number];
-	run->compacts = p->options.compacts[number];
+	run->compacts = p->options.compacts[number] &&
+			(p->backend->compact || p->backend->compact_page);
 	const struct zc_config *config = run->compacts ? &p->options.recorded : &p->config;
 	run->cpus = run->compacts && p->backend->set_cpu ? config->cpus : 0;
 	zc_slab_init(&run->leaving_slab, sizeof(struct leaving));

@@ -211,11 +211,14 @@ static void fuzz_player(struct input *in)
 		options.kind_of[code] = code % ZP_KINDS;
 	for (int pool = 0; pool < ZP_POOLS; pool++) {
 		options.compared[pool] = pool != 1;
+		options.compacts[pool] = pool != 2;
 		options.more_bytes[pool] = pool == 1 ? 8 : pool == 2 ? -100 : 0;
 	}
 	options.handles_tell = flags & 1;
 	options.whole = flags & 2;
 	options.surveyed = flags & 4;
+	options.recorded = config;
+	options.recorded.by_ref = flags & 1;
 	if (flags & 8) {
 		options.moments = moments;
 		options.moments_len = sizeof(moments) / sizeof(*moments);
@@ -227,16 +230,18 @@ static void fuzz_player(struct input *in)
 	while (in->left) {
 		uint64_t rows = byte(in) % (ROWS + 1), spans[4];
 		/* Exactly as large as they must be, so that a step beyond is seen. */
-		int8_t *op = malloc(rows + 1);
-		uint8_t *pool = malloc(rows + 1);
-		uint32_t *size = malloc(rows * 4 + 4), *tid = malloc(rows * 4 + 4);
-		uint32_t *dur = malloc(rows * 4 + 4);
-		uint64_t *handle = malloc(rows * 8 + 8), *total = malloc(rows * 8 + 8);
-		int64_t *ts = malloc(rows * 8 + 8);
-		int32_t *ret = malloc(rows * 4 + 4);
-		uint16_t *cpu = malloc(rows * 2 + 2);
-		uint8_t bitmap[ROWS / 8 + 2];
-		memset(bitmap, flags & 16 ? 0xEF : 0xFF, sizeof(bitmap));
+		int8_t *op = malloc(rows);
+		uint8_t *pool = malloc(rows), *bitmap = NULL;
+		uint32_t *size = malloc(rows * 4), *tid = malloc(rows * 4), *dur = malloc(rows * 4);
+		uint64_t *handle = malloc(rows * 8), *total = malloc(rows * 8);
+		uint64_t *place = malloc(rows * 8);
+		int64_t *ts = malloc(rows * 8);
+		int32_t *ret = malloc(rows * 4);
+		uint16_t *cpu = malloc(rows * 2);
+		if (flags & 16) { /* some null, in columns that begin at bit 3 */
+			bitmap = malloc((rows + 10) / 8);
+			memset(bitmap, 0xEF, (rows + 10) / 8);
+		}
 		for (uint64_t row = 0; row < rows; row++) {
 			uint8_t how = byte(in);
 			op[row] = (int8_t)(how & 15);
@@ -250,7 +255,8 @@ static void fuzz_player(struct input *in)
 			ret[row] = how & 64 ? (int32_t)number(in, 4) : 0;
 			total[row] = byte(in) * 4096u;
 			tid[row] = how & 1;
-			cpu[row] = (uint16_t)how;
+			cpu[row] = how & 128 ? (uint16_t)number(in, 2) : how & 3;
+			place[row] = how & 16 ? number(in, 8) : (dur[row] & 7) * 4096u;
 		}
 		for (int i = 0; i < 4; i++)
 			spans[i] = byte(in) % (ROWS + 1);
@@ -258,13 +264,15 @@ static void fuzz_player(struct input *in)
 			.rows = rows, .first_row = first_row, .op = op, .pool = pool,
 			.size = flags & 32 ? NULL : size, .handle = flags & 64 ? NULL : handle,
 			.ret = ret, .ts_ns = ts, .dur_ns = dur, .total = flags & 128 ? NULL : total,
-			.tid = tid, .cpu = cpu, .size_valid = bitmap, .handle_valid = bitmap,
-			.total_valid = bitmap, .total_at = 3, .spans = spans,
+			.tid = tid, .cpu = cpu, .place = flags & 2 ? NULL : place,
+			.size_valid = bitmap, .handle_valid = bitmap, .total_valid = bitmap,
+			.place_valid = bitmap, .size_at = 3, .handle_at = 3, .total_at = 3,
+			.place_at = 3, .spans = spans,
 			.spans_len = options.surveyed ? byte(in) % 3 : 0};
 		int code = zp_feed(p, &columns);
 		first_row += rows;
 		free(op), free(pool), free(size), free(tid), free(dur), free(handle), free(total);
-		free(ts), free(ret), free(cpu);
+		free(place), free(ts), free(ret), free(cpu), free(bitmap);
 		if (code || !rows)
 			break;
 	}

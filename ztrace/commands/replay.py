@@ -171,9 +171,7 @@ def _replay(
     )
     if engine == "native" and len(in_core) < len(backends):
         [other, *_] = [backend for backend in backends if backend not in in_core]
-        raise click.UsageError(
-            f"the native core has no {other}; use --engine python"
-        )
+        raise click.UsageError(f"the native core has no {other}; use --engine python")
     found: dict[str, Result] = {}
     runs = len(backends) - len(in_core) + bool(in_core)
 

@@ -42,7 +42,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from allocator.native.library import NO_MEMORY, Config, HazardStruct, declare, library
-from allocator.native.pool import config_of
+from allocator.native.pool import config_of, kind_of
 from allocator.native.stats import STATS
 from allocator.registry import Builtin, builtin
 from replay.backends import compacts, family, models
@@ -224,12 +224,8 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
 
 
 def can_replay(backend: str) -> bool:
-    """Whether the core has this backend; it has no successors of ztree.
-
-    BackendError for an impossible specification.
-    """
-    found = builtin(backend)
-    return found is not None and found.name in STATS and found.arguments.get("variant") != "late"
+    """Whether the core has this backend: a built-in one. BackendError for an impossible one."""
+    return builtin(backend) is not None
 
 
 def replay_native(
@@ -300,7 +296,8 @@ def _model(backend: str) -> tuple[Builtin, Config]:
     model = builtin(backend)
     if model is None:
         raise ReplayError(f"{backend}: not one of the native core's backends; --engine python")
-    return model, config_of(model.name, model.arguments)
+    kind = kind_of(model.name, model.arguments)
+    return model._replace(name=kind), config_of(model.name, model.arguments)
 
 
 def _places(reader: Source, backends: Sequence[str]) -> bool:
@@ -325,9 +322,7 @@ class _Batch:
     rows: int
 
 
-def _batches(
-    reader: Source, columns: Sequence[str], known: Survey | None
-) -> Iterator[_Batch]:
+def _batches(reader: Source, columns: Sequence[str], known: Survey | None) -> Iterator[_Batch]:
     """The whole trace, cut where the Python engine cuts it."""
     first = 0
     if known is None or not known.shrinks:

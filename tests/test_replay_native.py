@@ -26,13 +26,17 @@ if native.reason_missing():
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = sorted((ROOT / "traces" / "samples").glob("*.parquet"))
-BACKENDS = ["ztree", "zbud", "z3fold", "zsmalloc:6.1", "zsmalloc:6.12", "zsmalloc:7.2"]
+BACKENDS = [
+    *("ztree", "zbud", "z3fold", "zsmalloc:6.1", "zsmalloc:6.12", "zsmalloc:7.2"),
+    *("ztree:late", "zblock:2022", "zblock:2025"),
+]
 VARIANTS = [
     *BACKENDS,
     *("z3fold:work=deferred", "z3fold:work=immediate", "z3fold:cpus=2", "z3fold:page_bytes=16384"),
     *("ztree:page_bytes=16384", "ztree:page_bytes=65536", "zbud:page_bytes=65536"),
     *("zsmalloc:6.1,chain_size=16", "zsmalloc:6.12,chain_size=4"),
     "zsmalloc:7.2,chain_size=5,page_bytes=65536",
+    *("ztree:late,page_bytes=65536", "zblock:2025,page_bytes=16384"),
 ]
 """Of the backends with other pages than the recordings' there are random traces only."""
 VECTORS = {

@@ -22,7 +22,7 @@
 
 enum { ZC_FATAL = 1, ZC_NO_MEMORY = 2, ZC_ABORTED = 3 };
 
-enum { ZC_REF_BITS = 45, ZC_MAX_TYPES = 16, ZC_MAX_HAZARDS = 24, ZC_NAME = 24, ZC_TEXT = 200 };
+enum { ZC_REF_BITS = 45, ZC_MAX_TYPES = 16, ZC_TABLE = 256, ZC_MAX_HAZARDS = 24, ZC_NAME = 24, ZC_TEXT = 200 };
 
 #if defined(__GNUC__)
 #define ZC_API __attribute__((visibility("default")))
@@ -37,15 +37,15 @@ struct zc_config {
 	uint32_t page_bytes;
 	uint32_t long_bytes; /* ztree: 4 or 8 */
 	uint64_t max_index;  /* ztree: block indices wrap here */
-	uint32_t table_len;  /* ztree: entries of table */
+	uint32_t table_len;  /* ztree and successors: entries of table */
 	uint32_t cpus;       /* z3fold */
 	uint32_t deferred;   /* z3fold: queued work waits to be run */
-	uint32_t variant;    /* zsmalloc: 61, 612 or 72 */
+	uint32_t variant;    /* zsmalloc: 61, 612 or 72; successors: 1 (late), 2022 or 2025 */
 	uint32_t chain_size; /* zsmalloc */
 	uint32_t by_ref;     /* calls name objects by reference, see struct zc_backend */
 	struct {
 		uint32_t order, slots;
-	} table[ZC_MAX_TYPES];
+	} table[ZC_TABLE];
 };
 
 /* A fault that a history ran into: how often, and what happened the first time. */
@@ -116,7 +116,9 @@ struct zc_pool {
 	struct zc_hazard fatal;
 };
 
-extern const struct zc_backend zc_ztree, zc_zbud, zc_z3fold, zc_zsmalloc;
+extern const struct zc_backend zc_ztree, zc_zbud, zc_z3fold, zc_zsmalloc, zc_successors;
+
+const struct zc_backend *zc_backend_named(const char *name); /* NULL: there is none */
 
 /* -- shared by the models ------------------------------------------------------------------- */
 

@@ -600,7 +600,7 @@ static int play_insert(struct player *p, struct run *run, int64_t size, uint64_t
 		       uint64_t number)
 {
 	uint64_t ticket;
-	if (!p->backend->begin)
+	if (!run->compared || !p->backend->begin)
 		return 0;
 	int code = p->backend->begin(run->model, size, &ticket);
 	if (code)
@@ -1175,14 +1175,10 @@ ZC_API void zp_destroy(struct player *p)
 ZC_API struct player *zp_create(const char *backend, const struct zc_config *config,
 				const struct zp_options *options)
 {
-	static const struct zc_backend *const backends[] = {&zc_ztree, &zc_zbud, &zc_z3fold,
-							    &zc_zsmalloc};
 	struct player *p = calloc(1, sizeof(*p));
 	if (!p)
 		return NULL;
-	for (size_t i = 0; i < sizeof(backends) / sizeof(*backends); i++)
-		if (!strcmp(backends[i]->name, backend))
-			p->backend = backends[i];
+	p->backend = zc_backend_named(backend);
 	p->config = *config;
 	p->config.by_ref = 1;
 	p->options = *options;

@@ -53,37 +53,49 @@ static uint64_t number(struct input *in, int bytes)
 	return value;
 }
 
+/* Tables of block types that the models take, and any other. */
+static void choose_table(struct input *in, struct zc_config *config)
+{
+	static const uint32_t tables[][16][2] = {
+		{{0, 16}, {0, 11}, {0, 8}, {1, 11}, {1, 8}, {2, 14}, {2, 12}, {2, 10},
+		 {2, 9}, {2, 8}, {3, 14}, {3, 13}, {3, 12}, {3, 11}, {3, 10}, {3, 8}},
+		{{0, 16}, {0, 8}, {1, 3}, {1, 2}},
+		{{0, 16}, {0, 2}, {0, 1}, {1, 1}},
+		{{0, 100}, {0, 70}, {0, 3}, {1, 1}},
+		{{0, 200}, {0, 64}, {0, 2}},
+	};
+	uint8_t which = byte(in) % 6;
+	if (which == 5) {
+		config->table_len = byte(in) + 1u;
+		for (uint32_t i = 0; i < config->table_len && in->left && i < ZC_TABLE; i++) {
+			config->table[i].order = byte(in) & 15;
+			config->table[i].slots = byte(in) + 1u;
+		}
+		return;
+	}
+	for (uint32_t i = 0; i < 16 && tables[which][i][1]; i++) {
+		config->table[i].order = tables[which][i][0];
+		config->table[i].slots = tables[which][i][1];
+		config->table_len = i + 1;
+	}
+}
+
 static const char *choose(struct input *in, struct zc_config *config)
 {
-	static const char *const names[] = {"ztree", "zbud", "z3fold", "zsmalloc"};
-	static const uint32_t posted[16][2] = {
-		{0, 16}, {0, 11}, {0, 8}, {1, 11}, {1, 8}, {2, 14}, {2, 12}, {2, 10},
-		{2, 9}, {2, 8}, {3, 14}, {3, 13}, {3, 12}, {3, 11}, {3, 10}, {3, 8}};
-	static const uint32_t small[4][2] = {{0, 16}, {0, 8}, {1, 3}, {1, 2}};
-	uint8_t kind = byte(in), more = byte(in);
+	static const char *const names[] = {"ztree", "zbud", "z3fold", "zsmalloc", "successors"};
+	static const uint32_t zsmallocs[] = {61, 612, 72}, successors[] = {1, 2022, 2025};
+	uint8_t kind = byte(in) % 5, more = byte(in), rules = byte(in);
 	*config = (struct zc_config){
 		.page_bytes = 4096u << (more & 3),
 		.long_bytes = more & 4 ? 4 : 8,
 		.max_index = more & 8 ? 3 : 0,
 		.cpus = 1 + (more >> 4 & 3),
 		.deferred = more >> 6 & 1,
-		.variant = kind & 64 ? 61 : more & 128 ? 612 : 72,
-		.chain_size = 4 + (kind >> 3 & 7),
+		.variant = kind == 4 ? successors[rules % 3] : zsmallocs[rules % 3],
+		.chain_size = 4 + (rules >> 4),
 	};
-	bool is_small = kind & 32;
-	config->table_len = is_small ? 4 : 16;
-	for (uint32_t i = 0; i < config->table_len; i++) {
-		config->table[i].order = is_small ? small[i][0] : posted[i][0];
-		config->table[i].slots = is_small ? small[i][1] : posted[i][1];
-	}
-	if ((kind & 7) == 7) { /* any table at all */
-		config->table_len = byte(in);
-		for (uint32_t i = 0; i < ZC_MAX_TYPES; i++) {
-			config->table[i].order = byte(in);
-			config->table[i].slots = byte(in);
-		}
-	}
-	return names[kind & 3];
+	choose_table(in, config);
+	return names[kind];
 }
 
 static void look_at(struct zc_pool *pool)

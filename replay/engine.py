@@ -99,14 +99,12 @@ def replay(
     if every is not None:
         moments = every.boundaries(found.first_ns, found.last_ns)
     timeline = Timeline(found.first_ns, found.last_ns, page_bytes, moments)
-    cpus = max(reader.metadata.machine.cpus, *(cpu + 1 for cpu in found.cpus))
-    compacted = bool(found.calls.get(OPS[COMPACT]))
 
     def make_for(allocator: str) -> Pool:
         """The model of one pool."""
         if make_pool is not None:
             return make_pool()
-        return create(as_recorded(backend, allocator, cpus, compactions=compacted))
+        return create(as_played(backend, allocator, reader.metadata, found))
 
     engine = _Engine(reader, backend, make_for, timeline)
     plays = compacts(backend, [pool.allocator for pool in reader.metadata.pools])
@@ -130,6 +128,12 @@ def check_replayable(reader: Source, found: Survey, backend: str, page_bytes: in
             f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
             f"{page_bytes}; choose a backend of that page size"
         )
+
+
+def as_played(backend: str, allocator: str, metadata: Metadata, found: Survey) -> str:
+    """The specification for a pool of ``allocator``, with what this recording adds."""
+    cpus = max(metadata.machine.cpus, *(cpu + 1 for cpu in found.cpus))
+    return as_recorded(backend, allocator, cpus, compactions=bool(found.calls.get(OPS[COMPACT])))
 
 
 def replay_trace(path: str | os.PathLike[str], backend: str, **options: Any) -> Result:

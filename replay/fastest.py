@@ -21,7 +21,7 @@ def replay_fastest(
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Result:
     """As engine.replay; ``timing`` also measures the core's calls, and nothing in Python."""
-    if native.reason_missing() or not can_replay(backend, reader.metadata):
+    if native.reason_missing() or not can_replay(backend):
         return replay(reader, backend, every=every, advance=advance)
     [result] = replay_native(reader, [backend], every=every, timing=timing, advance=advance)
     return result

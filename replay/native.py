@@ -6,15 +6,16 @@ most :data:`BATCHES_AHEAD` batches wait, so memory does not depend on the trace'
 rules are those of :mod:`replay.engine`, and so is the result: everything equal, but that means
 over time are exact here and rounded by each step there.
 
-A time series and shrinks need to know the trace in advance. The first is known to be wanted;
-after the first shrink met the work begins anew, with a quick pass that looks for their extent.
+A time series, shrinks and compactions need to know the trace in advance, and so do the lists of
+z3fold's CPUs. Where that is plain from the beginning, as it is not of shrinks and zsmalloc's
+compactions, a quick pass looks for it; after the first of those met the work begins anew.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctypes import (
     POINTER,
     Structure,
@@ -41,13 +42,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from allocator.native.library import NO_MEMORY, Config, HazardStruct, declare, library
-from allocator.native.pool import config_of
+from allocator.native.pool import config_of, kind_of
 from allocator.native.stats import STATS
 from allocator.registry import Builtin, builtin
 from replay.backends import compacts, family, models
 from replay.engine import (
     FREE_WAITS_ROWS,
     HANDLES_TELL,
+    as_played,
     check_replayable,
     is_whole,
     more_bytes,
@@ -59,6 +61,7 @@ from replay.header import zswap_release
 from replay.metrics import Agreement, Every, Level, Moment, PoolResult, Result
 from replay.reorder import INSERT, InOrder
 from replay.rows import (
+    COMPACT,
     FREE,
     MALLOC,
     MAP,
@@ -74,7 +77,6 @@ from replay.rows import (
 )
 from replay.source import Source
 from replay.timing import BUCKETS, CLASSES, Timing, histogram, latency
-from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.schema import OPS, SCHEMA
 
@@ -82,9 +84,9 @@ BATCHES_AHEAD = 4
 """Batches that are decoded before a backend has taken them."""
 
 COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "total", "cpu")
-"""What a replay reads of a trace; with shrinks ``tid`` too."""
+"""What a replay reads of a trace; with shrinks ``tid`` too, with compactions ``place``."""
 
-_NULLABLE = ("size", "handle", "total")
+_NULLABLE = ("size", "handle", "total", "place")
 _EARLIEST = -(2**62)
 
 # Kinds and codes of play.h.
@@ -97,8 +99,9 @@ _KINDS = {
     INSERT: 6,
     WRITEBACK: 7,
 }
+_COMPACT_KIND = 8
 _NAMES = {kind: OPS[code] for code, kind in _KINDS.items() if code < len(OPS)}
-_NO_HANDLE, _BAD_SIZE, _UNKNOWN, _REISSUED, _SHRINK_SEEN = range(16, 21)
+_NO_HANDLE, _BAD_SIZE, _UNKNOWN, _REISSUED, _SURVEY = range(16, 21)
 
 
 class _Options(Structure):
@@ -110,13 +113,15 @@ class _Options(Structure):
         ("more_bytes", c_int32 * 256),
         ("handles_tell", c_uint8),
         ("whole", c_uint8),
-        ("spans_known", c_uint8),
+        ("surveyed", c_uint8),
         ("timing", c_uint8),
         ("page_bytes", c_uint32),
         ("patience_rows", c_uint64),
         ("first_ns", c_int64),
         ("moments", c_void_p),
         ("moments_len", c_uint64),
+        ("compacts", c_uint8 * 256),
+        ("recorded", Config),
     )
 
 
@@ -127,7 +132,7 @@ class _Columns(Structure):
         ("rows", c_uint64),
         ("first_row", c_uint64),
         *((name, c_void_p) for name in ("op", "pool", "size", "handle", "ret", "ts_ns")),
-        *((name, c_void_p) for name in ("dur_ns", "total", "tid", "cpu")),
+        *((name, c_void_p) for name in ("dur_ns", "total", "tid", "cpu", "place")),
         *((f"{name}_valid", c_void_p) for name in _NULLABLE),
         *((f"{name}_at", c_uint64) for name in _NULLABLE),
         ("spans", c_void_p),
@@ -163,10 +168,11 @@ class _PoolResult(Structure):
         ("has_difference", c_uint32),
         *((name, _Agreement) for name in ("handles", "totals", "errors", "shrinks")),
         ("total_difference", c_int64),
-        ("unknown", c_uint64 * 8),
-        ("unknown_rank", c_uint32 * 8),
+        ("unknown", c_uint64 * 9),
+        ("unknown_rank", c_uint32 * 9),
         *((name, c_uint64) for name in ("mallocs", "reissued", "refused")),
         *((name, c_uint64) for name in ("shrinks_not_replayed", "shrinks_diverged", "snapshots")),
+        *((name, c_uint64) for name in ("compactions", "compactions_unmatched")),
         ("stopped", c_char * 400),
     )
 
@@ -218,17 +224,9 @@ _FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
 }
 
 
-def can_replay(backend: str, metadata: Metadata) -> bool:
-    """Whether the core has this backend, and can play this trace in it.
-
-    It has no successors of ztree, and plays no recorded compactions or CPUs, which z3fold and
-    zsmalloc need if they are the recorded allocator. BackendError for an impossible
-    specification.
-    """
-    found = builtin(backend)
-    if found is None or found.name not in STATS or found.arguments.get("variant") == "late":
-        return False
-    return not compacts(backend, [pool.allocator for pool in metadata.pools])
+def can_replay(backend: str) -> bool:
+    """Whether the core has this backend: a built-in one. BackendError for an impossible one."""
+    return builtin(backend) is not None
 
 
 def replay_native(
@@ -249,7 +247,11 @@ def replay_native(
     chosen = [_model(backend) for backend in backends]
     recorded = reader.metadata.machine.page_bytes
     known = None
-    if every is not None or any(recorded not in (0, config.page_bytes) for _, config in chosen):
+    if (
+        every is not None
+        or any(recorded not in (0, config.page_bytes) for _, config in chosen)
+        or _places(reader, backends)
+    ):
         known = survey(reader, advance)
         for backend, (_, config) in zip(backends, chosen, strict=True):
             check_replayable(reader, known, backend, config.page_bytes)
@@ -265,9 +267,10 @@ def replay_native(
             for backend, (model, config) in zip(backends, chosen, strict=True)
         ]
         try:
-            _run(reader, plays, known, advance)
+            columns = (*COLUMNS, "place") if _places(reader, backends) else COLUMNS
+            _run(_batches(reader, columns, known), plays, known is not None, advance)
             return [play.finish(perf_counter() - start) for play in plays]
-        except _ShrinkSeen:
+        except _SurveyFirst:
             known = survey(reader, lambda rows: None)
         finally:
             for play in plays:
@@ -281,7 +284,7 @@ def core_seconds(reader: TraceReader, backend: str) -> float:
     play = _Play(core, reader, backend, *_model(backend), None, None)
     spent = 0.0
     try:
-        for batch in _batches(reader, None):
+        for batch in _batches(reader, COLUMNS, None):
             start = perf_counter()
             play.feed(batch)
             spent += perf_counter() - start
@@ -294,11 +297,18 @@ def _model(backend: str) -> tuple[Builtin, Config]:
     model = builtin(backend)
     if model is None:
         raise ReplayError(f"{backend}: not one of the native core's backends; --engine python")
-    return model, config_of(model.name, model.arguments)
+    kind = kind_of(model.name, model.arguments)
+    return model._replace(name=kind), config_of(model.name, model.arguments)
 
 
-class _ShrinkSeen(Exception):
-    """There are shrinks, whose extent nobody has looked for."""
+def _places(reader: Source, backends: Sequence[str]) -> bool:
+    """Whether z3fold is to follow its recorded CPUs, and pages by their places."""
+    names = [pool.allocator for pool in reader.metadata.pools]
+    return any(family(backend) == "z3fold" and compacts(backend, names) for backend in backends)
+
+
+class _SurveyFirst(Exception):
+    """There are shrinks or compactions, which nobody has looked for."""
 
 
 # -- batches -----------------------------------------------------------------------------------
@@ -313,15 +323,15 @@ class _Batch:
     rows: int
 
 
-def _batches(reader: Source, known: Survey | None) -> Iterator[_Batch]:
+def _batches(reader: Source, columns: Sequence[str], known: Survey | None) -> Iterator[_Batch]:
     """The whole trace, cut where the Python engine cuts it."""
     first = 0
     if known is None or not known.shrinks:
-        for batch in reader.batches(COLUMNS):
+        for batch in reader.batches(columns):
             yield _batch(batch, first, [])
             first += batch.num_rows
         return
-    for first, table, spans in cut(reader.batches((*COLUMNS, "tid")), known.shrinks):
+    for first, table, spans in cut(reader.batches((*columns, "tid")), known.shrinks):
         for batch in table.combine_chunks().to_batches():
             yield _batch(batch, first, spans)
 
@@ -350,9 +360,9 @@ def _batch(batch: pa.RecordBatch, first: int, spans: Sequence[Span]) -> _Batch:
 
 
 def _run(
-    reader: Source,
+    batches: Iterable[_Batch],
     plays: Sequence[_Play],
-    known: Survey | None,
+    surveyed: bool,
     advance: Callable[[int], object],
 ) -> None:
     """Decode here, play in a thread for each backend; the first error of any ends it all."""
@@ -376,13 +386,13 @@ def _run(
     for thread in threads:
         thread.start()
     try:
-        for batch in _batches(reader, known):
+        for batch in batches:
             for queue in queues:
                 queue.put(batch)
             if failed.is_set():
                 break
             # In all twice the trace's rows, whether or not there was a first pass.
-            advance(batch.rows if known is not None else 2 * batch.rows)
+            advance(batch.rows if surveyed else 2 * batch.rows)
     except BaseException:
         failed.set()
         raise
@@ -426,7 +436,7 @@ class _Play:
         options = _Options(
             handles_tell=family(backend) in HANDLES_TELL,
             whole=is_whole(metadata),
-            spans_known=known is not None,
+            surveyed=known is not None,
             timing=timing,
             page_bytes=self.page_bytes,
             patience_rows=FREE_WAITS_ROWS,
@@ -439,16 +449,32 @@ class _Play:
         for number in range(256):
             allocator = self._allocator(number)
             options.compared[number] = self.all_objects and models(backend, allocator)
+            options.compacts[number] = compacts(backend, [allocator])
             if number < len(metadata.pools):
                 header = metadata.pools[number].header_bytes
                 more = more_bytes(backend, allocator, zswap_release(metadata), header)
                 options.more_bytes[number] = max(min(more, 2**30), -(2**30))
+        if compacts(backend, self.names):
+            options.kind_of[COMPACT] = _COMPACT_KIND
+            options.recorded = self._recorded(config, known)
         self.player = c_void_p(core.zp_create(model.name.encode(), byref(config), byref(options)))
         if not self.player:
             raise MemoryError(f"{backend}: the native core has no memory left")
 
     def _allocator(self, number: int) -> str:
         return self.names[number] if number < len(self.names) else "unknown"
+
+    def _recorded(self, config: Config, known: Survey | None) -> Config:
+        """What a pool is made from whose recorded CPUs and compactions are played."""
+        if known is None:  # then there are none, or the core says so
+            found = Config.from_buffer_copy(config)
+            found.by_ref = True
+            return found
+        spec = as_played(self.backend, self.model.name, self.reader.metadata, known)
+        found = _model(spec)[1]
+        # zsmalloc moves objects away from under their references.
+        found.by_ref = self.model.name != "zsmalloc"
+        return found
 
     def close(self) -> None:
         """Give the core's memory back."""
@@ -465,8 +491,8 @@ class _Play:
             return
         if code == NO_MEMORY:
             raise MemoryError(f"{self.backend}: the native core has no memory left")
-        if code == _SHRINK_SEEN:
-            raise _ShrinkSeen
+        if code == _SURVEY:
+            raise _SurveyFirst
         error = _Error()
         self.core.zp_error_of(self.player, byref(error))
         where, row = str(self.reader.path), error.row
@@ -608,6 +634,8 @@ class _Play:
             failed=self._failed(at),
             shrinks_not_replayed=raw.shrinks_not_replayed,
             shrinks_diverged=raw.shrinks_diverged,
+            compactions=raw.compactions,
+            compactions_unmatched=raw.compactions_unmatched,
             hazards=self._hazards(model),
             stopped=raw.stopped.decode() or None,
             stats=stats(list(figures), self.page_bytes),

@@ -16,11 +16,7 @@ from traces import TraceReader
 
 def replay_both(reader: TraceReader, backend: str, **options: Any) -> Result:
     """The Python engine's result, or its error, which must be the core's too."""
-    if (
-        native.reason_missing()
-        or "make_pool" in options
-        or not can_replay(backend, reader.metadata)
-    ):
+    if native.reason_missing() or "make_pool" in options or not can_replay(backend):
         return replay(reader, backend, **options)
     try:
         expected = replay(reader, backend, **options)

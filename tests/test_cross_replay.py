@@ -18,9 +18,10 @@ import pytest
 from allocator import create
 from allocator.z3fold import Z3fold
 from allocator.zsmalloc import Zsmalloc
-from replay import Result, replay
+from replay import Result
 from replay.backends import as_recorded, every, models
 from replay.header import header_bytes
+from tests.engines import replay_both
 from traces import OP_CODE, SCHEMA, Metadata, PoolInfo, TraceReader, TraceWriter
 from traces.metadata import Kernel, Machine
 from ztrace.cli import main
@@ -57,7 +58,7 @@ def write(path: Path, rows: list[Row], meta: Metadata) -> Path:
 
 def played(path: Path, backend: str) -> Result:
     with TraceReader(path) as reader:
-        return replay(reader, backend)
+        return replay_both(reader, backend)
 
 
 @pytest.fixture

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from replay import replay_trace
+from replay.validate.placement import compare_places
 from traces import TraceReader
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
+LEAST_CALLS = {"small": 4_000, "bursts": 10_000}  # by a part of the name
 NAMES = sorted(path.name for path in SAMPLES.glob("*.parquet"))
 
 
@@ -28,11 +30,12 @@ def test_recording_is_whole_and_large_enough(name: str) -> None:
         rows, metadata = trace.num_rows, trace.metadata
     assert metadata.lost_total() == 0
     assert metadata.starts_empty()
-    assert [pool.allocator for pool in metadata.pools] == ["ztree"]
+    assert {pool.allocator for pool in metadata.pools} == {name.partition("-")[0]}
     ops = pq.read_table(path, columns=["op"])["op"]
     calls = {row["values"]: row["counts"] for row in pc.value_counts(ops).to_pylist()}
-    assert calls["malloc"] + calls["free"] >= (10_000 if "bursts" in name else 100_000)
-    assert path.stat().st_size / rows <= 7
+    least = next((n for part, n in LEAST_CALLS.items() if part in name), 100_000)
+    assert calls["malloc"] + calls["free"] >= least
+    assert path.stat().st_size <= 7 * rows + 15_000
     # The README's table has these figures.
     [line] = [one for one in (SAMPLES / "README.md").read_text().splitlines() if f"| {name}" in one]
     assert f"| {rows:,} | {calls['malloc']:,} | {calls['free']:,} |" in line
@@ -43,3 +46,24 @@ def test_one_cpu_recordings_are_the_model_call_for_call(name: str, mallocs: int)
     result = replay_trace(SAMPLES / f"ztree-6.1-{name}.parquet", "ztree")
     assert result.handles_equal == result.handles_compared == mallocs
     assert result.totals_equal == result.totals_compared == 2 * mallocs
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "totals", "compactions"),
+    [
+        ("zbud-6.1-small", "zbud", 4_023, 0),
+        ("z3fold-6.1-small", "z3fold", 5_051, 811),
+        ("zsmalloc-6.1-small", "zsmalloc:6.1", 4_029, 5),
+    ],
+)
+def test_small_recordings_are_the_model_call_for_call(
+    name: str, backend: str, totals: int, compactions: int
+) -> None:
+    result = replay_trace(SAMPLES / f"{name}.parquet", backend)
+    assert result.totals_equal == result.totals_compared == totals
+    assert result.count("compactions") == compactions
+    assert result.count("compactions_unmatched") == 0
+    with TraceReader(SAMPLES / f"{name}.parquet") as trace:
+        [pool] = [pool for pool in compare_places(trace).pools if pool.calls]
+    assert pool.agrees
+    assert pool.places.equal == pool.places.compared > 2_000

@@ -35,7 +35,7 @@ from traces.schema import SCHEMA
 from ztrace.cli import main
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
-NAMES = sorted(path.name for path in SAMPLES.glob("*.parquet"))
+NAMES = sorted(path.name for path in SAMPLES.glob("ztree-*.parquet"))
 ONE, TWO = "ztree-6.1-1cpu.parquet", "ztree-6.1-2cpu.parquet"
 MALLOC_OP, FREE_OP = OP_CODE["malloc"], OP_CODE["free"]
 COLUMNS = calls_module.COLUMNS

@@ -242,9 +242,8 @@ static void empty(struct zv_tree *t, struct zc_map *map)
 {
 	if (!map->len)
 		return;
-	if (map->mask < 4096) {
-		memset(map->slots, 0, (map->mask + 1) * sizeof(*map->slots));
-		map->len = 0;
+	if (map->mask < 1024) {
+		zc_map_wipe(map);
 		return;
 	}
 	zc_map_clear(map);

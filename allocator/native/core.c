@@ -11,7 +11,16 @@
 #include <sys/mman.h>
 #endif
 
-static const struct zc_backend *const backends[] = {&zc_ztree, &zc_zbud, &zc_z3fold, &zc_zsmalloc};
+static const struct zc_backend *const backends[] = {&zc_ztree, &zc_zbud, &zc_z3fold, &zc_zsmalloc,
+						    &zc_successors};
+
+const struct zc_backend *zc_backend_named(const char *name)
+{
+	for (size_t i = 0; i < sizeof(backends) / sizeof(*backends); i++)
+		if (!strcmp(backends[i]->name, name))
+			return backends[i];
+	return NULL;
+}
 
 /* -- hazards -------------------------------------------------------------------------------- */
 
@@ -123,6 +132,12 @@ void zc_map_clear(struct zc_map *map)
 	map->slots = NULL;
 }
 
+void zc_map_wipe(struct zc_map *map)
+{
+	memset(map->slots, 0, (map->mask + 1) * ZC_BUCKET * sizeof(*map->slots));
+	map->len = 0;
+}
+
 int zc_map_grow(struct zc_map *map)
 {
 	unsigned bits = 64 - map->shift;
@@ -223,16 +238,15 @@ ZC_API struct zc_pool *zc_create(const char *name, const struct zc_config *confi
 	uint32_t page_bytes = config->page_bytes;
 	if (page_bytes < 4096 || page_bytes > 262144 || (page_bytes & (page_bytes - 1)))
 		return NULL;
-	for (size_t i = 0; i < sizeof(backends) / sizeof(*backends); i++) {
-		if (strcmp(backends[i]->name, name))
-			continue;
-		struct zc_config by_handle = *config;
-		by_handle.by_ref = 0;
-		int code = backends[i]->create(&by_handle, &pool);
-		if (!code)
-			return pool;
-		*error = code == ZC_NO_MEMORY ? ENOMEM : EINVAL;
-	}
+	const struct zc_backend *backend = zc_backend_named(name);
+	if (!backend)
+		return NULL;
+	struct zc_config by_handle = *config;
+	by_handle.by_ref = 0;
+	int code = backend->create(&by_handle, &pool);
+	if (!code)
+		return pool;
+	*error = code == ZC_NO_MEMORY ? ENOMEM : EINVAL;
 	return NULL;
 }
 

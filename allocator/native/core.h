@@ -18,11 +18,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ZC_ABI 1
+#define ZC_ABI 2
 
 enum { ZC_FATAL = 1, ZC_NO_MEMORY = 2, ZC_ABORTED = 3 };
 
-enum { ZC_REF_BITS = 45, ZC_MAX_TYPES = 16, ZC_MAX_HAZARDS = 24, ZC_NAME = 24, ZC_TEXT = 200 };
+enum { ZC_REF_BITS = 45, ZC_MAX_TYPES = 16, ZC_TABLE = 256, ZC_MAX_HAZARDS = 24, ZC_NAME = 24, ZC_TEXT = 200 };
 
 #if defined(__GNUC__)
 #define ZC_API __attribute__((visibility("default")))
@@ -39,15 +39,15 @@ struct zc_config {
 	uint32_t page_bytes;
 	uint32_t long_bytes; /* ztree: 4 or 8 */
 	uint64_t max_index;  /* ztree: block indices wrap here */
-	uint32_t table_len;  /* ztree: entries of table */
+	uint32_t table_len;  /* ztree and successors: entries of table */
 	uint32_t cpus;       /* z3fold */
 	uint32_t deferred;   /* z3fold: queued work waits to be run */
-	uint32_t variant;    /* zsmalloc: 61, 612 or 72 */
+	uint32_t variant;    /* zsmalloc: 61, 612 or 72; successors: 1 (late), 2022 or 2025 */
 	uint32_t chain_size; /* zsmalloc */
 	uint32_t by_ref;     /* calls name objects by reference, see struct zc_backend */
 	struct {
 		uint32_t order, slots;
-	} table[ZC_MAX_TYPES];
+	} table[ZC_TABLE];
 };
 
 /* A fault that a history ran into: how often, and what happened the first time. */
@@ -71,8 +71,9 @@ struct zc_pool;
  *
  * A pool made ``by_ref`` spares the caller the search for an object by its handle: after a malloc
  * or end, ``last_ref`` of the pool names the object in ZC_REF_BITS bits, and free, map, unmap and
- * prefetch take that instead of the handle. Only references of objects that have not been freed
- * may be given. Evictions still name handles; ``handle_of`` gives an object's.
+ * prefetch take that instead of the handle, place too. Only references of objects that have not
+ * been freed may be given. Evictions still name handles; ``handle_of`` gives an object's. A pool
+ * made by handle has the handle for a reference; zsmalloc can only be compacted so.
  */
 struct zc_backend {
 	const char *name;
@@ -117,7 +118,9 @@ struct zc_pool {
 	struct zc_hazard fatal;
 };
 
-extern const struct zc_backend zc_ztree, zc_zbud, zc_z3fold, zc_zsmalloc;
+extern const struct zc_backend zc_ztree, zc_zbud, zc_z3fold, zc_zsmalloc, zc_successors;
+
+const struct zc_backend *zc_backend_named(const char *name); /* NULL: there is none */
 
 /* -- shared by the models ------------------------------------------------------------------- */
 
@@ -148,6 +151,7 @@ struct zc_map {
 
 int zc_map_init(struct zc_map *map); /* 0 or ZC_NO_MEMORY */
 void zc_map_clear(struct zc_map *map);
+void zc_map_wipe(struct zc_map *map); /* remove all entries, keep the room */
 int zc_map_grow(struct zc_map *map);
 void zc_map_remove_at(struct zc_map *map, struct zc_slot *slot);
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from allocator.protocol import BackendError
 
-ABI = 1
+ABI = 2
 """ZC_ABI of the core.h that this file was written for."""
 
 FATAL, NO_MEMORY, ABORTED = 1, 2, 3
@@ -30,7 +30,9 @@ FATAL, NO_MEMORY, ABORTED = 1, 2, 3
 OVERRIDE = "ZTRACE_NATIVE"
 """Environment variable: path of another build of the core, for instance one with sanitizers."""
 
-_MAX_TYPES = 16
+TABLE = 256
+"""Entries of a configuration's table of block types: ZC_TABLE."""
+
 _PATTERN = "_core*.so"
 
 
@@ -39,7 +41,7 @@ class NativeMissing(BackendError):
 
 
 class Entry(Structure):
-    """One (order, slots) of ztree's table."""
+    """One (order, slots) of a table of block types."""
 
     _fields_ = (("order", c_uint32), ("slots", c_uint32))
 
@@ -57,7 +59,7 @@ class Config(Structure):
         ("variant", c_uint32),
         ("chain_size", c_uint32),
         ("by_ref", c_uint32),
-        ("table", Entry * _MAX_TYPES),
+        ("table", Entry * TABLE),
     )
 
 

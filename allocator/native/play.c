@@ -17,7 +17,6 @@ __extension__ typedef __int128 wide;
 enum { STRIDE = 4 };
 /* How many strides ahead. */
 enum { AHEAD_LIVE = 8, AHEAD_MODEL = 5, AHEAD_OBJECT = 2, RING = 8 };
-enum { PIECE_ROWS = 4096 }; /* a multiple of STRIDE */
 enum { COUNT_BITS = 48 };
 static const uint64_t MOST_RANKS = 0xFFFF;
 
@@ -45,8 +44,9 @@ struct run {
 	int64_t held, model_total, recorded_total;
 	int64_t *near_peak;
 	int32_t more_bytes;
-	uint32_t unknown_met;
-	bool compared, stopped;
+	uint32_t unknown_met, cpus; /* whose lists are apart; 0: the same for all */
+	bool compared, compacts, stopped;
+	struct zc_map pages; /* address of the kernel's page / PAGE_SIZE -> the model's + 1 */
 	struct zp_pool_result result;
 };
 
@@ -170,7 +170,7 @@ static inline bool is_driven(enum zp_kind kind)
 /* Whether the player takes notice of a row at all. */
 static bool is_wanted(const struct player *p, uint64_t row, enum zp_kind kind)
 {
-	return is_driven(kind) || total_at(p, row) >= 0 ||
+	return is_driven(kind) || kind == ZP_COMPACT || total_at(p, row) >= 0 ||
 	       (kind == ZP_WRITEBACK && p->in->spans_len);
 }
 
@@ -376,7 +376,7 @@ static int model_free(struct player *p, struct run *run, uint64_t ref, int64_t s
 }
 
 static const char *const KIND_NAMES[ZP_KINDS] = {
-	"", "malloc", "free", "map", "unmap", "shrink", "insert", "writeback"};
+	"", "malloc", "free", "map", "unmap", "shrink", "insert", "writeback", "compact"};
 
 static const char *errno_name(int code)
 {
@@ -632,7 +632,7 @@ static int play_insert(struct player *p, struct run *run, int64_t size, uint64_t
 		       uint64_t number)
 {
 	uint64_t ticket;
-	if (!p->backend->begin)
+	if (!run->compared || !p->backend->begin)
 		return 0;
 	int code = p->backend->begin(run->model, size, &ticket);
 	if (code)
@@ -642,6 +642,52 @@ static int play_insert(struct player *p, struct run *run, int64_t size, uint64_t
 		return fail(p, ZC_NO_MEMORY, number, ZP_INSERT, 0);
 	slot->value = ticket;
 	return 0;
+}
+
+/* -- compactions: replay/compaction.py ------------------------------------------------------ */
+
+static uint64_t place_at(const struct player *p, uint64_t row)
+{
+	const struct zp_columns *in = p->in;
+	return in->place && valid(in->place_valid, in->place_at, row) ? in->place[row] : 0;
+}
+
+/* The CPU of the calls that follow; one that the model has not is left out. */
+static void on_cpu(struct player *p, struct run *run, uint64_t row, enum zp_kind kind)
+{
+	uint32_t cpu = p->in->cpu[row];
+	if (cpu < run->cpus && is_wanted(p, row, kind))
+		p->backend->set_cpu(run->model, cpu);
+}
+
+/* Note where the kernel has the page of an object that it mapped. */
+static int note_page(struct player *p, struct run *run, uint64_t row)
+{
+	struct zc_place place;
+	uint64_t address = place_at(p, row);
+	uint64_t value = zc_map_get(&run->live, handle_at(p, row));
+	if (!address || !value || p->backend->place(run->model, ref_of(value), &place))
+		return 0;
+	struct zc_slot *slot = zc_map_put(&run->pages, address / p->config.page_bytes);
+	if (!slot)
+		return fail(p, ZC_NO_MEMORY, number_at(p, row), ZP_MAP, 0);
+	slot->value = place.page + 1;
+	return 0;
+}
+
+/* zsmalloc compacts its pool; z3fold a page, unless it was at once, which the model knows. */
+static void play_compact(struct player *p, struct run *run, uint64_t row)
+{
+	if (!run->cpus) {
+		p->backend->compact(run->model);
+		run->result.compactions++;
+	} else if (!size_at(p, row) && p->options.recorded.deferred) {
+		uint64_t page = zc_map_get(&run->pages, place_at(p, row) / p->config.page_bytes);
+		if (page && p->backend->compact_page(run->model, page - 1))
+			run->result.compactions++;
+		else
+			run->result.compactions_unmatched++;
+	}
 }
 
 /* -- rows ----------------------------------------------------------------------------------- */
@@ -740,6 +786,8 @@ static inline int play_row(struct player *p, uint64_t row, uint32_t hint)
 	uint64_t number = number_at(p, row);
 	int64_t end_ns = end_at(p, row), total = total_at(p, row);
 	int code = 0;
+	if (ZC_UNLIKELY(run->cpus != 0))
+		on_cpu(p, run, row, kind);
 	switch (kind) {
 	case ZP_MALLOC:
 		if (ZC_UNLIKELY(in->ret[row] < 0))
@@ -754,7 +802,15 @@ static inline int play_row(struct player *p, uint64_t row, uint32_t hint)
 	case ZP_MAP:
 	case ZP_UNMAP:
 		code = play_use(p, run, kind, handle_at(p, row), hint, number);
+		if (ZC_UNLIKELY(run->cpus != 0) && !code && kind == ZP_MAP)
+			code = note_page(p, run, row);
 		if (!code && total < 0)
+			return 0;
+		break;
+	case ZP_COMPACT:
+		if (run->compacts)
+			play_compact(p, run, row);
+		else if (total < 0)
 			return 0;
 		break;
 	case ZP_SHRINK:
@@ -952,10 +1008,14 @@ static int meet(struct player *p, uint32_t number)
 	run->recorded_total = NO_TOTAL;
 	run->compared = p->options.compared[number];
 	run->more_bytes = p->options.more_bytes[number];
+	run->compacts = p->options.compacts[number] &&
+			(p->backend->compact || p->backend->compact_page);
+	const struct zc_config *config = run->compacts ? &p->options.recorded : &p->config;
+	run->cpus = run->compacts && p->backend->set_cpu ? config->cpus : 0;
 	zc_slab_init(&run->leaving_slab, sizeof(struct leaving));
-	if (p->backend->create(&p->config, &run->model) || zc_map_init(&run->live) ||
+	if (p->backend->create(config, &run->model) || zc_map_init(&run->live) ||
 	    zc_map_init(&run->begun) || zc_map_init(&run->refused) ||
-	    zc_map_init(&run->leaving) || zc_map_init(&run->failed))
+	    zc_map_init(&run->leaving) || zc_map_init(&run->failed) || zc_map_init(&run->pages))
 		return fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
 	run->near_peak = calloc(p->backend->stats_len(run->model), sizeof(int64_t));
 	if (!run->near_peak)
@@ -1083,8 +1143,8 @@ static int survey(struct player *p, uint64_t row, uint64_t stop_at, int64_t *las
 		return fail(p, ZP_BAD_OP, number_at(p, row), ZP_OTHER, 0);
 	for (uint32_t code = 0; code < ZP_CODES; code++) {
 		enum zp_kind kind = p->options.kind_of[code];
-		if (kind == ZP_SHRINK && counts[code] && !p->options.spans_known)
-			return fail(p, ZP_SHRINK_SEEN, 0, ZP_SHRINK, 0);
+		if ((kind == ZP_SHRINK || kind == ZP_COMPACT) && counts[code] && !p->options.surveyed)
+			return fail(p, ZP_SURVEY, 0, kind, 0);
 		result->counts[code] += counts[code];
 		calls += is_driven(kind) ? counts[code] : 0;
 	}
@@ -1136,21 +1196,16 @@ ZC_API int zp_feed(struct player *p, const struct zp_columns *columns)
 	p->far = is_far(columns);
 	if (!spans_fit(columns))
 		return fail(p, ZP_BAD_OP, columns->first_row, ZP_SHRINK, 0);
-	/* In pieces that the processor's cache still has when they are played. */
-	uint64_t piece = columns->spans_len ? columns->rows : PIECE_ROWS, played = 0;
-	for (uint64_t from = 0; from < columns->rows; from += piece) {
-		uint64_t to = least(from + piece, columns->rows);
-		if (survey(p, from, to, &last_wanted) ||
-		    (!columns->spans_len && play_on(p, from, to, columns->rows)))
-			return p->code;
-	}
+	if (columns->rows && survey(p, 0, columns->rows, &last_wanted))
+		return p->code;
+	uint64_t played = 0;
 	for (uint64_t i = 0; i < columns->spans_len; i++) {
 		uint64_t first = columns->spans[2 * i], last = columns->spans[2 * i + 1];
 		if (play(p, played, first) || play_shrink(p, first, last))
 			return p->code;
 		played = last + 1;
 	}
-	if (columns->spans_len && play(p, played, columns->rows))
+	if (play(p, played, columns->rows))
 		return p->code;
 	if (last_wanted < 0)
 		return 0;
@@ -1264,6 +1319,7 @@ ZC_API void zp_destroy(struct player *p)
 		zc_map_clear(&run->refused);
 		zc_map_clear(&run->leaving);
 		zc_map_clear(&run->failed);
+		zc_map_clear(&run->pages);
 		zc_slab_clear(&run->leaving_slab);
 		if (run->model)
 			p->backend->destroy(run->model);
@@ -1281,14 +1337,10 @@ ZC_API void zp_destroy(struct player *p)
 ZC_API struct player *zp_create(const char *backend, const struct zc_config *config,
 				const struct zp_options *options)
 {
-	static const struct zc_backend *const backends[] = {&zc_ztree, &zc_zbud, &zc_z3fold,
-							    &zc_zsmalloc};
 	struct player *p = calloc(1, sizeof(*p));
 	if (!p)
 		return NULL;
-	for (size_t i = 0; i < sizeof(backends) / sizeof(*backends); i++)
-		if (!strcmp(backends[i]->name, backend))
-			p->backend = backends[i];
+	p->backend = zc_backend_named(backend);
 	p->config = *config;
 	p->config.by_ref = 1;
 	p->options = *options;

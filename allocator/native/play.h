@@ -21,6 +21,7 @@ enum zp_kind {
 	ZP_SHRINK,
 	ZP_INSERT,
 	ZP_WRITEBACK,
+	ZP_COMPACT,
 	ZP_KINDS
 };
 
@@ -30,7 +31,7 @@ enum {
 	ZP_BAD_SIZE,       /* a malloc of an impossible size succeeded */
 	ZP_UNKNOWN,        /* a whole trace uses a handle that nobody gave out */
 	ZP_REISSUED,       /* a whole trace gives out a handle that is in use */
-	ZP_SHRINK_SEEN,    /* there are shrinks, and nobody has looked for their spans */
+	ZP_SURVEY,         /* there are shrinks or compactions, and nobody has looked for them */
 	ZP_BAD_OP,         /* an op code out of range, or a span outside the rows */
 };
 
@@ -42,13 +43,15 @@ struct zp_options {
 	int32_t more_bytes[ZP_POOLS]; /* what a header adds to each size */
 	uint8_t handles_tell;         /* handles can be compared */
 	uint8_t whole;                /* the trace lacks nothing */
-	uint8_t spans_known;          /* shrinks come with their spans */
+	uint8_t surveyed;             /* shrinks come with their spans, ``recorded`` is right */
 	uint8_t timing;               /* measure each malloc and free of a model */
 	uint32_t page_bytes;
 	uint64_t patience_rows;       /* for the free of a handle given out twice */
 	int64_t first_ns;             /* the clock's start, the entry of the first call if known */
 	const int64_t *moments;       /* of the time series, ascending, in ns */
 	uint64_t moments_len;
+	uint8_t compacts[ZP_POOLS];   /* CPUs and compactions of the pool are played */
+	struct zc_config recorded;    /* of the models of those pools */
 };
 
 /* Columns of equal length; bitmaps as Arrow's, from bit ``*_at``, NULL where nothing is null. */
@@ -64,8 +67,9 @@ struct zp_columns {
 	const uint64_t *total; /* NULL: all null */
 	const uint32_t *tid;   /* only used for spans */
 	const uint16_t *cpu;
-	const uint8_t *size_valid, *handle_valid, *total_valid;
-	uint64_t size_at, handle_at, total_at;
+	const uint64_t *place; /* only used for compactions; NULL: all null */
+	const uint8_t *size_valid, *handle_valid, *total_valid, *place_valid;
+	uint64_t size_at, handle_at, total_at, place_at;
 	const uint64_t *spans; /* pairs: first and last row of a shrink, ascending, apart */
 	uint64_t spans_len;
 };
@@ -93,6 +97,7 @@ struct zp_pool_result {
 	uint64_t unknown[ZP_KINDS];      /* by kind */
 	uint32_t unknown_rank[ZP_KINDS]; /* in which order they were met */
 	uint64_t mallocs, reissued, refused, shrinks_not_replayed, shrinks_diverged, snapshots;
+	uint64_t compactions, compactions_unmatched;
 	char stopped[ZP_FIRST + ZC_TEXT];
 };
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ctypes import byref, c_int, c_int64, c_uint64
 from typing import Any
 
@@ -33,22 +33,29 @@ from allocator.protocol import (
     error,
 )
 from allocator.registry import builtin
+from allocator.successors import LATE_TABLE, TABLE_2022, TABLE_2025_4K, TABLE_2025_16K
 from allocator.zsmalloc import VARIANTS
 from allocator.ztree import POSTED_TABLE
 
 _LARGEST = 2**62  # what a size or a number of pages is cut to; no allocator takes as much
 
 
+def kind_of(name: str, arguments: Mapping[str, Any]) -> str:
+    """The core's name for a model: zblock and late ztree are its ``successors``."""
+    return "successors" if name == "zblock" or arguments.get("variant") == "late" else name
+
+
 def config_of(name: str, arguments: Mapping[str, Any]) -> Config:
     """The core's configuration for a model's constructor arguments."""
     config = Config(page_bytes=arguments.get("page_bytes", 4096))
-    if name == "ztree":
-        table = arguments.get("table", POSTED_TABLE)
+    if kind_of(name, arguments) == "successors":
+        variant = arguments.get("variant", "2025")
+        config.variant = 1 if variant == "late" else int(variant)
+        _set_table(config, arguments.get("table") or _successors_table(variant, config.page_bytes))
+    elif name == "ztree":
         config.long_bytes = arguments.get("long_bytes", 8)
         config.max_index = arguments.get("max_index", 0)
-        config.table_len = len(table)
-        for entry, (order, slots) in zip(config.table, table, strict=False):
-            entry.order, entry.slots = order, slots
+        _set_table(config, arguments.get("table", POSTED_TABLE))
     elif name == "z3fold":
         config.cpus = min(arguments.get("cpus", 1), 2**32 - 1)
         config.deferred = arguments.get("work", "immediate") == "deferred"
@@ -57,6 +64,19 @@ def config_of(name: str, arguments: Mapping[str, Any]) -> Config:
         config.variant = int(variant.replace(".", ""))
         config.chain_size = arguments.get("chain_size") or VARIANTS[variant].chain_size
     return config
+
+
+def _set_table(config: Config, table: Sequence[tuple[int, int]]) -> None:
+    config.table_len = len(table)
+    for entry, (order, slots) in zip(config.table, table, strict=False):
+        entry.order, entry.slots = order, slots
+
+
+def _successors_table(variant: str, page_bytes: int) -> Sequence[tuple[int, int]]:
+    """What a variant has if nothing else is asked for."""
+    if variant == "2025":
+        return TABLE_2025_4K if page_bytes == 4096 else TABLE_2025_16K
+    return LATE_TABLE if variant == "late" else TABLE_2022
 
 
 def create(spec: str) -> NativePool:
@@ -81,11 +101,11 @@ class NativePool:
     def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:
         self._library = library()
         self.name = name
-        self._kind = name
+        self._kind = kind_of(name, arguments)
         config = config_of(name, arguments)
         self.page_bytes: int = config.page_bytes
         failure = c_int()
-        pool = self._library.zc_create(name.encode(), byref(config), byref(failure))
+        pool = self._library.zc_create(self._kind.encode(), byref(config), byref(failure))
         if not pool:
             raise error(failure.value)
         self._pool = ctypes.c_void_p(pool)

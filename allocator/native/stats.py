@@ -156,9 +156,10 @@ def _zsmalloc(figures: Sequence[int], page_bytes: int) -> dict[str, Any]:
 
 
 STATS: dict[str, Callable[[Sequence[int], int], dict[str, Any]]] = {
+    "successors": _ztree,
     "z3fold": _z3fold,
     "zbud": _zbud,
     "zsmalloc": _zsmalloc,
     "ztree": _ztree,
 }
-"""Backend -> makes its statistics from the core's figures and the page size in bytes."""
+"""The core's backend -> makes its statistics from the core's figures and the page size in bytes."""

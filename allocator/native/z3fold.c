@@ -55,6 +55,7 @@ struct z3fold {
 	uint64_t *filled;    /* of each cpu: bit n is set if list n is not empty */
 	struct ends lru, queue;
 	uint64_t queue_len;
+	struct zc_map queued; /* number -> page in the queue, if work is deferred */
 	/*
 	 * Slots by number * 2, pages of live headless objects by handle, which is odd. By
 	 * reference only the latter; a reference is the id of slots * 4 + word, or HEADLESS and
@@ -378,8 +379,14 @@ static void lru_unlink(struct z3fold *z, struct page *page)
 	page->in_lru = false;
 }
 
-static void queue_push(struct z3fold *z, struct page *page)
+static int queue_push(struct z3fold *z, struct page *page)
 {
+	if (z->deferred) {
+		struct zc_slot *entry = zc_map_put(&z->queued, page->number);
+		if (!entry)
+			return zc_out_of_memory(&z->base);
+		entry->value = (uintptr_t)page;
+	}
 	tally(z, page, UINT64_MAX);
 	page->queue_newer = NULL;
 	page->queue_older = z->queue.newest;
@@ -391,10 +398,13 @@ static void queue_push(struct z3fold *z, struct page *page)
 	z->queue_len++;
 	page->queued = true;
 	tally(z, page, 1);
+	return 0;
 }
 
 static void queue_unlink(struct z3fold *z, struct page *page)
 {
+	if (z->deferred)
+		zc_map_take(&z->queued, page->number);
 	tally(z, page, UINT64_MAX);
 	if (page->queue_newer)
 		page->queue_newer->queue_older = page->queue_older;
@@ -568,9 +578,7 @@ static int64_t z3fold_run_deferred(struct zc_pool *pool, int64_t limit)
 static int z3fold_compact_page(struct zc_pool *pool, uint64_t number)
 {
 	struct z3fold *z = (struct z3fold *)pool;
-	struct page *page = z->queue.oldest;
-	while (page && page->number != number)
-		page = page->queue_newer;
+	struct page *page = (struct page *)(uintptr_t)zc_map_get(&z->queued, number);
 	if (!page)
 		return 0;
 	queue_unlink(z, page);
@@ -667,7 +675,8 @@ static int z3fold_free(struct zc_pool *pool, uint64_t handle)
 		compact(z, page);
 		return 0;
 	}
-	queue_push(z, page);
+	if (queue_push(z, page))
+		return ZC_NO_MEMORY;
 	z->compactions_queued++;
 	if (!z->deferred)
 		z3fold_run_deferred(pool, -1);
@@ -901,6 +910,7 @@ static void z3fold_destroy(struct zc_pool *pool)
 	struct z3fold *z = (struct z3fold *)pool;
 	zc_map_clear(&z->named);
 	zc_map_clear(&z->evicted_unfreed);
+	zc_map_clear(&z->queued);
 	zc_slab_clear(&z->page_slab);
 	zc_slab_clear(&z->slots_slab);
 	free(z->lists);
@@ -930,7 +940,7 @@ static int z3fold_create(const struct zc_config *config, struct zc_pool **made)
 	z->lists = calloc(config->cpus, LISTS * sizeof(*z->lists));
 	z->filled = calloc(config->cpus, sizeof(*z->filled));
 	if (!z->lists || !z->filled || zc_map_init(&z->named) ||
-	    zc_map_init(&z->evicted_unfreed)) {
+	    zc_map_init(&z->evicted_unfreed) || zc_map_init(&z->queued)) {
 		z3fold_destroy(&z->base);
 		return ZC_NO_MEMORY;
 	}

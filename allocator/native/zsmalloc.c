@@ -288,10 +288,11 @@ static int zs_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 		retotal(z);
 		insert(z, class, zspage);
 	}
-	word->value = pool->last_ref = pack(zspage->id, slot);
+	word->value = pack(zspage->id, slot);
 	z->stored_bytes += (uint64_t)size;
 	pool->objects++;
 	*handle = z->next_handle++;
+	pool->last_ref = pool->by_ref ? word->value : *handle;
 	return 0;
 }
 
@@ -309,6 +310,8 @@ static uint64_t word_of(const struct zsmalloc *z, uint64_t object)
 
 static uint64_t zs_handle_of(struct zc_pool *pool, uint64_t ref)
 {
+	if (!pool->by_ref)
+		return ref;
 	struct word word = unpack(ref);
 	return handle_in(((struct zsmalloc *)pool)->zspages[word.id]->cells[word.slot]);
 }
@@ -508,7 +511,7 @@ static int64_t zs_compact(struct zc_pool *pool)
 static int zs_place(struct zc_pool *pool, uint64_t handle, struct zc_place *place)
 {
 	struct zsmalloc *z = (struct zsmalloc *)pool;
-	uint64_t value = zc_map_get(&z->words, handle);
+	uint64_t value = word_of(z, handle);
 	if (!value)
 		return -ENOENT;
 	struct word word = unpack(value);
@@ -519,6 +522,11 @@ static int zs_place(struct zc_pool *pool, uint64_t handle, struct zc_place *plac
 static void zs_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
 {
 	const struct zsmalloc *z = (struct zsmalloc *)pool;
+	if (!pool->by_ref) {
+		if (stage == 0)
+			zc_map_prefetch(&z->words, ref);
+		return;
+	}
 	struct word word = unpack(ref);
 	if (stage == 0) {
 		ZC_PREFETCH(&z->zspages[word.id]);

@@ -53,7 +53,7 @@ def _figures(run: Run) -> Row:
     source = _ordered(reader, backend.startswith("ztree"))
     scale = float(run.parameter("scale") or 1)
     trace = source if scale == 1 else Scaled(source, scale)
-    if native.reason_missing() is None and can_replay(backend, trace.metadata):
+    if native.reason_missing() is None and can_replay(backend):
         [result], engine = replay_native(trace, [backend]), "native"
     else:
         result, engine = replay(trace, backend), "python"

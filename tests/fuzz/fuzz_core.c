@@ -53,37 +53,49 @@ static uint64_t number(struct input *in, int bytes)
 	return value;
 }
 
+/* Tables of block types that the models take, and any other. */
+static void choose_table(struct input *in, struct zc_config *config)
+{
+	static const uint32_t tables[][16][2] = {
+		{{0, 16}, {0, 11}, {0, 8}, {1, 11}, {1, 8}, {2, 14}, {2, 12}, {2, 10},
+		 {2, 9}, {2, 8}, {3, 14}, {3, 13}, {3, 12}, {3, 11}, {3, 10}, {3, 8}},
+		{{0, 16}, {0, 8}, {1, 3}, {1, 2}},
+		{{0, 16}, {0, 2}, {0, 1}, {1, 1}},
+		{{0, 100}, {0, 70}, {0, 3}, {1, 1}},
+		{{0, 200}, {0, 64}, {0, 2}},
+	};
+	uint8_t which = byte(in) % 6;
+	if (which == 5) {
+		config->table_len = byte(in) + 1u;
+		for (uint32_t i = 0; i < config->table_len && in->left && i < ZC_TABLE; i++) {
+			config->table[i].order = byte(in) & 15;
+			config->table[i].slots = byte(in) + 1u;
+		}
+		return;
+	}
+	for (uint32_t i = 0; i < 16 && tables[which][i][1]; i++) {
+		config->table[i].order = tables[which][i][0];
+		config->table[i].slots = tables[which][i][1];
+		config->table_len = i + 1;
+	}
+}
+
 static const char *choose(struct input *in, struct zc_config *config)
 {
-	static const char *const names[] = {"ztree", "zbud", "z3fold", "zsmalloc"};
-	static const uint32_t posted[16][2] = {
-		{0, 16}, {0, 11}, {0, 8}, {1, 11}, {1, 8}, {2, 14}, {2, 12}, {2, 10},
-		{2, 9}, {2, 8}, {3, 14}, {3, 13}, {3, 12}, {3, 11}, {3, 10}, {3, 8}};
-	static const uint32_t small[4][2] = {{0, 16}, {0, 8}, {1, 3}, {1, 2}};
-	uint8_t kind = byte(in), more = byte(in);
+	static const char *const names[] = {"ztree", "zbud", "z3fold", "zsmalloc", "successors"};
+	static const uint32_t zsmallocs[] = {61, 612, 72}, successors[] = {1, 2022, 2025};
+	uint8_t kind = byte(in) % 5, more = byte(in), rules = byte(in);
 	*config = (struct zc_config){
 		.page_bytes = 4096u << (more & 3),
 		.long_bytes = more & 4 ? 4 : 8,
 		.max_index = more & 8 ? 3 : 0,
 		.cpus = 1 + (more >> 4 & 3),
 		.deferred = more >> 6 & 1,
-		.variant = kind & 64 ? 61 : more & 128 ? 612 : 72,
-		.chain_size = 4 + (kind >> 3 & 7),
+		.variant = kind == 4 ? successors[rules % 3] : zsmallocs[rules % 3],
+		.chain_size = 4 + (rules >> 4),
 	};
-	bool is_small = kind & 32;
-	config->table_len = is_small ? 4 : 16;
-	for (uint32_t i = 0; i < config->table_len; i++) {
-		config->table[i].order = is_small ? small[i][0] : posted[i][0];
-		config->table[i].slots = is_small ? small[i][1] : posted[i][1];
-	}
-	if ((kind & 7) == 7) { /* any table at all */
-		config->table_len = byte(in);
-		for (uint32_t i = 0; i < ZC_MAX_TYPES; i++) {
-			config->table[i].order = byte(in);
-			config->table[i].slots = byte(in);
-		}
-	}
-	return names[kind & 3];
+	choose_table(in, config);
+	return names[kind];
 }
 
 static void look_at(struct zc_pool *pool)
@@ -211,11 +223,14 @@ static void fuzz_player(struct input *in)
 		options.kind_of[code] = code % ZP_KINDS;
 	for (int pool = 0; pool < ZP_POOLS; pool++) {
 		options.compared[pool] = pool != 1;
+		options.compacts[pool] = pool != 2;
 		options.more_bytes[pool] = pool == 1 ? 8 : pool == 2 ? -100 : 0;
 	}
 	options.handles_tell = flags & 1;
 	options.whole = flags & 2;
-	options.spans_known = flags & 4;
+	options.surveyed = flags & 4;
+	options.recorded = config;
+	options.recorded.by_ref = flags & 1;
 	if (flags & 8) {
 		options.moments = moments;
 		options.moments_len = sizeof(moments) / sizeof(*moments);
@@ -227,16 +242,18 @@ static void fuzz_player(struct input *in)
 	while (in->left) {
 		uint64_t rows = byte(in) % (ROWS + 1), spans[4];
 		/* Exactly as large as they must be, so that a step beyond is seen. */
-		int8_t *op = malloc(rows + 1);
-		uint8_t *pool = malloc(rows + 1);
-		uint32_t *size = malloc(rows * 4 + 4), *tid = malloc(rows * 4 + 4);
-		uint32_t *dur = malloc(rows * 4 + 4);
-		uint64_t *handle = malloc(rows * 8 + 8), *total = malloc(rows * 8 + 8);
-		int64_t *ts = malloc(rows * 8 + 8);
-		int32_t *ret = malloc(rows * 4 + 4);
-		uint16_t *cpu = malloc(rows * 2 + 2);
-		uint8_t bitmap[ROWS / 8 + 2];
-		memset(bitmap, flags & 16 ? 0xEF : 0xFF, sizeof(bitmap));
+		int8_t *op = malloc(rows);
+		uint8_t *pool = malloc(rows), *bitmap = NULL;
+		uint32_t *size = malloc(rows * 4), *tid = malloc(rows * 4), *dur = malloc(rows * 4);
+		uint64_t *handle = malloc(rows * 8), *total = malloc(rows * 8);
+		uint64_t *place = malloc(rows * 8);
+		int64_t *ts = malloc(rows * 8);
+		int32_t *ret = malloc(rows * 4);
+		uint16_t *cpu = malloc(rows * 2);
+		if (flags & 16) { /* some null, in columns that begin at bit 3 */
+			bitmap = malloc((rows + 10) / 8);
+			memset(bitmap, 0xEF, (rows + 10) / 8);
+		}
 		for (uint64_t row = 0; row < rows; row++) {
 			uint8_t how = byte(in);
 			op[row] = (int8_t)(how & 15);
@@ -250,7 +267,8 @@ static void fuzz_player(struct input *in)
 			ret[row] = how & 64 ? (int32_t)number(in, 4) : 0;
 			total[row] = byte(in) * 4096u;
 			tid[row] = how & 1;
-			cpu[row] = (uint16_t)how;
+			cpu[row] = how & 128 ? (uint16_t)number(in, 2) : how & 3;
+			place[row] = how & 16 ? number(in, 8) : (dur[row] & 7) * 4096u;
 		}
 		for (int i = 0; i < 4; i++)
 			spans[i] = byte(in) % (ROWS + 1);
@@ -258,13 +276,15 @@ static void fuzz_player(struct input *in)
 			.rows = rows, .first_row = first_row, .op = op, .pool = pool,
 			.size = flags & 32 ? NULL : size, .handle = flags & 64 ? NULL : handle,
 			.ret = ret, .ts_ns = ts, .dur_ns = dur, .total = flags & 128 ? NULL : total,
-			.tid = tid, .cpu = cpu, .size_valid = bitmap, .handle_valid = bitmap,
-			.total_valid = bitmap, .total_at = 3, .spans = spans,
-			.spans_len = options.spans_known ? byte(in) % 3 : 0};
+			.tid = tid, .cpu = cpu, .place = flags & 2 ? NULL : place,
+			.size_valid = bitmap, .handle_valid = bitmap, .total_valid = bitmap,
+			.place_valid = bitmap, .size_at = 3, .handle_at = 3, .total_at = 3,
+			.place_at = 3, .spans = spans,
+			.spans_len = options.surveyed ? byte(in) % 3 : 0};
 		int code = zp_feed(p, &columns);
 		first_row += rows;
 		free(op), free(pool), free(size), free(tid), free(dur), free(handle), free(total);
-		free(ts), free(ret), free(cpu);
+		free(place), free(ts), free(ret), free(cpu), free(bitmap);
 		if (code || !rows)
 			break;
 	}

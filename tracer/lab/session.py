@@ -17,7 +17,7 @@ from pathlib import Path
 from tracer.convert import convert
 from tracer.errors import TracerError
 from tracer.kmod import build_module
-from tracer.lab.debian import fetch_kernel
+from tracer.lab.debian import Kernel, fetch_kernel
 from tracer.lab.qemu import GuestSize, run_guest
 from tracer.lab.workloads import WORKLOADS, Workload, put_program
 

@@ -168,13 +168,11 @@ def _replay(
     in_core = (
         []
         if engine == "python" or (missing and engine is None)
-        else [backend for backend in backends if can_replay(backend, source.metadata)]
+        else [backend for backend in backends if can_replay(backend)]
     )
     if engine == "native" and len(in_core) < len(backends):
         [other, *_] = [backend for backend in backends if backend not in in_core]
-        raise click.UsageError(
-            f"the native core cannot play this trace in {other}; use --engine python"
-        )
+        raise click.UsageError(f"the native core has no {other}; use --engine python")
     found: dict[str, Result] = {}
     runs = len(backends) - len(in_core) + bool(in_core)
 

@@ -63,6 +63,11 @@ WORKLOADS = {
         "bursts",
         ("400", "120", "1"),
     ),
+    "bursts-small": Workload(
+        "150 such batches, and every 10 of them the kernel shrinks its caches",
+        "bursts",
+        ("150", "120", "1", "10"),
+    ),
     "churn-small": _churn(50_000),
     "churn": _churn(200_000),
     "churn-long": _churn(480_000),

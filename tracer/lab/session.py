@@ -44,7 +44,10 @@ _OTHER_COMPRESSOR = {"lzo": "lzo-rle", "lzo-rle": "lzo"}
 
 @dataclass(frozen=True)
 class Setup:
-    """What to boot and record. ``patch`` is needed for ztree, which no kernel ships."""
+    """What to boot and record. ``patch`` is needed for ztree, which no kernel ships.
+
+    ``table``: C initialiser of another block table than the posted one.
+    """
 
     kernel: str
     backend: str
@@ -53,6 +56,7 @@ class Setup:
     compressor: str = "lzo"
     size: GuestSize = field(default_factory=GuestSize)
     record_options: Sequence[str] = ()
+    table: str | None = None
 
 
 def record_in_guest(
@@ -99,7 +103,7 @@ def _build_ztree(setup: Setup, kernel: Kernel, job: Path) -> str:
     """Put ztree's module into the job; returns its file name."""
     if setup.patch is None:
         raise TracerError("ztree is in no kernel: give the posted mail with --patch FILE")
-    return build_module(setup.patch, kernel.headers, job).name
+    return build_module(setup.patch, kernel.headers, job, table=setup.table).name
 
 
 def _write_script(path: Path, text: str) -> None:

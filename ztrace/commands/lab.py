@@ -15,6 +15,7 @@ from tracer.lab.matrix import cells
 from tracer.lab.qemu import GuestSize
 from tracer.lab.session import BACKENDS, Setup, record_in_guest
 from tracer.lab.workloads import WORKLOADS
+from ztrace.commands.kmod import in_c
 
 NAMES = sorted({name for backends in BACKENDS.values() for name in backends})
 
@@ -43,6 +44,9 @@ def list_() -> None:
 @click.option("--backend", type=click.Choice(NAMES), default="ztree", show_default=True)
 @click.option("--workload", type=click.Choice(list(WORKLOADS)), required=True)
 @click.option("--patch", type=click.Path(path_type=Path), help="The posted mail, for ztree.")
+@click.option(
+    "--table", type=click.Path(path_type=Path), help="ztree's block table, of ztrace tune."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The trace.")
 @click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--memory", type=click.IntRange(512), default=700, show_default=True, help="MiB.")
@@ -53,6 +57,7 @@ def run(
     backend: str,
     workload: str,
     patch: Path | None,
+    table: Path | None,
     output: Path,
     cpus: int,
     memory: int,
@@ -71,8 +76,20 @@ def run(
     def watch(line: str) -> None:
         click.echo(f"[{time.monotonic() - began:6.1f}] {line}", err=True)
 
-    setup = Setup(kernel, backend, workload, patch, compressor, GuestSize(cpus, memory))
+    if table is not None and backend != "ztree":
+        raise click.UsageError("--table is ztree's; leave it out")
+    setup = Setup(
+        kernel,
+        backend,
+        workload,
+        patch,
+        compressor,
+        GuestSize(cpus, memory),
+        table=in_c(table),
+    )
     record_in_guest(setup, output, watch=watch)
+    if table is not None:
+        backend = f"ztree:table={table}"
     click.echo(f"{output}: recorded. Next: ztrace replay {output} --backend {backend}")
 
 

@@ -46,7 +46,8 @@ _OTHER_COMPRESSOR = {"lzo": "lzo-rle", "lzo-rle": "lzo"}
 class Setup:
     """What to boot and record. ``patch`` is needed for ztree, which no kernel ships.
 
-    ``table``: C initialiser of another block table than the posted one.
+    ``table``: C initialiser of another block table than the posted one. ``max_pool_percent`` of
+    memory is zswap's limit; where it is as large as here, the workload's cgroup is the limit.
     """
 
     kernel: str
@@ -57,6 +58,7 @@ class Setup:
     size: GuestSize = field(default_factory=GuestSize)
     record_options: Sequence[str] = ()
     table: str | None = None
+    max_pool_percent: int = 50
 
 
 def record_in_guest(
@@ -153,7 +155,7 @@ def _zswap(setup: Setup) -> tuple[str, list[str]]:
         "cd /sys/module/zswap/parameters",
         # Every page is to reach the allocator. The parameter went in 6.10.
         "if [ -e same_filled_pages_enabled ]; then echo N >same_filled_pages_enabled; fi",
-        "echo 50 >max_pool_percent",  # the cgroup is to be the limit, not the pool
+        f"echo {setup.max_pool_percent} >max_pool_percent",
         # A parameter that is given a new value makes a new pool. Where the allocator is the
         # kernel's default, or cannot be chosen (from 6.18 on), the compressor has to.
         f'if [ -e zpool ] && [ "$(cat zpool)" != {setup.backend} ]',

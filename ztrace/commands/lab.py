@@ -51,6 +51,13 @@ def list_() -> None:
 @click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--memory", type=click.IntRange(512), default=700, show_default=True, help="MiB.")
 @click.option("--compressor", default="lzo", show_default=True)
+@click.option(
+    "--max-pool-percent",
+    type=click.IntRange(1, 100),
+    default=50,
+    show_default=True,
+    help="zswap's limit, of the guest's memory.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def run(
     kernel: str,
@@ -62,6 +69,7 @@ def run(
     cpus: int,
     memory: int,
     compressor: str,
+    max_pool_percent: int,
     force: bool,
 ) -> None:
     """Boot a Debian kernel, record a workload in it, bring the trace out.
@@ -86,6 +94,7 @@ def run(
         compressor,
         GuestSize(cpus, memory),
         table=in_c(table),
+        max_pool_percent=max_pool_percent,
     )
     record_in_guest(setup, output, watch=watch)
     if table is not None:

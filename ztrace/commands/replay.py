@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from allocator import native
+from replay.anomalies import find_anomalies
 from replay.backends import ALL
 from replay.backends import every as every_backend
 from replay.engine import replay
@@ -25,6 +26,7 @@ from replay.timing import Timing
 from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.writer import AtomicFile
+from ztrace.anomalies import show_anomalies
 from ztrace.comparison import ratio, series_csv, show_comparison
 from ztrace.console import (
     bytes_text,
@@ -122,6 +124,11 @@ def _every(text: str) -> Every:
     help="Measure how long the core's mallocs and frees take on this machine.",
 )
 @click.option(
+    "--anomalies",
+    is_flag=True,
+    help="Show each hazard's first call, and memory stranded in slots that malloc cannot find.",
+)
+@click.option(
     "--limit",
     type=_limit,
     metavar="N%|SIZE|recorded",
@@ -166,6 +173,7 @@ def command(
     every: Every | None,
     engine: str | None,
     timing: bool,
+    anomalies: bool,
     limit: Asked | None,
     accept: int | None,
     worker: Worker,
@@ -194,11 +202,17 @@ def command(
         raise click.UsageError("--time measures the native core; leave out --engine python")
     backends = tuple(dict.fromkeys(backends))
     if limit is not None:
-        if every or timing or order or recorded_order or engine == "native":
+        if every or timing or anomalies or order or recorded_order or engine == "native":
             raise click.UsageError("--limit goes with --backend, --accept, --rules and --json only")
         return _limited(trace, backends, limit, accept, rules, worker, as_json)
     if accept is not None or rules is not None:
         raise click.UsageError("--accept and --rules are for --limit: give that too")
+    if anomalies:
+        if every or timing or len(backends) > 1 or ALL in backends or engine == "native":
+            raise click.UsageError(
+                "--anomalies goes with one --backend, --order, --recorded-order and --json only"
+            )
+        return _anomalies(trace, backends[0], order, recorded_order, as_json)
     if len(backends) > 1 or ALL in backends:
         if timing:
             raise click.UsageError("--time measures one backend at a time")
@@ -227,6 +241,20 @@ def command(
     else:
         _show(console(), result, metadata)
     return _report_stopped(trace, result)
+
+
+def _anomalies(
+    trace: Path, backend: str, order: Path | None, recorded_order: bool, as_json: bool
+) -> int:
+    """Watch one replay for faults of the allocator."""
+    with TraceReader(trace) as reader, progress(trace.name, 3 * reader.num_rows) as advance:
+        source = reader if recorded_order else _in_order(reader, backend, order)
+        found = find_anomalies(source, backend, advance)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        show_anomalies(console(), str(trace), found)
+    return _report_stopped(trace, found.result)
 
 
 def _limited(

@@ -7,37 +7,9 @@
  * each round, and accepts again in the next.
  */
 #define _GNU_SOURCE
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-
-#define PAGE 4096
-
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT 21
-#endif
-
-static uint64_t state;
-
-static uint64_t draw(void)
-{
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return state;
-}
-
-/* A page with a random part that does not compress. */
-static void fill(char *page)
-{
-	size_t i, random = draw() % 3800;
-
-	memset(page, (int)(draw() % 256), PAGE);
-	for (i = 0; i < random; i += 8)
-		*(uint64_t *)(page + i) = draw();
-}
+#include "pages.h"
 
 int main(int argc, char **argv)
 {
@@ -59,7 +31,7 @@ int main(int argc, char **argv)
 	}
 	for (round = 0; round < rounds; round++) {
 		for (i = 0; i < count; i++) {
-			fill(pages + i * PAGE);
+			fill(pages + i * PAGE, 8);
 			if (madvise(pages + i * PAGE, PAGE, MADV_PAGEOUT)) {
 				perror("tides: madvise");
 				return 1;

@@ -19,7 +19,17 @@ from hypothesis import strategies as st
 
 from allocator import HazardError, create
 from replay import ReplayError, replay_trace
-from replay.limit import Demand, Limit, NotTold, Rules, Worker, demands, play, recorded_limit
+from replay.limit import (
+    AT_ONCE,
+    Demand,
+    Limit,
+    NotTold,
+    Rules,
+    Worker,
+    demands,
+    play,
+    recorded_limit,
+)
 from replay.limit.demand import Want
 from replay.limit.zswap import MAX_RECLAIM_RETRIES, Zswap
 from tests.test_cross_replay import Command, metadata, ztrace
@@ -398,7 +408,7 @@ def test_traces_without_zswaps_calls(tmp_path: Path, source: str, message: str) 
 def test_without_a_limit_the_pool_is_that_of_a_replay() -> None:
     path = SAMPLES / "ztree-6.1-bursts.parquet"
     with TraceReader(path) as reader:
-        outcome = play(reader, "ztree", Limit(10**6), Rules.DRIVER)
+        [outcome] = play(reader, [("ztree", AT_ONCE)], Limit(10**6), Rules.DRIVER)
     replayed = replay_trace(path, "ztree")
     assert outcome.peak_held_bytes == replayed.held_bytes.peak
     assert replayed.held_bytes.mean is not None

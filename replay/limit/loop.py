@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from allocator import HazardError, Pool, create
+from allocator import HazardError, create
 from replay.errors import ReplayError
 from replay.header import header_bytes
-from replay.limit.demand import NotTold, demands, uses_frontswap
-from replay.limit.zswap import AT_ONCE, Counts, Limit, Rules, Worker, Zswap
+from replay.limit.demand import Demand, NotTold, demands, uses_frontswap
+from replay.limit.zswap import Counts, Limit, Rules, Worker, Zswap
 from traces.metadata import Metadata
 from traces.reader import TraceReader
 
@@ -113,77 +113,93 @@ def recorded_limit(
 
 def play(
     reader: TraceReader,
-    backend: str,
+    plays: Sequence[tuple[str, Worker]],
     limit: Limit,
     rules: Rules,
     *,
-    worker: Worker = AT_ONCE,
     advance: Callable[[int], object] = lambda rows: None,
-) -> Outcome:
-    """Play a trace's demands; ``advance`` gets its rows once.
+) -> list[Outcome]:
+    """Play a trace's demands in several (backend, worker) at once; ``advance`` gets its rows.
 
     Recorded shrinks, writebacks and frees are not looked at. ReplayError for a trace without
-    stores, or of another page size than the backend's.
+    stores, or of another page size than a backend's.
     """
     metadata = reader.metadata
-    model = create(backend)
-    recorded = metadata.machine.page_bytes
-    if recorded and recorded != model.page_bytes:
-        raise ReplayError(
-            f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
-            f"{model.page_bytes}; choose a backend of that page size"
-        )
-    not_told = NotTold()
-    zswap = Zswap(
-        model,
-        limit,
-        rules,
-        header_bytes=header_bytes(backend, metadata.kernel.release),
-        worker=worker,
-    )
-    outcome = Outcome(
-        trace=str(reader.path),
-        backend=backend,
-        rules=rules,
-        limit_pages=limit.max_pages,
-        accept_pages=limit.accept_pages,
-        page_bytes=model.page_bytes,
-        worker=worker,
-        counts=zswap.counts,
-        not_told=not_told,
-        kernel=_counted(metadata),
-        as_recorded=_is_recorded(limit, metadata),
-    )
-    entries, area_entries, area_held = zswap.entries, 0, 0
+    told = NotTold()
+    runs = [_Run(reader, backend, worker, limit, rules, told) for backend, worker in plays]
     first_ns = last_ns = None
-    try:
-        for one in demands(reader, not_told, advance):
-            if last_ns is None:
-                first_ns = last_ns = one.at_ns
-            elif one.at_ns > last_ns:
-                passed = one.at_ns - last_ns
-                area_entries += passed * len(entries)
-                area_held += passed * model.held_bytes
-                last_ns = one.at_ns
-            zswap.demand(one)
-            if len(model.hazards.counts) != len(outcome.hazards):
-                _note_hazards(model, outcome, one.row)
-            outcome.peak_held_bytes = max(outcome.peak_held_bytes, model.held_bytes)
-    except HazardError as hazard:
-        outcome.stopped = f"row {one.row}: {hazard}"
-        _note_hazards(model, outcome, one.row)
-    if first_ns is not None and last_ns is not None and last_ns > first_ns:
-        outcome.mean_entries = area_entries / (last_ns - first_ns)
-        outcome.mean_held_bytes = area_held / (last_ns - first_ns)
-    for name, met in outcome.hazards.items():
-        met.count = model.hazards.counts[name]
-    return outcome
+    for one in demands(reader, told, advance):
+        if first_ns is None or last_ns is None:
+            first_ns = last_ns = one.at_ns
+        passed_ns = max(0, one.at_ns - last_ns)
+        last_ns += passed_ns
+        for run in runs:
+            if run.outcome.stopped is None:
+                run.take(one, passed_ns)
+    for run in runs:
+        run.finish()
+        run.outcome.kernel = _counted(metadata)
+    return [run.outcome for run in runs]
 
 
-def _note_hazards(model: Pool, outcome: Outcome, row: int) -> None:
-    """Keep the row that met a hazard first."""
-    for name, count in model.hazards.counts.items():
-        outcome.hazards.setdefault(name, Hazard(count, row, model.hazards.first.get(name, "")))
+class _Run:
+    """One backend's zswap and what is measured of it."""
+
+    def __init__(
+        self,
+        reader: TraceReader,
+        backend: str,
+        worker: Worker,
+        limit: Limit,
+        rules: Rules,
+        told: NotTold,
+    ) -> None:
+        metadata = reader.metadata
+        self.model = create(backend)
+        recorded = metadata.machine.page_bytes
+        if recorded and recorded != self.model.page_bytes:
+            raise ReplayError(
+                f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
+                f"{self.model.page_bytes}; choose a backend of that page size"
+            )
+        header = header_bytes(backend, metadata.kernel.release)
+        self.zswap = Zswap(self.model, limit, rules, header_bytes=header, worker=worker)
+        self.outcome = Outcome(
+            trace=str(reader.path),
+            backend=backend,
+            rules=rules,
+            limit_pages=limit.max_pages,
+            accept_pages=limit.accept_pages,
+            page_bytes=self.model.page_bytes,
+            worker=worker,
+            counts=self.zswap.counts,
+            not_told=told,
+            as_recorded=_is_recorded(limit, metadata),
+        )
+        self.passed_ns = self.entries_ns = self.held_ns = 0
+
+    def take(self, one: Demand, passed_ns: int) -> None:
+        """One demand, so long after the one before."""
+        model, outcome = self.model, self.outcome
+        self.passed_ns += passed_ns
+        self.entries_ns += passed_ns * len(self.zswap.entries)
+        self.held_ns += passed_ns * model.held_bytes
+        try:
+            self.zswap.demand(one)
+        except HazardError as hazard:
+            outcome.stopped = f"row {one.row}: {hazard}"
+        if len(model.hazards.counts) != len(outcome.hazards):
+            for name, what in model.hazards.first.items():
+                outcome.hazards.setdefault(name, Hazard(0, one.row, what))
+        outcome.peak_held_bytes = max(outcome.peak_held_bytes, model.held_bytes)
+
+    def finish(self) -> None:
+        """No demand will come any more."""
+        if self.passed_ns:
+            self.outcome.mean_entries = self.entries_ns / self.passed_ns
+            self.outcome.mean_held_bytes = self.held_ns / self.passed_ns
+        for name, met in self.outcome.hazards.items():
+            met.count = self.model.hazards.counts[name]
 
 
 def _is_recorded(limit: Limit, metadata: Metadata) -> bool:

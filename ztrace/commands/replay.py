@@ -273,11 +273,8 @@ def _limited(
         rules = Rules(rules_name) if rules_name else recorded_rules(metadata)
         backends = _all_of(backends, metadata)
         plays = [(backend, how) for how in dict.fromkeys((AT_ONCE, worker)) for backend in backends]
-        with progress(trace.name, len(plays) * reader.num_rows) as advance:
-            outcomes = [
-                play(reader, backend, limit, rules, worker=how, advance=advance)
-                for backend, how in plays
-            ]
+        with progress(trace.name, reader.num_rows) as advance:
+            outcomes = play(reader, plays, limit, rules, advance=advance)
     if as_json:
         print_json({"limited": [outcome.to_dict() for outcome in outcomes]})
     else:

@@ -504,6 +504,16 @@ def test_all_backends_side_by_side(ztrace: Command, limited: Path) -> None:
     assert max(map(len, head.splitlines()[1:])) <= 84
 
 
+def test_a_shrinker_that_is_not_played_is_mentioned(ztrace: Command, tmp_path: Path) -> None:
+    for enabled in ("Y", "N"):
+        meta = metadata("zsmalloc", release="6.12.1")
+        meta.parameters = {"shrinker_enabled": enabled}
+        path = trace(tmp_path / enabled, stored(1, 1000), meta)
+        status, out, _ = ztrace("replay", path, "--backend", "zsmalloc:6.12", "--limit", "8k")
+        assert status == 0
+        assert ("(shrinker_enabled)" in out) == (enabled == "Y")
+
+
 Run = Callable[..., tuple[int, str, str]]
 
 

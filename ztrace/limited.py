@@ -50,6 +50,12 @@ def show_limited(
         out.print(f"the same{_late(late[0])}:")
         out.print(table(_HEADERS, map(_row, late)))
     out.print()
+    if metadata.parameters.get("shrinker_enabled") == "Y":
+        out.print(
+            "the recorded kernel also wrote back under memory pressure (shrinker_enabled), which "
+            "depends on more than the trace has: it is not played",
+            soft_wrap=True,
+        )
     for line in _notes(outcomes):
         out.print(line, soft_wrap=True)
     for line in _against_kernel(outcomes, late, metadata):

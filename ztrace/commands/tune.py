@@ -90,9 +90,10 @@ def _show(out: Console, tuned: Tuning, output: Path | None) -> None:
     out.print(table(("block table", "held (mean)", "gain", "peak", "refused"), rows))
     static = [bytes_text(tuned.static[name]) for name in ("tuned", "posted")]
     out.print(
-        f"held: by replay, over {len(tuned.traces)} trace(s). In full blocks alone the tuned table "
-        f"takes\n{static[0]}, the posted one {static[1]}: {100 * tuned.static_gain:+.2f} %, the "
-        "most there is."
+        f"held: by replay, over {len(tuned.traces)} trace(s), without what was refused. In full "
+        f"blocks\nalone the tuned table takes {static[0]}, the posted one {static[1]}: "
+        f"{100 * tuned.static_gain:+.2f} %,\nthe most there is.",
+        soft_wrap=True,
     )
     out.print()
     gain = tuned.gain

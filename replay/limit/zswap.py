@@ -189,7 +189,7 @@ class Zswap:
         """One demand of the workload, after whatever the worker did until then."""
         self.until(one.at_ns)
         key = one.key
-        if one.want is Want.STORE:
+        if one.want is Want.STORE or one.want is Want.WRITE:
             self._store(one)
         elif one.want is Want.LOAD or one.want is Want.LOAD_KEPT:
             self._load(key, kept=one.want is Want.LOAD_KEPT)
@@ -197,11 +197,6 @@ class Zswap:
             self._drop(key)
             self._written.pop(key, None)
             self._cached.discard(key)
-        elif one.want is Want.WRITE:
-            self._drop(key)
-            self.counts.incompressible += 1
-            self._to_disk(key)
-            self._queue_if_full(one.at_ns)
         else:
             for each in list(self.entries):
                 self._drop(each)
@@ -233,6 +228,8 @@ class Zswap:
             self._drop(key)  # frontswap does, before it calls zswap
         if self._rejects(one.at_ns):
             counts.rejected += 1
+        elif one.want is Want.WRITE:  # found out after the limit was looked at
+            counts.incompressible += 1
         else:
             handle = self._allocate(one.size)
             if handle is not None:

@@ -15,9 +15,8 @@ from typing import Any
 from allocator import Pool
 from replay.engine import replay
 from replay.metrics import Agreement, Result
-from replay.reorder import InOrder
 from replay.rows import survey
-from traces.reader import TraceReader
+from replay.source import Source
 
 MOMENTS = 2000
 """Moments at which stranded slots are counted, evenly in time."""
@@ -141,7 +140,7 @@ class _Watcher:
 
 
 def find_anomalies(
-    reader: TraceReader | InOrder,
+    reader: Source,
     backend: str,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Anomalies:

@@ -42,7 +42,7 @@ def show_limited(
     out.print(
         "pages: in the pool, held: by it; means over time. rejected: stores, for the limit.\n"
         "written: pages written back, refaults: of these, read again. freed: pages that the\n"
-        "pool shrank by for each. disk: written and read, whatever the cause.",
+        "pool shrank by for each. disk: written and read, whatever the cause. *: ended early.",
         soft_wrap=True,
     )
     if late:
@@ -73,7 +73,7 @@ def _late(outcome: Outcome) -> str:
 def _row(outcome: Outcome) -> list[str]:
     counts = outcome.counts
     return [
-        outcome.backend,
+        f"{outcome.backend}*" if outcome.stopped else outcome.backend,
         f"{outcome.mean_entries:,.0f}",
         f"{outcome.mean_held_bytes / _MIB:,.1f}",
         count_text(counts.rejected),

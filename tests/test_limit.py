@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,6 +30,7 @@ from replay.limit import (
     demands,
     play,
     recorded_limit,
+    recorded_rules,
 )
 from replay.limit.demand import Want
 from replay.limit.zswap import MAX_RECLAIM_RETRIES, Zswap
@@ -427,6 +429,29 @@ def test_without_a_limit_the_pool_is_that_of_a_replay() -> None:
     done = outcome.counts
     assert done.stored == replayed.pools[0].mallocs and done.jobs == done.rejected == 0
     assert done.hits == replayed.calls["load"] and done.read_pages == 0
+
+
+def test_a_real_kernel_under_its_limit() -> None:
+    """Every count that the kernel kept, with its shrinks withheld from the model."""
+    table = pq.read_table(SAMPLES / "zbud-6.1-limit.parquet", columns=["op", "ret"])
+    recorded = list(zip(table["op"].to_pylist(), table["ret"].to_pylist(), strict=True))
+    with TraceReader(SAMPLES / "zbud-6.1-limit.parquet") as reader:
+        metadata = reader.metadata
+        limit = recorded_limit(metadata)
+        assert limit == Limit(164_013, 1, 90)
+        [outcome] = play(reader, [("zbud", AT_ONCE)], limit, recorded_rules(metadata))
+    done, kernel = outcome.counts, outcome.kernel
+    assert kernel is not None and outcome.as_recorded
+    assert done.written_back == kernel.written_back == 39
+    assert done.limit_hits == kernel.limit_hits == 25
+    end = metadata.counters.end
+    assert done.stored == end["vmstat.zswpout"] == 36_618
+    assert done.hits == end["vmstat.zswpin"] == 11_092
+    assert done.reclaim_fails == end["zswap.reject_reclaim_fail"] == 2
+    assert done.refused == end["zswap.reject_compress_poor"] == 63
+    assert done.rejected == outcome.not_told.sizes == 11_319
+    assert done.jobs == recorded.count(("shrink", 0)) + recorded.count(("shrink", -errno.EAGAIN))
+    assert done.evictions_failed == recorded.count(("writeback", -errno.ENOMEM)) == 69
 
 
 def test_recorded_shrinks_writebacks_and_frees_are_not_looked_at(tmp_path: Path) -> None:

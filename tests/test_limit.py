@@ -521,7 +521,7 @@ def test_the_command_beside_the_kernels_counters(ztrace: Command, limited: Path)
     status, out, _ = ztrace(*arguments, "--json")
     first, late = json.loads(out)["limited"]
     assert first["worker"] == {"delay_ns": 0, "page_ns": 0}
-    assert late["worker"] == {"delay_ns": 1_000_000, "page_ns": 100_000}
+    assert late["worker"] == {"delay_ns": 300_000, "page_ns": 300_000}
     assert first["counts"]["written_back"] == 2 and first["counts"]["refaults"] == 1
     assert first["disk_written_bytes"] == 5 * 4096 and first["disk_read_bytes"] == 4096
     assert first["as_recorded"] and first["rules"] == "6.1"

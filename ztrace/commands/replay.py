@@ -76,10 +76,10 @@ def _percent(text: str) -> int:
 
 
 def _worker(text: str) -> Worker:
-    """``1ms,100us``."""
+    """``1ms,300us``."""
     delay, comma, page = text.partition(",")
     if not comma:
-        raise click.BadParameter(f"{text!r} is not two durations; write for instance 1ms,100us")
+        raise click.BadParameter(f"{text!r} is not two durations; write for instance 1ms,300us")
     return Worker(duration(delay), duration(page))
 
 
@@ -140,7 +140,7 @@ def _every(text: str) -> Every:
 @click.option(
     "--worker",
     type=_worker,
-    default="1ms,100us",
+    default="300us,300us",
     show_default=True,
     metavar="LATE,PAGE",
     help="With --limit: play once more with writeback that begins so late and takes so long a "

@@ -21,10 +21,10 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from allocator.protocol import BackendError, Pool, check_page_bytes
+from allocator.table import read_table
 
 ENTRY_POINT_GROUP = "ztrace.backends"
 
@@ -44,24 +44,6 @@ def _number(text: str) -> int:
 def _page_bytes(text: str) -> int:
     check_page_bytes(_number(text))
     return int(text)
-
-
-def _table(path: str) -> list[tuple[int, int]]:
-    """Read (order, slots) of each block type from a file."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except (OSError, ValueError) as failure:
-        reason = failure.strerror if isinstance(failure, OSError) else "not a text file"
-        raise BackendError(f"cannot be read: {reason}") from failure
-    table = []
-    for number, line in enumerate(lines, 1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        if len(words) != 2 or not all(word.isascii() and word.isdigit() for word in words):
-            raise BackendError(f"line {number}: not 'order slots', two whole numbers")
-        table.append((int(words[0]), int(words[1])))
-    return table
 
 
 @dataclass(frozen=True)
@@ -101,7 +83,7 @@ _BUILTIN: dict[str, _Kind] = {
     "zblock": _Kind(
         "allocator.successors",
         "zblock",
-        {"page_bytes": _page_bytes, "table": _table},
+        {"page_bytes": _page_bytes, "table": read_table},
         ("2022", "2025"),
     ),
     "zbud": _Kind("allocator.zbud", "Zbud", {"page_bytes": _page_bytes}),
@@ -114,7 +96,7 @@ _BUILTIN: dict[str, _Kind] = {
     "ztree": _Kind(
         "allocator.successors",
         "ztree",
-        {"page_bytes": _page_bytes, "table": _table},
+        {"page_bytes": _page_bytes, "table": read_table},
         ("", "late"),
     ),
 }

@@ -63,6 +63,9 @@ from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.schema import OPS
 
+Watch = Callable[[int, Pool, int, int], None]
+"""Gets pool, model, row and its return in ns after each call that a model was driven with."""
+
 FREE_WAITS_ROWS = 65536
 """Rows after which a handle given out twice is no longer taken for a free that is late."""
 
@@ -77,13 +80,15 @@ def replay(
     *,
     every: Every | None = None,
     make_pool: Callable[[], Pool] | None = None,
+    watch: Watch | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Result:
     """Replay a trace through models of ``backend``, one for each pool with allocator calls.
 
     ``every`` asks for a time series. ``make_pool`` makes the models instead of
-    ``allocator.create(backend)``. ``advance`` gets numbers of rows done; in all twice the
-    trace's rows, since a quick pass looks for its extent and shrinks first.
+    ``allocator.create(backend)``; ``watch`` is called after each call. ``advance`` gets numbers
+    of rows done; in all twice the trace's rows, since a quick pass looks for its extent and
+    shrinks first.
 
     Raises ReplayError for a trace without allocator calls, of another page size, or with calls
     that cannot have happened: an impossible size; or, if the trace neither began late nor lost
@@ -106,7 +111,7 @@ def replay(
             return make_pool()
         return create(as_played(backend, allocator, reader.metadata, found))
 
-    engine = _Engine(reader, backend, make_for, timeline)
+    engine = _Engine(reader, backend, make_for, timeline, watch)
     plays = compacts(backend, [pool.allocator for pool in reader.metadata.pools])
     for rows in segments(reader, found.shrinks, page_bytes, compactions=plays):
         engine.feed(rows)
@@ -261,8 +266,10 @@ class _Engine:
         backend: str,
         make: Callable[[str], Pool],
         timeline: Timeline,
+        watch: Watch | None = None,
     ) -> None:
         metadata = reader.metadata
+        self.watch = watch
         self.path = str(reader.path)
         self.names = [pool.allocator for pool in metadata.pools]
         self.headers = [pool.header_bytes for pool in metadata.pools]
@@ -364,7 +371,7 @@ class _Engine:
                                 run.compaction.mapped(known[0], place)
                         else:
                             run.unmap(known[0])
-                        if total < 0:
+                        if total < 0 and self.watch is None:
                             continue
                     elif op == MALLOC:
                         if ret < 0:
@@ -459,6 +466,8 @@ class _Engine:
         self.points.extend(
             (end_ns, self.objects, self.stored, self.held, self.total, self.kernel_total)
         )
+        if self.watch is not None:
+            self.watch(run.result.pool, model, number, end_ns)
 
     def _kernel_total(self) -> int:
         """Sum of the totals last recorded; none while any pool has none."""

@@ -9,9 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from allocator.table import c_initialiser
 from replay import replay_trace
+from replay.tune import Limits, tune
+from replay.validate import validate
 from tests.guests import Watch
-from tracer.lab.session import Setup
+from tracer.lab.session import Setup, record_in_guest
 from tracer.lab.together import record_together
 from traces import TraceReader
 
@@ -81,3 +84,22 @@ def test_one_cpu_every_handle_and_total_is_the_kernels(recorded: Record) -> None
     # Nothing the kernel did is missing: it counted as many stored pages as the trace has.
     stored = counters.end["vmstat.zswpout"] - counters.start["vmstat.zswpout"]
     assert stored == result.handles_compared
+
+
+def test_a_module_built_with_a_tuned_table_is_the_model_with_that_table(
+    lab: None, patch: Path, tmp_path: Path
+) -> None:
+    """Fitted to a bundled recording, compiled into the posted module, recorded, validated."""
+    sample = Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-bursts.parquet"
+    with TraceReader(sample) as trace:
+        table = tune([trace], Limits(), against=[]).table
+    path = tmp_path / "trace.parquet"
+    setup = Setup("6.1", "ztree", "bursts", patch, table=c_initialiser(table))
+    record_in_guest(setup, path, watch=print)
+    with TraceReader(path) as trace:
+        assert trace.metadata.lost_total() == 0
+        verdict = validate(trace, table=table)
+    assert verdict.explained
+    assert sum(tree.tally.calls for tree in verdict.trees) > 1000
+    with TraceReader(path) as trace:
+        assert not validate(trace).explained

@@ -14,7 +14,7 @@ from replay.validate.placement import compare_places
 from traces import TraceReader
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
-LEAST_CALLS = {"small": 4_000, "bursts": 10_000}  # by a part of the name
+LEAST_CALLS = {"small": 4_000, "bursts": 10_000, "limit": 70_000}  # by a part of the name
 NAMES = sorted(path.name for path in SAMPLES.glob("*.parquet"))
 
 

@@ -32,7 +32,7 @@ from tracer.abi import (
 )
 from tracer.bpf_stats import ProgramRuns, mean_cost_ns
 from tracer.convert import NO_TOTAL, convert, with_totals
-from tracer.kmod import read_source
+from tracer.kmod import read_source, with_table
 from tracer.lab.initramfs import Cpio
 from tracer.ring import OP_TOTAL, RECORD, SLOT, Records, Ring
 from tracer.spool import CAUSES, SpoolReader, SpoolWriter
@@ -426,6 +426,31 @@ diff --git a/mm/x.c b/mm/x.c
 --
 2.1
 """
+
+
+TABLED = """int a[] = { 1 };
+static struct tree_desc {
+\tint order;
+} tree_desc[] = {
+\t[0] = { 1 },
+\t[1] = { 2 }
+};
+
+int b[] = {
+\t3
+};
+"""
+
+
+def test_another_block_table_takes_the_place_of_the_posted_one() -> None:
+    changed = with_table(TABLED, "{\n\t{ 7 }\n}", Path("x"))
+    assert changed == TABLED.replace("{\n\t[0] = { 1 },\n\t[1] = { 2 }\n}", "{\n\t{ 7 }\n}")
+
+
+@pytest.mark.parametrize("source", ["int x;\n", 2 * TABLED])
+def test_a_source_without_one_block_table_is_refused(source: str) -> None:
+    with pytest.raises(TracerError, match=r"x: (no|2) block table tree_desc\[\] in it, not one"):
+        with_table(source, "{ 7 }", Path("x"))
 
 
 def test_source_comes_out_of_a_mail(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from tracer.errors import TracerError
 
 NEW_FILE = re.compile(r"^\+\+\+ b/(?P<path>\S+\.c)\s*$")
+TABLE = re.compile(r"^(?P<name>[^\n]*\btree_desc\[\])\s*=\s*\{.*?^\};", re.MULTILINE | re.DOTALL)
 HUNK = re.compile(r"^@@ -0,0 \+1(?:,(?P<lines>\d+))? @@")
 LIMIT_BYTES = 16 << 20
 
@@ -52,17 +53,31 @@ def read_source(path: Path) -> tuple[str, str]:
     raise TracerError(f"{path}: adds no .c file; give the mail, its diff, or the .c file itself")
 
 
+def with_table(source: str, initialiser: str, where: Path) -> str:
+    """The module's source with another initialiser, in C, of its block table ``tree_desc[]``.
+
+    TracerError if there is not exactly one such table in it; ``where`` is for its message.
+    """
+    changed, found = TABLE.subn(lambda match: f"{match['name']} = {initialiser};", source)
+    if found != 1:
+        raise TracerError(f"{where}: {found or 'no'} block table tree_desc[] in it, not one")
+    return changed
+
+
 def running_headers() -> Path:
     """The running kernel's build folder."""
     return Path("/lib/modules") / platform.release() / "build"
 
 
-def build_module(patch: Path, headers: Path, output: Path) -> Path:
+def build_module(patch: Path, headers: Path, output: Path, *, table: str | None = None) -> Path:
     """Compile the module against ``headers`` into folder ``output``; returns the .ko's path.
 
-    TracerError with the compiler's first complaint if it does not build.
+    ``table``: C initialiser of another block table than the source has. TracerError with the
+    compiler's first complaint if it does not build.
     """
     name, source = read_source(patch)
+    if table is not None:
+        source = with_table(source, table, patch)
     if shutil.which("make") is None or shutil.which("gcc") is None:
         raise TracerError("gcc or make not found; as root: apt install gcc make")
     if not (headers / "Makefile").exists():

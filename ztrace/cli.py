@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "synth": ("ztrace.commands.synth", "Write a synthetic trace of any length."),
     "replay": ("ztrace.commands.replay", "Drive an allocator model with a trace."),
     "validate": ("ztrace.commands.validate", "Prove that the model is what the kernel ran."),
+    "tune": ("ztrace.commands.tune", "Fit ztree's block table to traces."),
     "report": ("ztrace.commands.report", "Say what recordings show of the claims for ztree."),
     "compare": ("ztrace.commands.compare", "Say what changed between two recordings."),
     "sweep": ("ztrace.commands.sweep", "Replay many traces through many models."),

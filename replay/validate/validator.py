@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from allocator.native import library, reason_missing
+from allocator.table import Table
 from allocator.ztree import BlockTree, Ztree
 from replay.errors import ReplayError
 from replay.validate.calls import CALL, FREE, MALLOC, SHRINK, WRITEBACK, Calls, groups, windows
@@ -36,6 +37,7 @@ def validate(
     engine: str | None = None,
     starts_empty: bool | None = None,
     tree_class: type[BlockTree] = BlockTree,
+    table: Table | None = None,
     on_order: Callable[[Order], None] | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Verdict:
@@ -44,7 +46,8 @@ def validate(
     ``engine``: ``python`` or ``native``, the same in the native core, which is the default where
     it is. ``starts_empty`` overrides what the trace says about its pools; where neither says so, a
     tree whose first malloc gave block 0, slot 0 is taken to begin with the trace. ``tree_class`` is
-    the model's tree (tests put broken ones here). ``on_order`` gets the order found, stretch by
+    the model's tree (tests put broken ones here), ``table`` the block table that the recorded
+    module was built with if not the posted one. ``on_order`` gets the order found, stretch by
     stretch, sorted by ``at_ns`` over all trees. ``advance`` gets numbers of rows, in all twice
     the trace's. Raises ReplayError for a trace that is not of ztree, or of some objects only,
     TraceError for a damaged one, NativeMissing for ``native`` where there is no core.
@@ -55,7 +58,7 @@ def validate(
         library()
     # The core has the posted rules only.
     in_core = tree_class is BlockTree and engine != "python" and not reason_missing()
-    run = _Run(reader, starts_empty, tree_class, on_order, in_core)
+    run = _Run(reader, starts_empty, tree_class, table, on_order, in_core)
     for window in windows(reader, advance):
         run.feed(window.calls, window.until)
     verdict = run.finish()
@@ -84,6 +87,7 @@ class _Run:
         reader: TraceReader,
         starts_empty: bool | None,
         tree_class: type[BlockTree],
+        table: Table | None,
         on_order: Callable[[Order], None] | None,
         in_core: bool,
     ) -> None:
@@ -94,7 +98,12 @@ class _Run:
         self.allocators = [pool.allocator for pool in metadata.pools]
         self.tree_class = tree_class
         self.in_core = in_core
-        self.model = Ztree(page_bytes=metadata.machine.page_bytes or 4096)
+        page_bytes = metadata.machine.page_bytes or 4096
+        self.model = (
+            Ztree(page_bytes=page_bytes)
+            if table is None
+            else Ztree(page_bytes=page_bytes, table=table)
+        )
         self.slot_sizes = np.array([kind.slot_bytes for kind in self.model.types])
         self.trees: dict[tuple[int, int], _Tree] = {}
         self.carried: Calls = np.empty(0, CALL)
@@ -200,6 +209,11 @@ class _Run:
     def _tree(self, pool: int, number: int) -> _Tree:
         key = pool, number
         if key not in self.trees:
+            if number >= len(self.model.types):
+                raise ReplayError(
+                    f"{self.verdict.trace}: a handle of block type {number}, but the table has "
+                    f"{len(self.model.types)}; give the table that the module was built with"
+                )
             kind = self.model.types[number]
             began = TreeVerdict(pool, number, kind.slot_bytes, None, False, False)  # type: ignore[arg-type]
             self.trees[key] = _Tree(began)

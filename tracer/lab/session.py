@@ -49,6 +49,8 @@ class Setup:
 
     ``same_filled_pages``: whether zswap keeps pages of one repeated word out of the allocator,
     the kernel's default where it can be chosen (up to 6.9); otherwise every page reaches it.
+    ``table``: C initialiser of another block table than the posted one. ``max_pool_percent`` of
+    memory is zswap's limit; where it is as large as here, the workload's cgroup is the limit.
     """
 
     kernel: str
@@ -59,6 +61,8 @@ class Setup:
     size: GuestSize = field(default_factory=GuestSize)
     record_options: Sequence[str] = ()
     same_filled_pages: bool = False
+    table: str | None = None
+    max_pool_percent: int = 50
 
 
 def record_in_guest(
@@ -101,7 +105,7 @@ def prepare(setup: Setup, job: Path) -> tuple[Kernel, list[str]]:
     put_program(workload, job)
     own = None
     if setup.patch is not None and setup.backend == "ztree":
-        own = build_module(setup.patch, kernel.headers, job).name
+        own = build_module(setup.patch, kernel.headers, job, table=setup.table).name
     _write_script(job / "run", _run_script(setup, own))
     _write_script(job / "workload", _workload_script(setup, workload))
     _write_script(job / "limited", f'#!/bin/sh -e\necho 0 >{GROUP}/cgroup.procs\nexec "$@"\n')
@@ -169,7 +173,7 @@ def _zswap(setup: Setup) -> tuple[str, list[str]]:
         # The parameter went in 6.10.
         "if [ -e same_filled_pages_enabled ]; then"
         f" echo {'Y' if setup.same_filled_pages else 'N'} >same_filled_pages_enabled; fi",
-        "echo 50 >max_pool_percent",  # the cgroup is to be the limit, not the pool
+        f"echo {setup.max_pool_percent} >max_pool_percent",
         # A parameter that is given a new value makes a new pool. Where the allocator is the
         # kernel's default, or cannot be chosen (from 6.18 on), the compressor has to.
         f'if [ -e zpool ] && [ "$(cat zpool)" != {setup.backend} ]',

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import click
 
+from allocator import create
+from allocator.table import c_initialiser, read_table
 from tracer.kmod import build_module, running_headers
+
+
+def in_c(path: Path | None) -> str | None:
+    """A file of a block table as a C initialiser; BackendError if it is none of ztree's."""
+    if path is None:
+        return None
+    create(f"ztree:table={path}")  # knows what is impossible
+    return c_initialiser(read_table(path))
 
 
 @click.group(epilog="Example: ztrace kmod build --patch ztree.mbox")
@@ -34,7 +44,12 @@ def command() -> None:
     default=Path(),
     help="Folder for the .ko; the current one if not given.",
 )
-def build(patch: Path, headers: Path | None, output: Path) -> None:
+@click.option(
+    "--table",
+    type=click.Path(path_type=Path),
+    help="Build with this block table of ztrace tune instead of the posted one.",
+)
+def build(patch: Path, headers: Path | None, output: Path, table: Path | None) -> None:
     """Compile PATCH against a kernel's headers and say where the module is."""
-    module = build_module(patch, headers or running_headers(), output)
+    module = build_module(patch, headers or running_headers(), output, table=in_c(table))
     click.echo(f"{module}: built; load it with: insmod {module}")

@@ -15,6 +15,7 @@ from tracer.lab.session import BACKENDS, Setup, record_in_guest
 from tracer.lab.study import ALLOCATORS, PROGRAMS, Case, missing, plan
 from tracer.lab.workloads import WORKLOADS
 from traces.writer import AtomicFile
+from ztrace.commands.kmod import in_c
 from ztrace.commands.lab_matrix import matrix
 
 NAMES = sorted({name for backends in BACKENDS.values() for name in backends})
@@ -44,20 +45,32 @@ def list_() -> None:
 @click.option("--backend", type=click.Choice(NAMES), default="ztree", show_default=True)
 @click.option("--workload", type=click.Choice(list(WORKLOADS)), required=True)
 @click.option("--patch", type=click.Path(path_type=Path), help="The posted mail, for ztree.")
+@click.option(
+    "--table", type=click.Path(path_type=Path), help="ztree's block table, of ztrace tune."
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The trace.")
 @click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--memory", type=click.IntRange(512), default=700, show_default=True, help="MiB.")
 @click.option("--compressor", default="lzo", show_default=True)
+@click.option(
+    "--max-pool-percent",
+    type=click.IntRange(1, 100),
+    default=50,
+    show_default=True,
+    help="zswap's limit, of the guest's memory.",
+)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def run(
     kernel: str,
     backend: str,
     workload: str,
     patch: Path | None,
+    table: Path | None,
     output: Path,
     cpus: int,
     memory: int,
     compressor: str,
+    max_pool_percent: int,
     force: bool,
 ) -> None:
     """Boot a Debian kernel, record a workload in it, bring the trace out.
@@ -67,8 +80,21 @@ def run(
     """
     if output.exists() and not force:
         raise click.ClickException(f"{output}: exists; --force replaces it")
-    setup = Setup(kernel, backend, workload, patch, compressor, GuestSize(cpus, memory))
+    if table is not None and backend != "ztree":
+        raise click.UsageError("--table is ztree's; leave it out")
+    setup = Setup(
+        kernel,
+        backend,
+        workload,
+        patch,
+        compressor,
+        GuestSize(cpus, memory),
+        table=in_c(table),
+        max_pool_percent=max_pool_percent,
+    )
     record_in_guest(setup, output, watch=_watch())
+    if table is not None:
+        backend = f"ztree:table={table}"
     click.echo(f"{output}: recorded. Next: ztrace replay {output} --backend {backend}")
 
 

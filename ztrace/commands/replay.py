@@ -6,14 +6,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 from rich.console import Console
 
 from allocator import native
+from replay.anomalies import find_anomalies
 from replay.backends import ALL
 from replay.backends import every as every_backend
 from replay.engine import replay
+from replay.limit import AT_ONCE, Limit, Rules, Worker, play, recorded_limit, recorded_rules
 from replay.metrics import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
 from replay.native import can_replay, replay_native
 from replay.order import read_order
@@ -23,6 +26,7 @@ from replay.timing import Timing
 from traces.metadata import Metadata
 from traces.reader import TraceReader
 from traces.writer import AtomicFile
+from ztrace.anomalies import show_anomalies
 from ztrace.comparison import ratio, series_csv, show_comparison
 from ztrace.console import (
     bytes_text,
@@ -36,7 +40,48 @@ from ztrace.console import (
     progress,
     table,
 )
-from ztrace.units import duration
+from ztrace.limited import show_limited
+from ztrace.units import duration, size
+
+ACCEPT = 90
+"""zswap's own accept_threshold_percent where nothing else is said."""
+
+
+class Asked(NamedTuple):
+    """A pool limit as asked for: ``percent`` of the recorded memory, or ``bytes``, or neither."""
+
+    percent: int | None = None
+    bytes: int | None = None
+
+    def on(self, metadata: Metadata, accept: int | None) -> Limit:
+        """The limit on the recorded machine; what is not asked for is as recorded."""
+        if self.bytes is None:
+            return recorded_limit(metadata, self.percent, accept)
+        page_bytes = metadata.machine.page_bytes or 4096
+        return Limit(self.bytes // page_bytes, accept_percent=ACCEPT if accept is None else accept)
+
+
+def _limit(text: str) -> Asked:
+    """``20%``, ``512M`` or ``recorded``."""
+    if text.strip() == "recorded":
+        return Asked()
+    return Asked(percent=_percent(text)) if "%" in text else Asked(bytes=size(text))
+
+
+def _percent(text: str) -> int:
+    """``90%`` or ``90``; zswap knows whole ones."""
+    digits = text.strip().removesuffix("%")
+    if not (digits.isascii() and digits.isdigit() and int(digits) <= 100):
+        raise click.BadParameter(f"{text!r} is not a whole percentage; write for instance 20%")
+    return int(digits)
+
+
+def _worker(text: str) -> Worker:
+    """``1ms,300us``."""
+    delay, comma, page = text.partition(",")
+    if not comma:
+        raise click.BadParameter(f"{text!r} is not two durations; write for instance 1ms,300us")
+    return Worker(duration(delay), duration(page))
 
 
 def _every(text: str) -> Every:
@@ -79,6 +124,34 @@ def _every(text: str) -> Every:
     is_flag=True,
     help="Measure how long the core's mallocs and frees take on this machine.",
 )
+@click.option(
+    "--anomalies",
+    is_flag=True,
+    help="Show each hazard's first call, and memory stranded in slots that malloc cannot find.",
+)
+@click.option(
+    "--limit",
+    type=_limit,
+    metavar="N%|SIZE|recorded",
+    help="Apply zswap's pool limit: what is rejected, written back and read again then?",
+)
+@click.option(
+    "--accept", type=_percent, metavar="N%", help="Of the limit, where a full pool accepts again."
+)
+@click.option(
+    "--worker",
+    type=_worker,
+    default="300us,300us",
+    show_default=True,
+    metavar="LATE,PAGE",
+    help="With --limit: play once more with writeback that begins so late and takes so long a "
+    "page; 0,0 does not.",
+)
+@click.option(
+    "--rules",
+    type=click.Choice([rules.value for rules in Rules]),
+    help="With --limit: whose rules, if not the recorded kernel's.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "-o",
@@ -101,6 +174,11 @@ def command(
     every: Every | None,
     engine: str | None,
     timing: bool,
+    anomalies: bool,
+    limit: Asked | None,
+    accept: int | None,
+    worker: Worker,
+    rules: str | None,
     as_json: bool,
     output: Path | None,
     force: bool,
@@ -113,6 +191,9 @@ def command(
     with the kernel's. Several backends are shown side by side; all are those that fit the
     trace. A trace of ztree from several CPUs is taken in the order that ztrace validate finds.
     Exit status 1 if a pool's replay had to end early.
+
+    With --limit zswap itself is played above the models, by the recorded kernel's rules: the
+    recorded pages under another limit, or in another allocator under the same one.
     """
     if order is not None and recorded_order:
         raise click.UsageError("--order and --recorded-order exclude each other")
@@ -121,6 +202,18 @@ def command(
     if timing and engine == "python":
         raise click.UsageError("--time measures the native core; leave out --engine python")
     backends = tuple(dict.fromkeys(backends))
+    if limit is not None:
+        if every or timing or anomalies or order or recorded_order or engine == "native":
+            raise click.UsageError("--limit goes with --backend, --accept, --rules and --json only")
+        return _limited(trace, backends, limit, accept, rules, worker, as_json)
+    if accept is not None or rules is not None:
+        raise click.UsageError("--accept and --rules are for --limit: give that too")
+    if anomalies:
+        if every or timing or len(backends) > 1 or ALL in backends or engine == "native":
+            raise click.UsageError(
+                "--anomalies goes with one --backend, --order, --recorded-order and --json only"
+            )
+        return _anomalies(trace, backends[0], order, recorded_order, as_json)
     if len(backends) > 1 or ALL in backends:
         if timing:
             raise click.UsageError("--time measures one backend at a time")
@@ -149,6 +242,53 @@ def command(
     else:
         _show(console(), result, metadata)
     return _report_stopped(trace, result)
+
+
+def _anomalies(
+    trace: Path, backend: str, order: Path | None, recorded_order: bool, as_json: bool
+) -> int:
+    """Watch one replay for faults of the allocator."""
+    with TraceReader(trace) as reader, progress(trace.name, 3 * reader.num_rows) as advance:
+        source = reader if recorded_order else _in_order(reader, backend, order)
+        found = find_anomalies(source, backend, advance)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        show_anomalies(console(), str(trace), found)
+    return _report_stopped(trace, found.result)
+
+
+def _limited(
+    trace: Path,
+    backends: Sequence[str],
+    asked: Asked,
+    accept: int | None,
+    rules_name: str | None,
+    worker: Worker,
+    as_json: bool,
+) -> int:
+    """Play one trace under a pool limit in several models."""
+    with TraceReader(trace) as reader:
+        metadata = reader.metadata
+        limit = asked.on(metadata, accept)
+        rules = Rules(rules_name) if rules_name else recorded_rules(metadata)
+        backends = _all_of(backends, metadata)
+        plays = [(backend, how) for how in dict.fromkeys((AT_ONCE, worker)) for backend in backends]
+        with progress(trace.name, reader.num_rows) as advance:
+            outcomes = play(reader, plays, limit, rules, advance=advance)
+    if as_json:
+        print_json({"limited": [outcome.to_dict() for outcome in outcomes]})
+    else:
+        count = len(backends)
+        show_limited(console(), outcomes[:count], outcomes[count:], metadata)
+    return max(int(outcome.stopped is not None) for outcome in outcomes)
+
+
+def _all_of(backends: Sequence[str], metadata: Metadata) -> Sequence[str]:
+    """The backends given, with ``all`` replaced by what it means for the trace."""
+    if ALL not in backends:
+        return backends
+    return list(dict.fromkeys([*every_backend(metadata), *(b for b in backends if b != ALL)]))
 
 
 def _replay(
@@ -203,8 +343,7 @@ def _compare(
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
-        if ALL in backends:
-            backends = [*every_backend(metadata), *(name for name in backends if name != ALL)]
+        backends = _all_of(backends, metadata)
         file = None
         if output is not None:
             file = stack.enter_context(AtomicFile(output, force=force))

@@ -11,6 +11,8 @@ import click
 from rich.console import Console
 
 from allocator import native
+from allocator.registry import builtin
+from allocator.table import Table
 from replay.order import OrderWriter
 from replay.validate import Verdict, validate
 from replay.validate.placement import compare_places
@@ -51,7 +53,8 @@ BEGINNINGS = {"trace": None, "empty": True, "late": False}
 @click.option(
     "--backend",
     metavar="NAME",
-    help="Compare with this model instead of the one of the recorded kernel (not for ztree).",
+    help="Compare with this model instead of the recorded kernel's; of ztree, with the block table "
+    "that its module was built with: ztree:table=FILE.",
 )
 def command(
     trace: Path,
@@ -89,6 +92,7 @@ def command(
             return _show_placement(placement, metadata, as_json)
         if engine is None and (missing := native.reason_missing()):
             click.echo(f"ztrace: {missing}; the search in Python takes longer", err=True)
+        table = None if backend is None else _table(backend)
         writer = None
         if order_path is not None:
             writer = stack.enter_context(OrderWriter(order_path, trace, force=force))
@@ -97,6 +101,7 @@ def command(
                 reader,
                 engine=engine,
                 starts_empty=BEGINNINGS[begins],
+                table=table,
                 on_order=writer.write if writer else None,
                 advance=advance,
             )
@@ -116,6 +121,17 @@ def command(
     out.print()
     out.print(_conclusion(verdict))
     return 0 if verdict.explained else 1
+
+
+def _table(backend: str) -> Table | None:
+    """The block table of a specification of the posted ztree, None for the posted one."""
+    found = builtin(backend)
+    if found is None or found.name != "ztree" or "variant" in found.arguments:
+        raise click.UsageError(
+            f"--backend {backend}: the trace is of ztree; write ztree:table=FILE"
+        )
+    table: Table | None = found.arguments.get("table")
+    return table
 
 
 def _show_placement(placement: Placement, metadata: Metadata, as_json: bool) -> int:

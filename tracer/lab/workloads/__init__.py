@@ -68,6 +68,11 @@ WORKLOADS = {
         "bursts",
         ("150", "120", "1", "10"),
     ),
+    "tides": Workload(
+        "12 times 4,000 pages swapped out, some read back, most given up again",
+        "tides",
+        ("12", "4000", "1"),
+    ),
     "churn-small": _churn(50_000),
     "churn": _churn(200_000),
     "churn-long": _churn(480_000),

@@ -8,38 +8,11 @@
  * short; that is when zsmalloc compacts.
  */
 #define _GNU_SOURCE
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
+#include "pages.h"
 
-#define PAGE 4096
 #define PAGES 1024
-
-#ifndef MADV_PAGEOUT
-#define MADV_PAGEOUT 21
-#endif
-
-static uint64_t state;
-
-static uint64_t draw(void)
-{
-	state ^= state << 13;
-	state ^= state >> 7;
-	state ^= state << 17;
-	return state;
-}
-
-/* A page with a random part that does not compress. */
-static void fill(char *page)
-{
-	size_t i, random = draw() % 3800;
-
-	memset(page, (int)(draw() % 256), PAGE);
-	for (i = 0; i < random; i++)
-		page[i] = (char)draw();
-}
 
 static int shrink_caches(void)
 {
@@ -74,7 +47,7 @@ int main(int argc, char **argv)
 		for (i = 0; i < 1 + draw() % batch; i++) {
 			char *page = pages + draw() % PAGES * PAGE;
 
-			fill(page);
+			fill(page, 1);
 			if (madvise(page, PAGE, MADV_PAGEOUT)) {
 				perror("bursts: madvise");
 				return 1;

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One trace under one limit in one allocator, and beside it what the recorded kernel counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from allocator import HazardError, create
+from replay.errors import ReplayError
+from replay.header import header_bytes
+from replay.limit.demand import Demand, NotTold, demands, uses_frontswap
+from replay.limit.zswap import Counts, Limit, Rules, Worker, Zswap
+from traces.metadata import Metadata
+from traces.reader import TraceReader
+
+WRITTEN_BACK, LIMIT_HIT = "zswap.written_back_pages", "zswap.pool_limit_hit"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The recorded kernel's own counts, under its own limit."""
+
+    written_back: int
+    limit_hits: int
+
+
+@dataclass
+class Hazard:
+    """A fault of the allocator: how often it was met, the demand's row and what it was first."""
+
+    count: int
+    row: int
+    first: str
+
+
+@dataclass
+class Outcome:
+    """What became of a trace's pages. Means are over its time, ``held_bytes`` the memory really
+    held, ``entries`` the pages stored in it; ``stopped``: why the kernel would not have gone on,
+    means are until then. ``as_recorded``: the limit is the recorded kernel's own.
+    """
+
+    trace: str
+    backend: str
+    rules: Rules
+    limit_pages: int
+    accept_pages: int
+    page_bytes: int
+    worker: Worker
+    counts: Counts
+    mean_entries: float = 0.0
+    mean_held_bytes: float = 0.0
+    peak_held_bytes: int = 0
+    stopped: str | None = None
+    hazards: dict[str, Hazard] = field(default_factory=dict)
+    not_told: NotTold = field(default_factory=NotTold)
+    kernel: Counted | None = None
+    as_recorded: bool = False
+
+    @property
+    def disk_bytes(self) -> int:
+        """Written and read."""
+        return (self.counts.written_pages + self.counts.read_pages) * self.page_bytes
+
+    @property
+    def freed_per_eviction(self) -> float | None:
+        """Pages that the pool shrank by for each page written back."""
+        written = self.counts.written_back
+        return self.counts.pages_freed / written if written else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        written, read = self.counts.written_pages, self.counts.read_pages
+        return {
+            **asdict(self),
+            "disk_written_bytes": written * self.page_bytes,
+            "disk_read_bytes": read * self.page_bytes,
+            "freed_per_eviction": self.freed_per_eviction,
+        }
+
+
+def recorded_rules(metadata: Metadata) -> Rules:
+    """The rules of the recorded kernel. ReplayError if it is not known."""
+    return Rules.DRIVER if uses_frontswap(metadata) else Rules.LRU
+
+
+def recorded_limit(
+    metadata: Metadata, percent: int | None = None, accept: int | None = None
+) -> Limit:
+    """``percent`` of the recorded machine's memory, and ``accept`` of that; as recorded if None.
+
+    ReplayError if the trace does not say.
+    """
+    pages = metadata.machine.memory_bytes // (metadata.machine.page_bytes or 4096)
+    if not pages:
+        raise ReplayError("the trace does not say how much memory there was: give --limit in bytes")
+
+    def parameter(name: str) -> int:
+        value = metadata.parameters.get(name, "")
+        if not re.fullmatch(r"\d+", value):
+            raise ReplayError(f"the trace does not say what {name} was; give it")
+        return int(value)
+
+    return Limit(
+        pages,
+        parameter("max_pool_percent") if percent is None else percent,
+        parameter("accept_threshold_percent") if accept is None else accept,
+    )
+
+
+def play(
+    reader: TraceReader,
+    plays: Sequence[tuple[str, Worker]],
+    limit: Limit,
+    rules: Rules,
+    *,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> list[Outcome]:
+    """Play a trace's demands in several (backend, worker) at once; ``advance`` gets its rows.
+
+    Recorded shrinks, writebacks and frees are not looked at. ReplayError for a trace without
+    stores, or of another page size than a backend's.
+    """
+    metadata = reader.metadata
+    told = NotTold()
+    runs = [_Run(reader, backend, worker, limit, rules, told) for backend, worker in plays]
+    first_ns = last_ns = None
+    for one in demands(reader, told, advance):
+        if first_ns is None or last_ns is None:
+            first_ns = last_ns = one.at_ns
+        passed_ns = max(0, one.at_ns - last_ns)
+        last_ns += passed_ns
+        for run in runs:
+            if run.outcome.stopped is None:
+                run.take(one, passed_ns)
+    for run in runs:
+        run.finish()
+        run.outcome.kernel = _counted(metadata)
+    return [run.outcome for run in runs]
+
+
+class _Run:
+    """One backend's zswap and what is measured of it."""
+
+    def __init__(
+        self,
+        reader: TraceReader,
+        backend: str,
+        worker: Worker,
+        limit: Limit,
+        rules: Rules,
+        told: NotTold,
+    ) -> None:
+        metadata = reader.metadata
+        self.model = create(backend)
+        recorded = metadata.machine.page_bytes
+        if recorded and recorded != self.model.page_bytes:
+            raise ReplayError(
+                f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
+                f"{self.model.page_bytes}; choose a backend of that page size"
+            )
+        header = header_bytes(backend, metadata.kernel.release)
+        self.zswap = Zswap(self.model, limit, rules, header_bytes=header, worker=worker)
+        self.outcome = Outcome(
+            trace=str(reader.path),
+            backend=backend,
+            rules=rules,
+            limit_pages=limit.max_pages,
+            accept_pages=limit.accept_pages,
+            page_bytes=self.model.page_bytes,
+            worker=worker,
+            counts=self.zswap.counts,
+            not_told=told,
+            as_recorded=_is_recorded(limit, metadata),
+        )
+        self.passed_ns = self.entries_ns = self.held_ns = 0
+
+    def take(self, one: Demand, passed_ns: int) -> None:
+        """One demand, so long after the one before."""
+        model, outcome = self.model, self.outcome
+        self.passed_ns += passed_ns
+        self.entries_ns += passed_ns * len(self.zswap.entries)
+        self.held_ns += passed_ns * model.held_bytes
+        try:
+            self.zswap.demand(one)
+        except HazardError as hazard:
+            outcome.stopped = f"row {one.row}: {hazard}"
+        if len(model.hazards.counts) != len(outcome.hazards):
+            for name, what in model.hazards.first.items():
+                outcome.hazards.setdefault(name, Hazard(0, one.row, what))
+        outcome.peak_held_bytes = max(outcome.peak_held_bytes, model.held_bytes)
+
+    def finish(self) -> None:
+        """No demand will come any more."""
+        if self.passed_ns:
+            self.outcome.mean_entries = self.entries_ns / self.passed_ns
+            self.outcome.mean_held_bytes = self.held_ns / self.passed_ns
+        for name, met in self.outcome.hazards.items():
+            met.count = self.model.hazards.counts[name]
+
+
+def _is_recorded(limit: Limit, metadata: Metadata) -> bool:
+    try:
+        return limit == recorded_limit(metadata)
+    except ReplayError:
+        return False
+
+
+def _counted(metadata: Metadata) -> Counted | None:
+    """None where the trace lacks the kernel's counters."""
+    start, end = metadata.counters.start, metadata.counters.end
+    if WRITTEN_BACK not in end or LIMIT_HIT not in end:
+        return None
+    return Counted(
+        end[WRITTEN_BACK] - start.get(WRITTEN_BACK, 0), end[LIMIT_HIT] - start.get(LIMIT_HIT, 0)
+    )

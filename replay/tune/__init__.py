@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Block tables of ztree fitted to traces, exactly, and what they are worth."""
+
+from replay.tune.optimum import Limits, best_table, static_bytes
+from replay.tune.trial import Gain, Held, Tuning, successors, tune, work
+
+__all__ = [
+    "Gain",
+    "Held",
+    "Limits",
+    "Tuning",
+    "best_table",
+    "static_bytes",
+    "successors",
+    "tune",
+    "work",
+]

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace tune``: the block table of ztree that fits given traces."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from allocator.table import c_initialiser, table_text
+from replay.tune import Limits, Tuning, successors, tune, work
+from traces.reader import TraceReader
+from traces.writer import AtomicFile
+from ztrace.console import bytes_text, console, count_text, print_json, progress, table
+
+
+@click.command("tune", epilog="Example: ztrace tune trace.parquet -o tuned.table")
+@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--types", type=int, default=16, show_default=True, help="Most block types.")
+@click.option("--least-slots", type=int, default=8, show_default=True, help="Of a block.")
+@click.option("--most-slots", type=int, default=16, show_default=True, help="Of a block.")
+@click.option("--most-order", type=int, default=3, show_default=True, help="Of a block.")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="NAME",
+    help="Compare with this backend instead of ztree's successors; may be given again.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write the table for --backend."
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    traces: tuple[Path, ...],
+    types: int,
+    least_slots: int,
+    most_slots: int,
+    most_order: int,
+    against: tuple[str, ...],
+    output: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Find the block table that holds the objects of TRACES in the least memory.
+
+    The optimum is exact for objects in full blocks, each weighted by how long it was live.
+    Replays then measure what is really held, with the posted table and those of ztree's
+    successors beside it. What is gained over the posted table is measured on the second half of
+    each trace, with a table that has seen the first half only.
+    """
+    with ExitStack() as stack:
+        readers = [stack.enter_context(TraceReader(path)) for path in traces]
+        first = readers[0].metadata
+        page_bytes = first.machine.page_bytes or 4096
+        limits = Limits(types, least_slots, most_slots, most_order, page_bytes)
+        file = None
+        if output is not None:  # opened first: an existing file is refused before the work
+            file = stack.enter_context(AtomicFile(output, force=force))
+        rivals = list(against) or successors(first)
+        rows = sum(reader.num_rows for reader in readers)
+        with progress("tune", work(rows, len(rivals))) as advance:
+            tuned = tune(readers, limits, against=rivals, advance=advance)
+        if file is not None:
+            file.write(
+                table_text(tuned.table, [f"fitted to {path.name}" for path in traces]).encode()
+            )
+    if as_json:
+        print_json(tuned.to_dict())
+    else:
+        _show(console(), tuned, output)
+
+
+def _show(out: Console, tuned: Tuning, output: Path | None) -> None:
+    if tuned.lost:
+        out.print(f"lost events: {count_text(tuned.lost)}")
+    posted = next(one for one in tuned.held if one.backend == "posted").mean_bytes
+    rows = [
+        [
+            one.backend,
+            bytes_text(one.mean_bytes),
+            f"{100 * (1 - one.mean_bytes / posted):+.2f} %" if posted else "-",
+            bytes_text(one.peak_bytes),
+            count_text(one.refused),
+        ]
+        for one in tuned.held
+    ]
+    out.print(table(("block table", "held (mean)", "gain", "peak", "refused"), rows))
+    static = [bytes_text(tuned.static[name]) for name in ("tuned", "posted")]
+    out.print(
+        f"held: by replay, over {len(tuned.traces)} trace(s), without what was refused. In full "
+        f"blocks\nalone the tuned table takes {static[0]}, the posted one {static[1]}: "
+        f"{100 * tuned.static_gain:+.2f} %,\nthe most there is.",
+        soft_wrap=True,
+    )
+    out.print()
+    gain = tuned.gain
+    text = f"gain on what it has not seen: {100 * gain.value:+.2f} % of held bytes"
+    if gain.low is not None and gain.high is not None:
+        text += f", 95 %: {100 * gain.low:+.2f} to {100 * gain.high:+.2f} %"
+    out.print(text)
+    out.print("  (fitted to the first half of the time, measured on the second)")
+    out.print(f"  by tenths of it: {', '.join(f'{100 * one:+.1f}' for one in gain.slices)} %")
+    out.print()
+    click.echo(f"tree_desc[] = {c_initialiser(tuned.table)};")  # with its tabs
+    if output is not None:
+        click.echo(f"\n{output}: written; ztrace replay TRACE --backend ztree:table={output}")

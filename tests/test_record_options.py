@@ -32,7 +32,7 @@ from tracer.convert import convert
 from tracer.filters import Filters, find_cgroup, is_sampled, room
 from tracer.histogram import BUCKETS, buckets, edges_bytes, edges_ns, percentile, summary
 from tracer.outputs import Flight, Limits, Spools, Trigger, first_rows
-from tracer.probing import SeenPool
+from tracer.probing import Attached, SeenPool
 from tracer.recorder import Plan, Session
 from tracer.ring import KINDS, OP_MALLOC, OP_STORE, OP_TOTAL, RECORD, Records, by_kind, named
 from tracer.spool import SpoolReader, following, numbered
@@ -78,7 +78,7 @@ class Ring:
 
     def __init__(self, batches: Sequence[Records]) -> None:
         self._batches = list(batches)
-        self.attached: list[Any] = []
+        self.attached = [Attached(probe, "kprobe") for probe in FRONTSWAP]
         self.lost_events = self.losing = 0
         self.filtered = np.zeros(KINDS, np.int64)
 

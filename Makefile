@@ -16,7 +16,7 @@ demo: $(VENV)/.installed ## Replay a bundled recording of a real kernel through 
 
 test: lint ## Pass all tests (in-kernel ones as root on Debian; PATCH=mail for ztree's)
 	tools/kernel-packages
-	$(BIN)/pytest tests -n auto --dist loadgroup $(if $(PATCH),--patch=$(PATCH))
+	$(BIN)/pytest tests $(if $(PATCH),--patch=$(PATCH))
 
 lint: $(VENV)/.developed
 	$(BIN)/ruff check

@@ -20,25 +20,15 @@ settings.register_profile("unhurried", deadline=None, suppress_health_check=[Hea
 settings.load_profile("unhurried")
 
 REQUIRED = os.environ.get("ZTRACE_KERNEL_TESTS") == "required"
-SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
-"""Each of several processes has all tests and is given some of them to run."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--patch", type=Path, help="the posted mail of ztree, for in-kernel tests")
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that boot guests share them: one process of several runs them all.
-
-    Where there is but one, they come last: their guests are at work meanwhile.
-    """
-    for item in items:
-        if item.get_closest_marker("kernel"):
-            item.add_marker(pytest.mark.xdist_group("kernel"))
-    if not SEVERAL:
-        items.sort(key=lambda item: item.get_closest_marker("kernel") is not None)
+    """Tests of guests come last: the guests are at work meanwhile."""
+    items.sort(key=lambda item: item.get_closest_marker("kernel") is not None)
 
 
 def _lacking() -> str | None:
@@ -89,16 +79,15 @@ def _wanted(items: list[pytest.Item]) -> Iterator[tuple[str, Boot]]:
 def guests(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Guests]:
-    """Begins to boot, what the chosen tests need, as the session begins if it runs them all."""
+    """Begins to boot what the chosen tests need as the session begins."""
     made = Guests(tmp_path_factory.mktemp("guests"), request.config.getoption("--patch"))
-    if not SEVERAL and _lacking() is None:
+    if _lacking() is None:
         made.start(_wanted(request.session.items))
     yield made
     made.stop()
 
 
 @pytest.fixture(scope="session")
-def guest(request: pytest.FixtureRequest, lab: None, guests: Guests) -> Callable[[str], Path]:
+def guest(lab: None, guests: Guests) -> Callable[[str], Path]:
     """``guest(name)``: the folder that a guest has left its results in."""
-    guests.start(_wanted(request.session.items))
     return guests.folder

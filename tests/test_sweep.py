@@ -50,9 +50,16 @@ class Fatal(Zbud):
             os.kill(os.getpid(), signal.SIGKILL)
 
 class Slow(Zbud):
-    """Takes its time."""
+    """Plays two traces in a process; the next ones wait for the file ``gate``."""
+    played = 0
+    def __init__(self, gate):
+        super().__init__()
+        self.gate, self.begun = Path(gate), False
     def malloc(self, size):
-        time.sleep(0.002)
+        Slow.played += not self.begun
+        self.begun = True
+        while Slow.played > 2 and not self.gate.exists():
+            time.sleep(0.05)
         return super().malloc(size)
 '''
 
@@ -285,7 +292,9 @@ def test_a_sweep_goes_on_where_it_was_interrupted(
 ) -> None:
     output = tmp_path / "results.parquet"
     journal = tmp_path / "results.parquet.runs"
-    call = ["sweep", *traces, "--backend", "slow", "--param", "scale=0.7,0.8,0.9,1,1.1"]
+    gate = tmp_path / "gate"
+    slow = f"slow:gate={gate}"
+    call = ["sweep", *traces, "--backend", slow, "--param", "scale=0.7,0.8,0.9,1,1.1"]
     call += ["--workers", "1", "-o", str(output)]
     process = ztrace(*call)
     deadline = time.monotonic() + 120
@@ -301,8 +310,9 @@ def test_a_sweep_goes_on_where_it_was_interrupted(
     assert not output.exists()
     assert sorted(path.name for path in tmp_path.glob("*results*")) == [journal.name]
     before = [json.loads(line)["row"] for line in journal.read_text().splitlines()[1:]]
-    assert 2 <= len(before) < 10
+    assert len(before) == 2
 
+    gate.touch()
     process = ztrace(*call)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said

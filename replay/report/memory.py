@@ -117,6 +117,7 @@ def model_dict(result: Result, memory: Memory, name: str) -> dict[str, Any]:
         "stranded_bytes_near_peak": result.stat("stranded_bytes", "stats_near_peak"),
         "refused": result.count("refused"),
         "hazards": {key: count for key, (count, _) in result.hazards().items()},
+        "hazards_first": {key: first for key, (_, first) in result.hazards().items()},
         "stopped": [pool.stopped for pool in result.pools if pool.stopped],
         "band": memory.bands(memory.held),
         "densities": memory.densities(memory.held),

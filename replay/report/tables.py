@@ -329,7 +329,8 @@ def _memory(document: Json) -> Table:
             stranded = row.cell(mib, "stranded_bytes_near_peak")
             rows.append([name, key, *held, density, *bounds, stranded])
             for hazard, times in model["hazards"].items():
-                notes.append(f"{one['label']}, {backend}: hazard {hazard} met {times:,} x")
+                first = model["hazards_first"][hazard]
+                notes.append(f"{one['label']}, {backend}: {hazard} met {times:,} x; first: {first}")
             for stop in model["stopped"]:
                 notes.append(f"{one['label']}, {backend}: replay ended early at {stop}")
     headers = ("recording", "held by", "peak", "mean", "density", "low", "high", "stranded")

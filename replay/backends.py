@@ -74,6 +74,13 @@ def every(metadata: Metadata) -> list[str]:
     return chosen
 
 
+def chosen(backends: Iterable[str], metadata: Metadata) -> list[str]:
+    """Each backend given once, ``all`` replaced by what it means for a trace, which comes first."""
+    named = list(backends)
+    more = every(metadata) if ALL in named else []
+    return list(dict.fromkeys([*more, *(name for name in named if name != ALL)]))
+
+
 def _with_pages(name: str, page_bytes: int) -> str | None:
     """A backend for pages of that size (0: not known, any); None if it has none."""
     if not page_bytes or create(name).page_bytes == page_bytes:

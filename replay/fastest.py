@@ -12,6 +12,11 @@ from replay.native import can_replay, replay_native
 from replay.source import Source
 
 
+def fastest_engine(backend: str) -> str:
+    """``native`` where the core is there and has the backend, else ``python``."""
+    return "python" if native.reason_missing() or not can_replay(backend) else "native"
+
+
 def replay_fastest(
     reader: Source,
     backend: str,
@@ -21,7 +26,7 @@ def replay_fastest(
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Result:
     """As engine.replay; ``timing`` also measures the core's calls, and nothing in Python."""
-    if native.reason_missing() or not can_replay(backend):
+    if fastest_engine(backend) == "python":
         return replay(reader, backend, every=every, advance=advance)
     [result] = replay_native(reader, [backend], every=every, timing=timing, advance=advance)
     return result

@@ -17,8 +17,18 @@ import numpy as np
 from replay.backends import family
 from replay.report.gather import CLAIMED
 from replay.report.render import as_markdown
-from replay.report.tables import Cell, Table, count, loss_text, mib, number, percent, ratio, text
-from replay.report.tables import _Row as Row
+from replay.report.tables import (
+    Cell,
+    Row,
+    Table,
+    count,
+    loss_text,
+    mib,
+    number,
+    percent,
+    ratio,
+    text,
+)
 from replay.report.tables import tables as report_tables
 
 Json = dict[str, Any]

@@ -114,7 +114,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-class _Row:
+class Row:
     """Makes the cells of one row, all below one place in the document."""
 
     def __init__(self, document: Json, *base: str | int) -> None:
@@ -183,7 +183,7 @@ _TONES = {"supported": "good", "refuted": "bad", "not decided": "open"}
 def _claims(document: Json) -> Table:
     rows = []
     for i, claim in enumerate(document["claims"]):
-        row = _Row(document, "claims", i)
+        row = Row(document, "claims", i)
         number, words, verdict, why = row.cells(text, "claim", "text", "verdict", "why")
         rows.append([number, words, replace(verdict, tone=_TONES[claim["verdict"]]), why])
     rules: dict[str, list[str]] = {}
@@ -204,7 +204,7 @@ def _claims(document: Json) -> Table:
 def _recordings(document: Json) -> Table:
     rows, notes = [], []
     for i, one in _each(document):
-        row = _Row(document, "recordings", i)
+        row = Row(document, "recordings", i)
         rows.append(
             [
                 *row.cells(text, "label", "allocator", "user", "kernel"),
@@ -242,7 +242,7 @@ def _recordings(document: Json) -> Table:
 def _losses(document: Json) -> Table:
     rows, notes = [], []
     for i, one in _each(document):
-        row = _Row(document, "recordings", i)
+        row = Row(document, "recordings", i)
         costs = [row.cell(number, "probe_cost_ns", op) for op in _FIRST]
         lost = [row.cell(count, "lost_total"), row.cell(percent, "lost_share")]
         rows.append([row.cell(text, "label"), *lost, *costs])
@@ -265,7 +265,7 @@ def _losses(document: Json) -> Table:
 def _checks(document: Json) -> Table:
     rows = []
     for i in range(len(document["checks"])):
-        row = _Row(document, "checks", i)
+        row = Row(document, "checks", i)
         rows.append(
             [
                 *row.cells(text, "recording", "check"),
@@ -280,7 +280,7 @@ def _checks(document: Json) -> Table:
 def _agreement(document: Json) -> Table:
     rows, notes = [], []
     for i, one in _each(document):
-        row = _Row(document, "recordings", i)
+        row = Row(document, "recordings", i)
         sizes = [
             row.cell(percent, "size_error", f"{key}_share") for key in ("median", "p99", "max")
         ]
@@ -312,16 +312,16 @@ def _agreement(document: Json) -> Table:
 def _memory(document: Json) -> Table:
     rows, notes = [], []
     for i, one in _each(document):
-        name = _Row(document, "recordings", i).cell(text, "label")
+        name = Row(document, "recordings", i).cell(text, "label")
         if one["memory"]["kernel"] is not None:
-            row = _Row(document, "recordings", i, "memory", "kernel")
+            row = Row(document, "recordings", i, "memory", "kernel")
             source = Cell(("recordings", i, "allocator"), one["allocator"], "kernel")
             bounds = [row.cell(ratio, "density", key) for key in ("low", "high")]
             held = [row.cell(mib, "peak_bytes"), row.cell(mib, "mean_bytes")]
             density, stranded = row.cell(ratio, "mean_density"), row.cell(mib, "stranded_bytes")
             rows.append([name, source, *held, density, *bounds, stranded])
         for backend, model in one["memory"]["models"].items():
-            row = _Row(document, "recordings", i, "memory", "models", backend)
+            row = Row(document, "recordings", i, "memory", "models", backend)
             key = Cell((*row.base, "name"), model["name"], model["name"])
             held = [row.cell(mib, "held_bytes", part) for part in ("peak", "mean")]
             bounds = [row.cell(ratio, "density", part) for part in ("low", "high")]
@@ -346,13 +346,13 @@ def _memory(document: Json) -> Table:
 def _ageing(document: Json) -> Table:
     rows = []
     for i, one in _each(document):
-        name = _Row(document, "recordings", i).cell(text, "label")
+        name = Row(document, "recordings", i).cell(text, "label")
         found: list[tuple[str, Path]] = []
         if one["kernel_ageing"] is not None:
             found.append(("kernel", ("kernel_ageing",)))
         found += [(key, ("ageing", key)) for key, trend in one["ageing"].items() if trend]
         for key, path in found:
-            row = _Row(document, "recordings", i, *path)
+            row = Row(document, "recordings", i, *path)
             rows.append(
                 [
                     name,
@@ -374,7 +374,7 @@ def _ageing(document: Json) -> Table:
 def _sizes(document: Json) -> Table:
     rows = []
     for i, _ in _each(document):
-        row = _Row(document, "recordings", i)
+        row = Row(document, "recordings", i)
         figures = [row.cell(count, "sizes", "objects"), row.cell(number, "sizes", "mean_bytes")]
         rows.append([row.cell(text, "label"), *figures, row.cell(count, "memory", "objects_peak")])
     return Table(
@@ -400,7 +400,7 @@ def _latency(document: Json, op: str) -> Iterator[Table]:
             found = one["latency"].get(op)
             if found is None or (corrected and found["corrected"] is None):
                 continue
-            row = _Row(document, "recordings", i)
+            row = Row(document, "recordings", i)
             below = ("latency", op, *(("corrected",) if corrected else ()))
             figures = [row.cell(us, *below, f"{key}_ns") for key in _QUANTILES]
             calls = row.cell(count, "latency", op, "calls")
@@ -423,8 +423,8 @@ def _native(document: Json, op: str) -> Table:
         native = one["native"]
         for backend, timed in native["models"].items() if native else ():
             if op in timed:
-                row = _Row(document, "recordings", i, "native", "models", backend)
-                name = _Row(document, "recordings", i).cell(text, "label")
+                row = Row(document, "recordings", i, "native", "models", backend)
+                name = Row(document, "recordings", i).cell(text, "label")
                 key = Cell((*row.base, "name"), timed["name"], timed["name"])
                 figures = [row.cell(number, op, f"{quantile}_ns") for quantile in _QUANTILES]
                 rows.append([name, key, row.cell(count, op, "calls"), *figures])
@@ -448,8 +448,8 @@ def _slowest(document: Json) -> Table:
         for k, call in enumerate(one["slowest"]):
             shown[call["op"]] = shown.get(call["op"], 0) + 1
             if call["op"] in _FIRST and shown[call["op"]] <= _SLOWEST_SHOWN:
-                row = _Row(document, "recordings", i, "slowest", k)
-                name = _Row(document, "recordings", i).cell(text, "label")
+                row = Row(document, "recordings", i, "slowest", k)
+                name = Row(document, "recordings", i).cell(text, "label")
                 times = [row.cell(us, "dur_ns"), row.cell(seconds, "at_ns")]
                 whose = row.cells(plain, "size", "cpu", "tid", "ret")
                 rows.append([name, row.cell(text, "op"), *times, *whose])
@@ -466,7 +466,7 @@ def _evidence(document: Json) -> Table:
     rows = []
     for i, claim in enumerate(document["claims"]):
         for k in range(len(claim["evidence"])):
-            row = _Row(document, "claims", i, "evidence", k)
+            row = Row(document, "claims", i, "evidence", k)
             rows.append(
                 [
                     Cell(("claims", i, "claim"), claim["claim"], claim["claim"]),

@@ -8,11 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from allocator import native
-from replay.engine import replay
 from replay.errors import ReplayError
+from replay.fastest import fastest_engine, replay_fastest
 from replay.metrics import Level, Result
-from replay.native import can_replay, replay_native
 from replay.reorder import in_order
 from replay.scaled import Scaled
 from replay.source import Source
@@ -53,17 +51,14 @@ def _figures(run: Run) -> Row:
     source = _ordered(reader, backend.startswith("ztree"))
     scale = float(run.parameter("scale") or 1)
     trace = source if scale == 1 else Scaled(source, scale)
-    if native.reason_missing() is None and can_replay(backend):
-        [result], engine = replay_native(trace, [backend]), "native"
-    else:
-        result, engine = replay(trace, backend), "python"
+    result = replay_fastest(trace, backend)
     metadata = reader.metadata
     return {
         "kernel": metadata.kernel.release,
         "recorded_allocators": ",".join(sorted({pool.allocator for pool in metadata.pools})),
         **_metrics(result),
         "wall_s": result.wall_s,
-        "engine": engine,
+        "engine": fastest_engine(backend),
     }
 
 

@@ -18,15 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from allocator import native
 from allocator.table import c_initialiser, table_text
 from allocator.ztree import POSTED_TABLE
 from replay.backends import every as every_backend
 from replay.backends import family
-from replay.engine import replay
 from replay.errors import ReplayError
+from replay.fastest import replay_fastest
 from replay.metrics import Every, Result
-from replay.native import can_replay, replay_native
 from replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
 from replay.tune.optimum import Limits, best_table, static_bytes
 from replay.tune.sizes import live_sizes
@@ -170,10 +168,7 @@ def work(rows: int, rivals: int) -> int:
 
 
 def _play(reader: TraceReader, backend: str, advance: Callable[[int], object]) -> Result:
-    every = Every(percent=100 / MOMENTS)
-    if not native.reason_missing() and can_replay(backend):
-        return replay_native(reader, [backend], every=every, advance=advance)[0]
-    return replay(reader, backend, every=every, advance=advance)
+    return replay_fastest(reader, backend, every=Every(percent=100 / MOMENTS), advance=advance)
 
 
 def _held(name: str, results: Sequence[Result]) -> Held:

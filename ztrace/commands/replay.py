@@ -13,8 +13,7 @@ from rich.console import Console
 
 from allocator import native
 from replay.anomalies import find_anomalies
-from replay.backends import ALL
-from replay.backends import every as every_backend
+from replay.backends import ALL, chosen
 from replay.engine import replay
 from replay.limit import AT_ONCE, Limit, Rules, Worker, play, recorded_limit, recorded_rules
 from replay.metrics import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
@@ -272,7 +271,7 @@ def _limited(
         metadata = reader.metadata
         limit = asked.on(metadata, accept)
         rules = Rules(rules_name) if rules_name else recorded_rules(metadata)
-        backends = _all_of(backends, metadata)
+        backends = chosen(backends, metadata)
         plays = [(backend, how) for how in dict.fromkeys((AT_ONCE, worker)) for backend in backends]
         with progress(trace.name, reader.num_rows) as advance:
             outcomes = play(reader, plays, limit, rules, advance=advance)
@@ -282,13 +281,6 @@ def _limited(
         count = len(backends)
         show_limited(console(), outcomes[:count], outcomes[count:], metadata)
     return max(int(outcome.stopped is not None) for outcome in outcomes)
-
-
-def _all_of(backends: Sequence[str], metadata: Metadata) -> Sequence[str]:
-    """The backends given, with ``all`` replaced by what it means for the trace."""
-    if ALL not in backends:
-        return backends
-    return list(dict.fromkeys([*every_backend(metadata), *(b for b in backends if b != ALL)]))
 
 
 def _replay(
@@ -343,13 +335,13 @@ def _compare(
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
-        backends = _all_of(backends, metadata)
+        backends = chosen(backends, metadata)
         file = None
         if output is not None:
             file = stack.enter_context(AtomicFile(output, force=force))
         with progress(trace.name, 2 * reader.num_rows) as advance:
             source = reader if recorded_order else _in_order(reader, backends[0], order)
-            results = _replay(source, list(backends), engine, every, advance)
+            results = _replay(source, backends, engine, every, advance)
         if file is not None:
             file.write(series_csv({result.backend: result.series for result in results}).encode())
     if as_json:

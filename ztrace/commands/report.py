@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 
 from allocator import BackendError, create
-from replay.backends import ALL
-from replay.backends import every as every_backend
+from replay.backends import chosen
 from replay.report import (
     FORMATS,
     Recording,
@@ -141,14 +140,12 @@ def _gather(path: Path, name: str, backends: tuple[str, ...], *, timing: bool) -
 
 def _models(metadata: Metadata, backends: tuple[str, ...]) -> list[str]:
     """The backends to replay; BackendError for one that does not exist."""
-    chosen = list(backends)
-    if not chosen:
+    if not backends:
         return default_backends(metadata)
-    if ALL in chosen:
-        chosen = [*every_backend(metadata), *(name for name in chosen if name != ALL)]
-    for name in chosen:
+    models = chosen(backends, metadata)
+    for name in models:
         try:
             create(name)
         except TypeError as error:  # a third party's, with an item it does not take
             raise BackendError(f"{name}: {error}") from error
-    return list(dict.fromkeys(chosen))
+    return models

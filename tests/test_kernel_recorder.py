@@ -80,7 +80,9 @@ def test_doctor_says_that_recording_works(job: Path) -> None:
     findings = json.loads(read(job, "doctor.json"))
     assert findings["record"] is True
     [symbols] = [one for one in findings["findings"] if one["name"] == "symbols"]
-    assert symbols["found"] == "15 of 15 probe points"
+    # 5 of zswap, 7 of zpool and z3fold's compaction; zsmalloc is not loaded.
+    assert symbols["found"] == "13 of 13 probe points"
+    assert not symbols["remedy"]
 
 
 @pytest.mark.parametrize("name", ENDS)

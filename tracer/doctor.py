@@ -163,7 +163,7 @@ def _symbols() -> Finding:
     ops = {probe.op for probe in present}
     return Finding(
         *("record", "symbols", {"malloc", "free"} <= ops, found),
-        f"not traceable on this kernel: {lacking}",
+        f"not traceable on this kernel: {lacking}" if lacking else "",
     )
 
 

@@ -53,14 +53,17 @@ def run_guest(
     """
     if shutil.which(QEMU) is None:
         raise TracerError(f"{QEMU} not found; as root: apt install qemu-system-x86")
-    boot = _boot_files(kernel, tuple(modules))
+    image = _kernel_image(kernel)
+    # The job's own: guests of one kernel that boot at the same time differ in their modules.
+    archive = job / "initramfs"
+    archive.write_bytes(_initramfs(kernel, modules))
     swap = job / "swap.img"
     with swap.open("wb") as disk:
         disk.truncate(size.swap_mib << 20)
     status, log = job / "status", job / "log"
     status.unlink(missing_ok=True)
     log.touch()
-    command = _command(kernel, boot, job, swap, size)
+    command = _command(kernel, image, archive, job, swap, size)
     with (job / "console").open("wb") as console:
         guest = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT
@@ -72,6 +75,7 @@ def run_guest(
                 guest.kill()
                 guest.wait()
             swap.unlink()
+            archive.unlink()
     try:
         return int(status.read_text())
     except (OSError, ValueError) as error:
@@ -80,20 +84,22 @@ def run_guest(
         raise TracerError(f"the guest ended without a result; its console ends: {said}") from error
 
 
-def _boot_files(kernel: Kernel, modules: tuple[str, ...]) -> Path:
-    init = files("tracer.lab").joinpath("guest/init.sh").read_text()
-    wanted = [*BOOT_MODULES, *modules]
-
+def _kernel_image(kernel: Kernel) -> Path:
     def build(folder: Path) -> None:
         (folder / "vmlinux").write_bytes(unpack_kernel(kernel.image))
 
-    boot = build_once(cache_dir() / "boot" / kernel.release, build)
-    archive = build_initramfs(fetch_busybox(), init, Modules(kernel.modules), wanted)
-    (boot / "initramfs").write_bytes(archive)
-    return boot
+    return build_once(cache_dir() / "boot" / kernel.release, build) / "vmlinux"
 
 
-def _command(kernel: Kernel, boot: Path, job: Path, swap: Path, size: GuestSize) -> list[str]:
+def _initramfs(kernel: Kernel, modules: Iterable[str]) -> bytes:
+    init = files("tracer.lab").joinpath("guest/init.sh").read_text()
+    wanted = [*BOOT_MODULES, *modules]
+    return build_initramfs(fetch_busybox(), init, Modules(kernel.modules), wanted)
+
+
+def _command(
+    kernel: Kernel, image: Path, archive: Path, job: Path, swap: Path, size: GuestSize
+) -> list[str]:
     # THP off: on 6.1 and 6.12 a large folio swapped out whole passes zswap by. No timer check: on
     # a busy machine emulated time passes the 10 ticks that the kernel waits for, and it panics.
     arguments = "console=ttyS0 panic=-1 quiet loglevel=3 transparent_hugepage=never no_timer_check"
@@ -104,7 +110,7 @@ def _command(kernel: Kernel, boot: Path, job: Path, swap: Path, size: GuestSize)
         *("-accel", "tcg,thread=single" if size.counted else "tcg,thread=multi"),
         *(("-icount", "shift=0") if size.counted else ()),
         *("-smp", str(size.cpus), "-m", f"{size.memory_mib}M"),
-        *("-kernel", str(boot / "vmlinux"), "-initrd", str(boot / "initramfs")),
+        *("-kernel", str(image), "-initrd", str(archive)),
         *("-append", arguments),
         *("-serial", "stdio", "-monitor", "none"),
         *(word for tag, path in shares.items() for word in _share(tag, path)),

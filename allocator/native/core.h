@@ -90,8 +90,12 @@ struct zc_backend {
 	int (*end)(struct zc_pool *pool, uint64_t ticket, uint64_t *handle);
 	uint64_t (*handle_of)(struct zc_pool *pool, uint64_t ref);
 	int (*place)(struct zc_pool *pool, uint64_t handle, struct zc_place *place);
-	/* Bring what a call on this object will touch nearer; stage 0, then 1. By reference. */
-	void (*prefetch)(struct zc_pool *pool, uint64_t ref, int stage);
+	/*
+	 * Bring what a call on this object will touch nearer, later what that leads to. By reference;
+	 * the object may be gone meanwhile.
+	 */
+	void (*prefetch)(struct zc_pool *pool, uint64_t ref);
+	void (*prefetch_more)(struct zc_pool *pool, uint64_t ref);
 	/* Statistics: the number of figures, and the figures in the order of binding.py. */
 	size_t (*stats_len)(struct zc_pool *pool);
 	void (*stats)(struct zc_pool *pool, int64_t *figures);
@@ -131,10 +135,11 @@ int zc_fatal(struct zc_pool *pool, const char *name, const char *format, ...) ZC
 int zc_out_of_memory(struct zc_pool *pool); /* returns ZC_NO_MEMORY */
 
 /*
- * Integers by integer. Values are not 0. Open addressing by buckets of one cache line, at most 5/8
- * full: nearly always that line is all that a call touches. Slots of a bucket are filled from the
- * first on; what does not fit goes to the next bucket that is not full. Grows in powers of two and
- * never shrinks. A slot stays where it is until the map is changed.
+ * Integers by integer. Values are not 0. Open addressing by buckets of one cache line, at most 3/8
+ * full: nearly always that line is all that a call touches, and so all that is worth a prefetch.
+ * Slots of a bucket are filled from the first on; what does not fit goes to the next bucket that is
+ * not full. Grows in powers of two and never shrinks. A slot stays where it is until the map is
+ * changed.
  */
 enum { ZC_BUCKET = 4 };
 
@@ -153,7 +158,7 @@ int zc_map_init(struct zc_map *map); /* 0 or ZC_NO_MEMORY */
 void zc_map_clear(struct zc_map *map);
 void zc_map_wipe(struct zc_map *map); /* remove all entries, keep the room */
 int zc_map_grow(struct zc_map *map);
-void zc_map_remove_at(struct zc_map *map, struct zc_slot *slot);
+void zc_map_refill(struct zc_map *map, struct zc_slot *slot);
 
 /* The number of the bucket that a key belongs to. */
 static inline uint64_t zc_map_home(const struct zc_map *map, uint64_t key)
@@ -167,7 +172,7 @@ static inline struct zc_slot *zc_map_bucket(const struct zc_map *map, uint64_t a
 	return &map->slots[at * ZC_BUCKET];
 }
 
-static inline void zc_map_prefetch(const struct zc_map *map, uint64_t key)
+static inline ZC_ALWAYS_INLINE void zc_map_prefetch(const struct zc_map *map, uint64_t key)
 {
 	ZC_PREFETCH(zc_map_bucket(map, zc_map_home(map, key)));
 }
@@ -178,17 +183,35 @@ static inline unsigned zc_bucket_len(const struct zc_slot *bucket)
 	return (bucket[0].value != 0) + (bucket[1].value != 0) + (bucket[2].value != 0);
 }
 
+/* Take out an entry: the last of its bucket gets its place, or one that the bucket had no room for. */
+static inline void zc_map_remove_at(struct zc_map *map, struct zc_slot *slot)
+{
+	const uintptr_t line = ZC_BUCKET * sizeof(*slot);
+	struct zc_slot *bucket = (struct zc_slot *)((uintptr_t)slot & -line);
+	map->len--;
+	if (ZC_UNLIKELY(bucket[ZC_BUCKET - 1].value)) {
+		zc_map_refill(map, slot);
+		return;
+	}
+	struct zc_slot *last = bucket + zc_bucket_len(bucket) - 1;
+	slot->key = last->key;
+	slot->value = last->value;
+	last->value = 0;
+}
+
 /*
  * The slot of a key in a bucket, or NULL; all four are looked at, which needs no guess. What a
  * removal left behind has value 0, and is found only where the key is not before it.
  */
 static inline struct zc_slot *zc_bucket_find(struct zc_slot *bucket, uint64_t key)
 {
-	unsigned found = 1u << ZC_BUCKET;
+	unsigned found = 0;
 	for (unsigned i = 0; i < ZC_BUCKET; i++)
 		found |= (unsigned)(bucket[i].key == key) << i;
-	unsigned at = (unsigned)__builtin_ctz(found);
-	return at < ZC_BUCKET && bucket[at].value ? bucket + at : NULL;
+	if (!found)
+		return NULL;
+	struct zc_slot *slot = bucket + __builtin_ctz(found);
+	return slot->value ? slot : NULL;
 }
 
 /* The slot of a key, or NULL. */

@@ -13,10 +13,10 @@
 
 __extension__ typedef __int128 wide;
 
-/* Rows that are looked ahead at together; few, since a burst of prefetches would be waited for. */
-enum { STRIDE = 4 };
-/* How many strides ahead. */
-enum { AHEAD_LIVE = 8, AHEAD_MODEL = 5, AHEAD_OBJECT = 2, RING = 8 };
+/* Rows that are played together; what they will touch is brought nearer in time: struct ahead. */
+enum { PIECE = 4096, RING = 16 };
+/* How much in advance: entries by rows, the others by rows that name an object. */
+enum { AHEAD_ENTRY = 32, AHEAD_OBJECT = 8, AHEAD_MORE = 4 };
 enum { COUNT_BITS = 48 };
 static const uint64_t MOST_RANKS = 0xFFFF;
 
@@ -46,6 +46,7 @@ struct run {
 	int32_t more_bytes;
 	uint32_t unknown_met, cpus; /* whose lists are apart; 0: the same for all */
 	bool compared, compacts, stopped;
+	bool plain; /* see play(): neither stopped nor with objects that need a second look */
 	struct zc_map pages; /* address of the kernel's page / PAGE_SIZE -> the model's + 1 */
 	struct zp_pool_result result;
 };
@@ -154,7 +155,8 @@ static uint64_t number_at(const struct player *p, uint64_t row)
 enum {
 	DRIVEN = 1u << ZP_MALLOC | 1u << ZP_FREE | 1u << ZP_MAP | 1u << ZP_UNMAP | 1u << ZP_SHRINK |
 		 1u << ZP_INSERT,
-	NAMING = 1u << ZP_FREE | 1u << ZP_MAP | 1u << ZP_UNMAP,
+	USING = 1u << ZP_MAP | 1u << ZP_UNMAP,
+	NAMING = 1u << ZP_FREE | USING,
 };
 
 static inline bool is_one_of(uint32_t kinds, enum zp_kind kind)
@@ -239,16 +241,22 @@ static inline void note_change(wide *moment, int64_t change, int64_t t)
 	*moment += (wide)change * t;
 }
 
+/* Note in the time series the state at the moments before ``t``. */
+static inline void reach_moments(struct player *p, int64_t t)
+{
+	const struct zp_options *o = &p->options;
+	while (ZC_UNLIKELY(p->state_reached < o->moments_len &&
+			   o->moments[p->state_reached] < t))
+		p->series[p->state_reached++] = p->latest;
+}
+
 /* Take over the state after a call that returned at ``end_ns``; time never steps back. */
 static inline void move_clock(struct player *p, int64_t end_ns)
 {
 	int64_t t = end_ns > p->clock ? end_ns : p->clock;
 	p->clock = t;
 	struct zp_point *latest = &p->latest;
-	const struct zp_options *o = &p->options;
-	while (ZC_UNLIKELY(p->state_reached < o->moments_len &&
-			   o->moments[p->state_reached] < t))
-		p->series[p->state_reached++] = *latest;
+	reach_moments(p, t);
 	note_change(&p->moments_of[0], p->objects - latest->objects, t);
 	note_change(&p->moments_of[1], p->stored - latest->stored, t);
 	if (p->held != latest->held)
@@ -263,9 +271,7 @@ static inline void move_clock(struct player *p, int64_t end_ns)
 		peaks[2] = *latest;
 }
 
-/* Take over what the model holds after a call, and compare it with the kernel's total. */
-static inline void point(struct player *p, struct run *run, int64_t end_ns, int64_t total,
-			 uint64_t number)
+static inline void take_held(struct player *p, struct run *run)
 {
 	const struct zc_pool *model = run->model;
 	int64_t held = (int64_t)model->held_bytes, model_total = (int64_t)model->total_bytes;
@@ -275,6 +281,13 @@ static inline void point(struct player *p, struct run *run, int64_t end_ns, int6
 	run->model_total = model_total;
 	if (ZC_UNLIKELY(p->held > p->snapshot_above))
 		snapshot(p);
+}
+
+/* Take over what the model holds after a call, and compare it with the kernel's total. */
+static inline void point(struct player *p, struct run *run, int64_t end_ns, int64_t total,
+			 uint64_t number)
+{
+	take_held(p, run);
 	if (total >= 0)
 		compare_total(p, run, total, number);
 	move_clock(p, end_ns);
@@ -287,6 +300,7 @@ static int stop(struct player *p, struct run *run, const char *call, uint64_t nu
 	if (code != ZC_FATAL)
 		return fail(p, code, number, ZP_OTHER, 0);
 	run->stopped = true;
+	run->plain = false;
 	snprintf(run->result.stopped, sizeof(run->result.stopped), "row %" PRIu64 ": %s: %s: %s",
 		 number, call, run->model->fatal.name, run->model->fatal.first);
 	return 0;
@@ -478,32 +492,36 @@ static int refuse(struct player *p, struct run *run, uint64_t handle, uint64_t n
 	return 0;
 }
 
-static int play_malloc(struct player *p, struct run *run, int64_t size, uint64_t handle,
-		       uint64_t number, int64_t end_ns)
+static inline bool tells(const struct player *p, const struct run *run)
 {
-	uint64_t given, ticket;
-	int code;
-	size += run->more_bytes;
-	if (ZC_UNLIKELY(run->begun.len) && (ticket = zc_map_take(&run->begun, handle)))
-		code = p->backend->end(run->model, ticket, &given);
-	else
-		code = model_malloc(p, run, size, &given);
+	return run->compared && p->options.handles_tell;
+}
+
+static inline void compare_handle(struct run *run, int64_t size, uint64_t handle, uint64_t given,
+				  uint64_t number)
+{
+	struct zp_agreement *handles = &run->result.handles;
+	handles->compared++;
+	if (given == handle)
+		handles->equal++;
+	else if (!*handles->first)
+		snprintf(handles->first, ZP_FIRST,
+			 "row %" PRIu64 ": malloc(%" PRId64 ") gave 0x%" PRIx64
+			 ", model: 0x%" PRIx64,
+			 number, size, handle, given);
+}
+
+/* What follows the model's answer to a malloc: a code, or ``given``. */
+static int note_malloc(struct player *p, struct run *run, int code, int64_t size, uint64_t handle,
+		       uint64_t given, uint64_t number, int64_t end_ns)
+{
 	if (ZC_UNLIKELY(code)) {
 		if (code > 0)
 			return code;
 		return refuse(p, run, handle, number, size, code);
 	}
-	if (run->compared && p->options.handles_tell) {
-		struct zp_agreement *handles = &run->result.handles;
-		handles->compared++;
-		if (given == handle)
-			handles->equal++;
-		else if (!*handles->first)
-			snprintf(handles->first, ZP_FIRST,
-				 "row %" PRIu64 ": malloc(%" PRId64 ") gave 0x%" PRIx64
-				 ", model: 0x%" PRIx64,
-				 number, size, handle, given);
-	}
+	if (tells(p, run))
+		compare_handle(run, size, handle, given, number);
 	uint64_t ref = run->model->last_ref;
 	struct zc_slot *slot = zc_map_put(&run->live, handle);
 	if (ZC_UNLIKELY(!slot))
@@ -518,6 +536,19 @@ static int play_malloc(struct player *p, struct run *run, int64_t size, uint64_t
 	p->objects++;
 	p->stored += size;
 	return 0;
+}
+
+static int play_malloc(struct player *p, struct run *run, int64_t size, uint64_t handle,
+		       uint64_t number, int64_t end_ns)
+{
+	uint64_t given = 0, ticket;
+	int code;
+	size += run->more_bytes;
+	if (ZC_UNLIKELY(run->begun.len) && (ticket = zc_map_take(&run->begun, handle)))
+		code = p->backend->end(run->model, ticket, &given);
+	else
+		code = model_malloc(p, run, size, &given);
+	return note_malloc(p, run, code, size, handle, given, number, end_ns);
 }
 
 /* A malloc that failed; the page allocator's failures are not the model's. */
@@ -694,17 +725,8 @@ static void play_compact(struct player *p, struct run *run, uint64_t row)
 /* -- rows ----------------------------------------------------------------------------------- */
 
 struct object {
-	uint64_t model, ref; /* model 0: none yet */
-};
-
-/*
- * What has been looked up of rows to come: the slot of its handle (see zc_map_glance) and its
- * object, or the object before where there is none, so that all rows are treated alike.
- */
-struct ahead {
-	uint32_t slots[RING][STRIDE];
-	struct object objects[RING][STRIDE];
-	struct object found;
+	struct zc_pool *model; /* NULL: none */
+	uint64_t ref;
 };
 
 static inline uint64_t least(uint64_t a, uint64_t b)
@@ -712,69 +734,15 @@ static inline uint64_t least(uint64_t a, uint64_t b)
 	return a < b ? a : b;
 }
 
-/*
- * What rows will touch is brought nearer in three steps: the recorded handle's entry, then what
- * leads to the model's object, then the object. An entry that is not where it belongs is not worth
- * a search; a malloc has none. Always inline: GCC takes a function that only prefetches for one
- * without effect, and leaves out the call.
- */
-static inline ZC_ALWAYS_INLINE void bring_entries(const struct player *p, uint64_t row,
-						  uint64_t stop_at)
+/* What follows any call that a model was driven with, or failed in. */
+static inline int end_row(struct player *p, struct run *run, uint64_t row, enum zp_kind kind,
+			  int code)
 {
-	const struct zp_columns *in = p->in;
-	for (uint64_t end = least(row + STRIDE, stop_at); row < end; row++) {
-		const struct run *run = p->runs[in->pool[row]];
-		if (ZC_LIKELY(run != NULL))
-			zc_map_prefetch(&run->live, in->handle[row]);
-	}
-}
-
-/* One of two without a branch, whatever the compiler thinks of it. */
-static inline uint64_t choose(uint64_t first, uint64_t a, uint64_t b)
-{
-	return (a & -first) | (b & (first - 1));
-}
-
-static inline void find_objects(const struct player *p, uint64_t row, uint64_t stop_at,
-				struct ahead *ahead, uint64_t at)
-{
-	const struct zp_columns *in = p->in;
-	uint32_t *slots = ahead->slots[at];
-	struct object *objects = ahead->objects[at], found = ahead->found;
-	for (uint64_t end = least(row + STRIDE, stop_at); row < end; row++) {
-		const struct run *run = p->runs[in->pool[row]];
-		if (ZC_LIKELY(run != NULL)) {
-			*slots = (uint32_t)zc_map_glance(&run->live, in->handle[row]);
-			const struct zc_slot *slot = &run->live.slots[*slots];
-			uint64_t hit = (slot->key == in->handle[row]) & (slot->value != 0);
-			found.model = choose(hit, (uintptr_t)run->model, found.model);
-			found.ref = choose(hit, ref_of(slot->value), found.ref);
-		}
-		slots++;
-		*objects++ = found;
-	}
-	ahead->found = found;
-}
-
-static inline void bring_objects(const struct player *p, const struct object *objects, int stage)
-{
-#pragma GCC unroll 4
-	for (int i = 0; i < STRIDE; i++)
-		if (ZC_LIKELY(objects[i].model))
-			p->backend->prefetch((struct zc_pool *)(uintptr_t)objects[i].model,
-					     objects[i].ref, stage);
-}
-
-static inline void look_ahead(const struct player *p, uint64_t row, uint64_t stop_at,
-			      struct ahead *ahead)
-{
-	bring_entries(p, row + AHEAD_LIVE * STRIDE, stop_at);
-	if (p->timing) /* what a call waits for is part of its time */
-		return;
-	uint64_t found_at = (row / STRIDE + AHEAD_MODEL) % RING;
-	find_objects(p, row + AHEAD_MODEL * STRIDE, stop_at, ahead, found_at);
-	bring_objects(p, ahead->objects[found_at], 0);
-	bring_objects(p, ahead->objects[(row / STRIDE + AHEAD_OBJECT) % RING], 1);
+	uint64_t number = number_at(p, row);
+	if (ZC_UNLIKELY(code))
+		return p->code ? p->code : stop(p, run, KIND_NAMES[kind], number, code);
+	point(p, run, end_at(p, row), total_at(p, row), number);
+	return 0;
 }
 
 static inline int play_row(struct player *p, uint64_t row, uint32_t hint)
@@ -830,30 +798,352 @@ static inline int play_row(struct player *p, uint64_t row, uint32_t hint)
 		if (total < 0)
 			return 0;
 	}
-	if (ZC_UNLIKELY(code))
-		return p->code ? p->code : stop(p, run, KIND_NAMES[kind], number, code);
-	point(p, run, end_ns, total, number);
-	return 0;
+	return end_row(p, run, row, kind, code);
 }
 
-/* Play rows up to ``stop_at``; those up to ``rows`` will follow. */
-static int play_on(struct player *p, uint64_t row, uint64_t stop_at, uint64_t rows)
+/* -- what rows will touch ------------------------------------------------------------------- */
+
+/*
+ * Brought nearer in three steps: the recorded handle's entry, then what leads to the model's
+ * object, then the object. Mallocs need the first only, so the rows of a piece that name an
+ * object are listed. An entry that is not where it belongs is not worth a search.
+ */
+struct ahead {
+	uint64_t len, done; /* of ``rows``; and those that were played */
+	uint32_t hints[RING]; /* see zc_map_glance() */
+	struct object objects[RING];
+	uint32_t rows[PIECE];
+};
+
+/* Always inline: GCC takes a function that only prefetches for one without effect. */
+static inline ZC_ALWAYS_INLINE void bring_entry(const struct player *p, uint64_t row)
 {
-	struct ahead ahead = {.found = {0, 0}};
-	while (row < stop_at) {
-		if (ZC_LIKELY(p->in->handle != NULL))
-			look_ahead(p, row, rows, &ahead);
-		const uint32_t *slot = ahead.slots[row / STRIDE % RING];
-		for (uint64_t end = least(row + STRIDE, stop_at); row < end; row++)
-			if (ZC_UNLIKELY(play_row(p, row, *slot++)))
-				return p->code;
-	}
-	return 0;
+	const struct run *run = p->runs[p->in->pool[row]];
+	if (ZC_LIKELY(run != NULL))
+		zc_map_prefetch(&run->live, p->in->handle[row]);
 }
 
+static inline ZC_ALWAYS_INLINE void bring_object(const struct player *p, struct ahead *ahead,
+						 uint64_t at)
+{
+	uint64_t row = ahead->rows[at], handle = p->in->handle[row];
+	const struct run *run = p->runs[p->in->pool[row]];
+	struct object *object = &ahead->objects[at % RING];
+	object->model = NULL;
+	ahead->hints[at % RING] = 0;
+	if (ZC_UNLIKELY(!run))
+		return;
+	uint64_t hint = zc_map_glance(&run->live, handle);
+	const struct zc_slot *slot = &run->live.slots[hint];
+	ahead->hints[at % RING] = (uint32_t)hint;
+	if (ZC_UNLIKELY(slot->key != handle || !slot->value))
+		return;
+	object->model = run->model;
+	object->ref = ref_of(slot->value);
+	p->backend->prefetch(object->model, object->ref);
+}
+
+/* List the rows of a piece that name an object. */
+static void list_uses(const struct player *p, struct ahead *ahead, uint64_t row, uint64_t end)
+{
+	ahead->len = ahead->done = 0;
+	for (; row < end; row++) {
+		ahead->rows[ahead->len] = (uint32_t)row;
+		ahead->len += is_one_of(NAMING, kind_at(p, row));
+	}
+	for (uint64_t at = 0; at < least(AHEAD_OBJECT, ahead->len); at++)
+		bring_object(p, ahead, at);
+}
+
+/* Step on to the next row that names an object; returns its hint. */
+static inline ZC_ALWAYS_INLINE uint32_t next_use(const struct player *p, struct ahead *ahead)
+{
+	uint64_t at = ahead->done++;
+	uint32_t hint = ahead->hints[at % RING];
+	if (ZC_LIKELY(at + AHEAD_OBJECT < ahead->len))
+		bring_object(p, ahead, at + AHEAD_OBJECT);
+	if (p->backend->prefetch_more && at + AHEAD_MORE < ahead->len) {
+		const struct object *object = &ahead->objects[(at + AHEAD_MORE) % RING];
+		if (ZC_LIKELY(object->model != NULL))
+			p->backend->prefetch_more(object->model, object->ref);
+	}
+	return hint;
+}
+
+/* -- plain rows ----------------------------------------------------------------------------- */
+
+/*
+ * Nearly all rows are successful mallocs, frees, maps and unmaps, and nothing else is to be said
+ * about their objects. Those are played here with the figures in registers. A row that is not of
+ * this kind changes nothing before play_row() gets it.
+ */
+
+/*
+ * What plain rows change. Sums of changes times moments are kept for the moments after ``since``
+ * alone, which need half the bits; before they could overflow, or another moment of the time series
+ * is passed, ``next_stop`` is.
+ */
+struct figures {
+	int64_t clock, objects, stored;
+	int64_t since, next_stop;
+	int64_t moments_of[2]; /* of objects and stored, less what they would be at ``since`` */
+	bool settled; /* what happened so far is part of p->latest */
+};
+
+static struct figures take_up(const struct player *p)
+{
+	const struct zp_options *o = &p->options;
+	int64_t passed = INT64_MAX / PIECE / o->page_bytes;
+	int64_t stop_at = p->clock < LARGEST_NS ? p->clock + passed : INT64_MAX;
+	if (p->state_reached < o->moments_len && o->moments[p->state_reached] < stop_at)
+		stop_at = o->moments[p->state_reached];
+	return (struct figures){
+		.clock = p->clock,
+		.objects = p->objects,
+		.stored = p->stored,
+		.since = p->clock,
+		.next_stop = stop_at,
+		.settled = p->latest.objects == p->objects && p->latest.stored == p->stored,
+	};
+}
+
+/* Before anything but a plain row: bring the player up to date. */
+static void put_down(struct player *p, struct figures f)
+{
+	if (!f.settled)
+		return;
+	note_change(&p->moments_of[0], f.objects - p->objects, f.since);
+	note_change(&p->moments_of[1], f.stored - p->stored, f.since);
+	p->moments_of[0] += f.moments_of[0];
+	p->moments_of[1] += f.moments_of[1];
+	p->clock = f.clock;
+	p->objects = f.objects;
+	p->stored = f.stored;
+	p->latest = (struct zp_point){f.clock, f.objects, f.stored,
+				      p->held, p->total,  p->kernel_total};
+}
+
+/* Take up the figures at ``t``, before the call that returned then. */
+static ZC_COLD struct figures pass(struct player *p, struct figures f, int64_t t)
+{
+	put_down(p, f);
+	reach_moments(p, t);
+	p->clock = t;
+	return take_up(p);
+}
+
+static void note_peaks(struct player *p, struct figures f)
+{
+	struct zp_point *peaks = p->result.peaks;
+	struct zp_point now = {f.clock, f.objects, f.stored, p->held, p->total, p->kernel_total};
+	if (now.objects > peaks[0].objects)
+		peaks[0] = now;
+	if (now.stored > peaks[1].stored)
+		peaks[1] = now;
+	if (now.held > peaks[2].held)
+		peaks[2] = now;
+}
+
+static void note_held(struct player *p, struct run *run, int64_t t)
+{
+	int64_t before = p->held;
+	take_held(p, run);
+	note_change(&p->moments_of[2], p->held - before, t);
+}
+
+/* point() for a malloc or free that changed the numbers of objects and bytes by so much. */
+static inline ZC_ALWAYS_INLINE void point_plain(struct player *p, struct run *run,
+						struct figures *f, uint64_t row, int64_t objects,
+						int64_t stored)
+{
+	const struct zc_pool *model = run->model;
+	const struct zp_point *peaks = p->result.peaks;
+	int64_t end_ns = end_at(p, row), total = total_at(p, row);
+	int64_t t = end_ns > f->clock ? end_ns : f->clock;
+	if (ZC_UNLIKELY(t > f->next_stop))
+		*f = pass(p, *f, t);
+	f->clock = t;
+	bool moved = ((int64_t)model->held_bytes ^ run->held) |
+		     ((int64_t)model->total_bytes ^ run->model_total);
+	if (moved)
+		note_held(p, run, t);
+	if (total >= 0)
+		compare_total(p, run, total, number_at(p, row));
+	f->objects += objects;
+	f->stored += stored;
+	f->moments_of[0] += objects * (t - f->since);
+	f->moments_of[1] += stored * (t - f->since);
+	/* What goes down makes no peak. */
+	if (ZC_UNLIKELY(objects > 0 && ((f->objects > peaks[0].objects) |
+					(f->stored > peaks[1].stored))))
+		note_peaks(p, *f);
+	else if (moved)
+		note_peaks(p, *f);
+}
+
+static bool is_plain(const struct run *run)
+{
+	return !run->stopped && !run->cpus && !run->begun.len && !run->leaving.len;
+}
+
+/* A malloc that the model refused or ended with, or whose handle is in use. */
+static ZC_COLD struct figures end_malloc(struct player *p, struct run *run, struct figures f,
+					 uint64_t row, int code, int64_t size, uint64_t given)
+{
+	put_down(p, f);
+	code = note_malloc(p, run, code, size, p->in->handle[row], given, number_at(p, row),
+			   end_at(p, row));
+	end_row(p, run, row, ZP_MALLOC, code);
+	run->plain = is_plain(run);
+	return take_up(p);
+}
+
+static inline ZC_ALWAYS_INLINE void malloc_plain(struct player *p, struct run *run,
+						 struct figures *f, uint64_t row, int64_t size)
+{
+	uint64_t handle = p->in->handle[row], given = 0;
+	size += run->more_bytes;
+	int code = p->backend->malloc(run->model, size, &given);
+	struct zc_slot *slot = code ? NULL : zc_map_put(&run->live, handle);
+	if (ZC_UNLIKELY(!slot || slot->value)) {
+		*f = end_malloc(p, run, *f, row, code, size, given);
+		return;
+	}
+	if (tells(p, run))
+		compare_handle(run, size, handle, given, number_at(p, row));
+	slot->value = run->model->last_ref << SIZE_BITS | (uint64_t)size;
+	run->result.mallocs++;
+	point_plain(p, run, f, row, 1, size);
+}
+
+/* False: the object is not known. */
+static inline ZC_ALWAYS_INLINE bool free_plain(struct player *p, struct run *run,
+					       struct figures *f, uint64_t row, uint32_t hint)
+{
+	struct zc_slot *slot = find_live(run, p->in->handle[row], hint);
+	if (ZC_UNLIKELY(!slot))
+		return false;
+	uint64_t value = slot->value;
+	zc_map_remove_at(&run->live, slot);
+	int code = p->backend->free(run->model, ref_of(value));
+	if (ZC_LIKELY(!code)) {
+		point_plain(p, run, f, row, -1, -size_of(value));
+		return true;
+	}
+	put_down(p, *f);
+	end_row(p, run, row, ZP_FREE, code);
+	*f = take_up(p);
+	return true;
+}
+
+/* False if the row has a total or the object is not known. */
+static inline bool use_plain(struct player *p, struct run *run, struct figures *f, uint64_t row,
+			     enum zp_kind kind, uint32_t hint)
+{
+	const struct zc_slot *slot = find_live(run, p->in->handle[row], hint);
+	if (ZC_UNLIKELY(!slot) || total_at(p, row) >= 0)
+		return false;
+	int (*use)(struct zc_pool *, uint64_t) =
+		kind == ZP_MAP ? p->backend->map : p->backend->unmap;
+	int code = use(run->model, ref_of(slot->value));
+	if (ZC_UNLIKELY(code)) {
+		put_down(p, *f);
+		end_row(p, run, row, kind, code);
+		*f = take_up(p);
+	}
+	return true;
+}
+
+static inline bool fits(const struct player *p, uint32_t size)
+{
+	return size - 1 < p->options.page_bytes;
+}
+
+/* A row that cannot have happened: a malloc of an impossible size, a call that names nothing. */
+static inline bool is_impossible(const struct player *p, uint64_t row, enum zp_kind kind)
+{
+	bool given = kind == ZP_MALLOC && p->in->ret[row] >= 0;
+	if (given && !fits(p, size_at(p, row)))
+		return true;
+	return (given || is_one_of(NAMING, kind)) && !has_handle(p, row);
+}
+
+static int refuse_row(struct player *p, uint64_t row)
+{
+	enum zp_kind kind = kind_at(p, row);
+	if (!has_handle(p, row))
+		return fail(p, ZP_NO_HANDLE, number_at(p, row), kind, 0);
+	fail(p, ZP_BAD_SIZE, number_at(p, row), kind, 0);
+	p->error.size = size_at(p, row);
+	return p->code;
+}
+
+/* Play rows one by one: where durations are measured, or nothing has a handle. */
+static int play_rows(struct player *p, uint64_t row, uint64_t stop_at)
+{
+	for (; row < stop_at && !p->code; row++) {
+		if (ZC_LIKELY(p->in->handle != NULL))
+			bring_entry(p, least(row + AHEAD_ENTRY, stop_at - 1));
+		if (ZC_UNLIKELY(is_impossible(p, row, kind_at(p, row))))
+			return refuse_row(p, row);
+		play_row(p, row, 0);
+	}
+	return p->code;
+}
+
+/* Play rows up to ``end``; those up to ``stop_at`` will follow. */
+static int play_piece(struct player *p, uint64_t row, uint64_t end, uint64_t stop_at)
+{
+	struct ahead ahead;
+	list_uses(p, &ahead, row, end);
+	struct figures f = take_up(p);
+	for (; row < end && ZC_LIKELY(!p->code); row++) {
+		bring_entry(p, least(row + AHEAD_ENTRY, stop_at - 1));
+		enum zp_kind kind = kind_at(p, row);
+		struct run *run = p->runs[p->in->pool[row]];
+		bool plain = ZC_LIKELY(run != NULL) && run->plain && f.settled;
+		uint32_t hint = 0;
+		if (kind == ZP_MALLOC) {
+			uint32_t size = size_at(p, row);
+			if (ZC_UNLIKELY(p->in->ret[row] < 0))
+				plain = false;
+			else if (ZC_UNLIKELY(!fits(p, size) || !has_handle(p, row)))
+				return refuse_row(p, row);
+			if (ZC_LIKELY(plain))
+				malloc_plain(p, run, &f, row, size);
+		} else if (is_one_of(NAMING, kind)) {
+			hint = next_use(p, &ahead);
+			if (ZC_UNLIKELY(!has_handle(p, row)))
+				return refuse_row(p, row);
+			if (kind == ZP_FREE)
+				plain = plain && free_plain(p, run, &f, row, hint);
+			else
+				plain = plain && use_plain(p, run, &f, row, kind, hint);
+		} else {
+			plain = kind == ZP_OTHER && total_at(p, row) < 0;
+		}
+		if (ZC_UNLIKELY(!plain)) {
+			put_down(p, f);
+			play_row(p, row, hint);
+			f = take_up(p);
+			if (run)
+				run->plain = is_plain(run);
+		}
+	}
+	put_down(p, f);
+	return p->code;
+}
+
+/* Play rows up to ``stop_at``. */
 static int play(struct player *p, uint64_t row, uint64_t stop_at)
 {
-	return play_on(p, row, stop_at, stop_at);
+	if (p->timing || !p->in->handle)
+		return play_rows(p, row, stop_at);
+	for (uint32_t i = 0; i < p->met_len; i++)
+		p->met[i]->plain = is_plain(p->met[i]);
+	for (; row < stop_at && !p->code; row += PIECE)
+		play_piece(p, row, least(row + PIECE, stop_at), stop_at);
+	return p->code;
 }
 
 /* -- shrink --------------------------------------------------------------------------------- */
@@ -1052,12 +1342,13 @@ static void note_cpus(const struct zp_columns *in, uint64_t row, uint64_t stop_a
 		cpus[cpu[row] >> 3] |= (uint8_t)(1u << (cpu[row] & 7));
 }
 
-/* Entry of the first and return of the last driven row. */
-static void note_span(struct player *p, uint64_t row, uint64_t stop_at)
+/* Entry of the first and return of the last driven row; ``all`` of them may be. */
+static inline ZC_ALWAYS_INLINE void note_span(struct player *p, uint64_t row, uint64_t stop_at,
+					      bool all)
 {
 	int64_t first = p->result.first_ns, last = p->result.last_ns;
 	for (; row < stop_at; row++) {
-		bool driven = is_driven(kind_at(p, row));
+		bool driven = all || is_driven(kind_at(p, row));
 		int64_t ts = begin_at(p, row), end = ts + p->in->dur_ns[row];
 		int64_t begun = driven ? ts : INT64_MAX, ended = driven ? end : INT64_MIN;
 		first = begun < first ? begun : first;
@@ -1085,33 +1376,9 @@ static int note_pools(struct player *p, uint64_t row, uint64_t stop_at)
 /* The first row that cannot have happened, or ``stop_at``. */
 static uint64_t find_impossible(const struct player *p, uint64_t row, uint64_t stop_at)
 {
-	const struct zp_columns *in = p->in;
-	const uint32_t most = p->options.page_bytes;
-	const bool all_named = in->handle && !in->handle_valid;
-	for (; row < stop_at; row++) {
-		enum zp_kind kind = kind_at(p, row);
-		uint32_t given = (uint32_t)(kind == ZP_MALLOC) & ~((uint32_t)in->ret[row] >> 31);
-		uint32_t size = in->size ? in->size[row] : 0;
-		if (in->size_valid)
-			size &= -bit(in->size_valid, in->size_at + row);
-		if (ZC_UNLIKELY(given & (size - 1 >= most)))
-			break;
-		if (ZC_LIKELY(all_named))
-			continue;
-		if ((given | is_one_of(NAMING, kind)) && !has_handle(p, row))
-			break;
-	}
+	while (row < stop_at && !is_impossible(p, row, kind_at(p, row)))
+		row++;
 	return row;
-}
-
-static int refuse_row(struct player *p, uint64_t row)
-{
-	enum zp_kind kind = kind_at(p, row);
-	if (!has_handle(p, row))
-		return fail(p, ZP_NO_HANDLE, number_at(p, row), kind, 0);
-	fail(p, ZP_BAD_SIZE, number_at(p, row), kind, 0);
-	p->error.size = size_at(p, row);
-	return p->code;
 }
 
 /* Note in the time series how many calls had returned by the moments before each row's return. */
@@ -1149,15 +1416,15 @@ static int survey(struct player *p, uint64_t row, uint64_t stop_at, int64_t *las
 		result->counts[code] += counts[code];
 		calls += is_driven(kind) ? counts[code] : 0;
 	}
-	uint64_t impossible = find_impossible(p, row, stop_at);
-	if (impossible < stop_at)
-		return refuse_row(p, impossible);
 	if (p->options.moments_len)
 		count_until(p, row, stop_at, result->calls);
 	result->calls += calls;
 	result->rows += stop_at - row;
 	note_cpus(in, row, stop_at, result->cpus);
-	note_span(p, row, stop_at);
+	if (calls == stop_at - row)
+		note_span(p, row, stop_at, true);
+	else
+		note_span(p, row, stop_at, false);
 	for (uint64_t at = stop_at; at-- > row;)
 		if (is_wanted(p, at, kind_at(p, at))) {
 			*last_wanted = (int64_t)at;
@@ -1187,6 +1454,25 @@ static bool spans_fit(const struct zp_columns *in)
 	return !in->spans_len || in->tid;
 }
 
+static int play_batch(struct player *p)
+{
+	const struct zp_columns *in = p->in;
+	uint64_t played = 0;
+	for (uint64_t i = 0; i < in->spans_len && !p->code; i++) {
+		uint64_t first = in->spans[2 * i], last = in->spans[2 * i + 1];
+		if (!play(p, played, first))
+			play_shrink(p, first, last);
+		played = last + 1;
+	}
+	if (!p->code)
+		play(p, played, in->rows);
+	if (p->code != ZP_UNKNOWN && p->code != ZP_REISSUED)
+		return p->code;
+	/* What cannot have happened at all is the batch's first fault. */
+	uint64_t impossible = find_impossible(p, 0, in->rows);
+	return impossible < in->rows ? refuse_row(p, impossible) : p->code;
+}
+
 /* Play one batch. After any code but 0 the player can only be destroyed. */
 ZC_API int zp_feed(struct player *p, const struct zp_columns *columns)
 {
@@ -1199,14 +1485,7 @@ ZC_API int zp_feed(struct player *p, const struct zp_columns *columns)
 		return fail(p, ZP_BAD_OP, columns->first_row, ZP_SHRINK, 0);
 	if (columns->rows && survey(p, 0, columns->rows, &last_wanted))
 		return p->code;
-	uint64_t played = 0;
-	for (uint64_t i = 0; i < columns->spans_len; i++) {
-		uint64_t first = columns->spans[2 * i], last = columns->spans[2 * i + 1];
-		if (play(p, played, first) || play_shrink(p, first, last))
-			return p->code;
-		played = last + 1;
-	}
-	if (play(p, played, columns->rows))
+	if (play_batch(p))
 		return p->code;
 	if (last_wanted < 0)
 		return 0;

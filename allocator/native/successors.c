@@ -737,10 +737,10 @@ static int successor_shrink(struct zc_pool *pool, int64_t pages, zc_evict evict,
 
 /* -- the rest ------------------------------------------------------------------------------- */
 
-static void successor_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
+static void successor_prefetch(struct zc_pool *pool, uint64_t ref)
 {
 	struct named named;
-	if (stage == 0 && pool->by_ref)
+	if (pool->by_ref)
 		ZC_PREFETCH(dereference((struct successor *)pool, ref, &named));
 }
 

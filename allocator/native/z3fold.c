@@ -865,18 +865,22 @@ static int z3fold_set_cpu(struct zc_pool *pool, uint32_t cpu)
 	return 0;
 }
 
-static void z3fold_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
+static void z3fold_prefetch(struct zc_pool *pool, uint64_t ref)
 {
 	const struct z3fold *z = (struct z3fold *)pool;
-	if (ref & HEADLESS) {
+	if (ref & HEADLESS)
 		ZC_PREFETCH(zc_slab_at(&z->page_slab, ref & ~HEADLESS));
-		return;
-	}
-	const struct slots *slots = zc_slab_at(&z->slots_slab, ref / WORDS);
-	if (stage == 0)
-		ZC_PREFETCH(slots);
 	else
-		ZC_PREFETCH(slots->words[ref % WORDS].page);
+		ZC_PREFETCH(zc_slab_at(&z->slots_slab, ref / WORDS));
+}
+
+static void z3fold_prefetch_more(struct zc_pool *pool, uint64_t ref)
+{
+	const struct slots *slots;
+	if (ref & HEADLESS)
+		return;
+	slots = zc_slab_at(&((struct z3fold *)pool)->slots_slab, ref / WORDS);
+	ZC_PREFETCH(slots->words[ref % WORDS].page);
 }
 
 enum { POOL_FIGURES = 22 };
@@ -960,6 +964,7 @@ const struct zc_backend zc_z3fold = {
 	.handle_of = z3fold_handle_of,
 	.place = z3fold_place,
 	.prefetch = z3fold_prefetch,
+	.prefetch_more = z3fold_prefetch_more,
 	.stats_len = z3fold_stats_len,
 	.stats = z3fold_stats,
 	.set_cpu = z3fold_set_cpu,

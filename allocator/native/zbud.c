@@ -360,13 +360,14 @@ static int zbud_place(struct zc_pool *pool, uint64_t handle, struct zc_place *pl
 	return 0;
 }
 
-static void zbud_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
+static void zbud_prefetch(struct zc_pool *pool, uint64_t ref)
+{
+	ZC_PREFETCH(page_at((struct zbud *)pool, ref));
+}
+
+static void zbud_prefetch_more(struct zc_pool *pool, uint64_t ref)
 {
 	const struct page *page = page_at((struct zbud *)pool, ref);
-	if (stage == 0) {
-		ZC_PREFETCH(page);
-		return;
-	}
 	ZC_PREFETCH(page->older);
 	ZC_PREFETCH(page->newer);
 }
@@ -432,6 +433,7 @@ const struct zc_backend zc_zbud = {
 	.handle_of = zbud_handle_of,
 	.place = zbud_place,
 	.prefetch = zbud_prefetch,
+	.prefetch_more = zbud_prefetch_more,
 	.stats_len = zbud_stats_len,
 	.stats = zbud_stats,
 };

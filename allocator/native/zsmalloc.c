@@ -519,20 +519,21 @@ static int zs_place(struct zc_pool *pool, uint64_t handle, struct zc_place *plac
 	return 0;
 }
 
-static void zs_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
+static void zs_prefetch(struct zc_pool *pool, uint64_t ref)
 {
 	const struct zsmalloc *z = (struct zsmalloc *)pool;
-	if (!pool->by_ref) {
-		if (stage == 0)
-			zc_map_prefetch(&z->words, ref);
+	if (pool->by_ref)
+		ZC_PREFETCH(&z->zspages[unpack(ref).id]);
+	else
+		zc_map_prefetch(&z->words, ref);
+}
+
+static void zs_prefetch_more(struct zc_pool *pool, uint64_t ref)
+{
+	if (!pool->by_ref)
 		return;
-	}
 	struct word word = unpack(ref);
-	if (stage == 0) {
-		ZC_PREFETCH(&z->zspages[word.id]);
-		return;
-	}
-	const struct zspage *zspage = z->zspages[word.id];
+	const struct zspage *zspage = ((struct zsmalloc *)pool)->zspages[word.id];
 	ZC_PREFETCH(zspage);
 	if (zspage)
 		ZC_PREFETCH(&zspage->cells[word.slot]);
@@ -681,6 +682,7 @@ const struct zc_backend zc_zsmalloc = {
 	.handle_of = zs_handle_of,
 	.place = zs_place,
 	.prefetch = zs_prefetch,
+	.prefetch_more = zs_prefetch_more,
 	.stats_len = zs_stats_len,
 	.stats = zs_stats,
 	.compact = zs_compact,

@@ -369,11 +369,11 @@ static uint32_t take(struct tree *tree, struct block *block)
 {
 	block->free_slots--;
 	tree->free_total--;
-	uint32_t open = ~(uint32_t)block->used & ((1u << tree->slots) - 1);
-	uint32_t slot = open ? (uint32_t)__builtin_ctz(open) : tree->slots;
-	if (slot < MAX_SLOTS) {
-		uint16_t bit = (uint16_t)(1u << slot);
-		block->used |= bit;
+	/* Beyond its slots comes the one that a block without a free one gives (H2). */
+	uint32_t slot = (uint32_t)__builtin_ctz(~(uint32_t)block->used | 1u << tree->slots);
+	uint16_t bit = (uint16_t)(1u << slot); /* 0 beyond the 16th */
+	block->used |= bit;
+	if (ZC_UNLIKELY(slot == tree->slots)) {
 		block->mapped &= ~bit;
 		block->unmapped &= ~bit;
 	}
@@ -424,7 +424,7 @@ static int give(struct ztree *z, struct tree *tree, struct block *block, uint32_
 
 static struct tree *tree_for(struct ztree *z, int64_t size)
 {
-	return &z->trees[z->type_of[(size + 3) / 4]];
+	return &z->trees[z->type_of[(uint64_t)(size + 3) / 4]];
 }
 
 /* Blocks whose free slots look() read until it found this one. */
@@ -597,9 +597,31 @@ static int delete_empty(struct ztree *z, struct tree *tree, struct block *block)
 	return code;
 }
 
-static int ztree_free(struct zc_pool *pool, uint64_t object)
+/* The kernel's part of a free: its block gets a slot back, or goes. */
+static int give_back(struct ztree *z, struct tree *tree, struct block *block, uint32_t slot)
 {
-	struct ztree *z = (struct ztree *)pool;
+	credit(tree, block);
+	if (ZC_UNLIKELY(block->free_slots == tree->slots))
+		return delete_empty(z, tree, block);
+	const struct block *current = tree->current ? tree->current : block;
+	tree->current = block->coeff >= current->coeff ? block : tree->current;
+	uint16_t keep = (uint16_t)~(1u << slot);
+	block->used &= keep;
+	block->mapped &= keep;
+	block->unmapped &= keep;
+	weigh(tree, block);
+	return 0;
+}
+
+static void count_levels(struct ztree *z, const struct tree *tree)
+{
+	z->base.tree_levels += 64 - (uint32_t)__builtin_clzll(tree->blocks | 1);
+}
+
+/* The free of an object of which there is more to be said than that it goes. */
+static int free_strange(struct ztree *z, uint64_t object)
+{
+	struct zc_pool *pool = &z->base;
 	struct named named = {0};
 	int code = name(z, object, "free", &named);
 	if (code)
@@ -608,7 +630,7 @@ static int ztree_free(struct zc_pool *pool, uint64_t object)
 	struct tree *tree = named.tree;
 	struct block *block = named.block;
 	note_free(z, handle, &named.at, block);
-	pool->tree_levels += 64 - (uint32_t)__builtin_clzll(tree->blocks | 1);
+	count_levels(z, tree);
 	if (ZC_UNLIKELY(!block)) {
 		zc_meet(pool, "H8", "free of 0x%" PRIx64 ": block not found", handle);
 		return 0;
@@ -619,17 +641,23 @@ static int ztree_free(struct zc_pool *pool, uint64_t object)
 				handle);
 		return 0;
 	}
-	credit(tree, block);
-	if (ZC_UNLIKELY(block->free_slots == tree->slots))
-		return delete_empty(z, tree, block);
-	const struct block *current = tree->current ? tree->current : block;
-	tree->current = block->coeff >= current->coeff ? block : tree->current;
-	uint16_t keep = (uint16_t)~(1u << named.at.slot);
-	block->used &= keep;
-	block->mapped &= keep;
-	block->unmapped &= keep;
-	weigh(tree, block);
-	return 0;
+	return give_back(z, tree, block, named.at.slot);
+}
+
+static int ztree_free(struct zc_pool *pool, uint64_t object)
+{
+	struct ztree *z = (struct ztree *)pool;
+	if (ZC_UNLIKELY(!pool->by_ref || object & ODD))
+		return free_strange(z, object);
+	struct block *block = zc_slab_at(&z->block_slab, object >> SLOT_BITS);
+	uint32_t slot = object & (MAX_SLOTS - 1);
+	if (ZC_UNLIKELY(!block->listed || block->under_reclaim || !(block->owned >> slot & 1)))
+		return free_strange(z, object);
+	struct tree *tree = tree_of(z, block);
+	block->owned &= ~(1u << slot);
+	pool->objects--;
+	count_levels(z, tree);
+	return give_back(z, tree, block, slot);
 }
 
 /* -- map and unmap -------------------------------------------------------------------------- */
@@ -807,9 +835,9 @@ static int ztree_shrink(struct zc_pool *pool, int64_t pages, zc_evict evict, voi
 
 /* -- the rest ------------------------------------------------------------------------------- */
 
-static void ztree_prefetch(struct zc_pool *pool, uint64_t ref, int stage)
+static void ztree_prefetch(struct zc_pool *pool, uint64_t ref)
 {
-	if (stage == 0 && !(ref & ODD))
+	if (!(ref & ODD))
 		ZC_PREFETCH(zc_slab_at(&((struct ztree *)pool)->block_slab, ref >> SLOT_BITS));
 }
 

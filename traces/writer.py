@@ -156,8 +156,9 @@ class TraceWriter:
     """Writes one trace; use it as a context manager.
 
     ``metadata`` may be changed until the block ends; it is written into the footer then.
-    ``level`` is zstd's, ``encodings`` are like :data:`ENCODINGS`. On an exception nothing is left behind. Raises TraceError if ``path``
-    exists and not ``force``, is a symbolic link, or cannot be written.
+    ``level`` is zstd's, ``encodings`` are like :data:`ENCODINGS`. On an exception nothing is
+    left behind. Raises TraceError if ``path`` exists and not ``force``, is a symbolic link, or
+    cannot be written.
     """
 
     def __init__(

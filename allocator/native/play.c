@@ -16,7 +16,7 @@ __extension__ typedef __int128 wide;
 /* Rows that are played together; what they will touch is brought nearer in time: struct ahead. */
 enum { PIECE = 4096, RING = 16 };
 /* How much in advance: entries by rows, the others by rows that name an object. */
-enum { AHEAD_ENTRY = 32, AHEAD_OBJECT = 8, AHEAD_MORE = 4 };
+enum { AHEAD_ENTRY = 32, AHEAD_OBJECT = 6, AHEAD_MORE = 2 };
 enum { COUNT_BITS = 48 };
 static const uint64_t MOST_RANKS = 0xFFFF;
 

@@ -13,8 +13,8 @@ enum { HEADLESS_BIT = 44 };
 
 struct slots;
 
-struct page {
-	uint64_t number;
+struct page { /* in two cache lines: what every call looks at, and lists */
+	_Alignas(128) uint64_t number;
 	uint8_t chunks[4];
 	uint8_t middle_start, first_number;
 	bool headless, middle_mapped, needs_compacting, claimed, queued, in_lru;
@@ -31,8 +31,8 @@ struct page {
 };
 
 /* ``owner`` is the page whose slots these are; they outlive it while objects have words here. */
-struct slots {
-	uint64_t number;
+struct slots { /* in two cache lines */
+	_Alignas(128) uint64_t number;
 	struct page *owner;
 	uint32_t objects, stale, id;
 	bool abandoned;
@@ -868,10 +868,13 @@ static int z3fold_set_cpu(struct zc_pool *pool, uint32_t cpu)
 static void z3fold_prefetch(struct zc_pool *pool, uint64_t ref)
 {
 	const struct z3fold *z = (struct z3fold *)pool;
-	if (ref & HEADLESS)
+	if (ref & HEADLESS) {
 		ZC_PREFETCH(zc_slab_at(&z->page_slab, ref & ~HEADLESS));
-	else
-		ZC_PREFETCH(zc_slab_at(&z->slots_slab, ref / WORDS));
+	} else {
+		const struct slots *slots = zc_slab_at(&z->slots_slab, ref / WORDS);
+		ZC_PREFETCH(slots);
+		ZC_PREFETCH(slots->words + ref % WORDS);
+	}
 }
 
 static void z3fold_prefetch_more(struct zc_pool *pool, uint64_t ref)
@@ -880,7 +883,9 @@ static void z3fold_prefetch_more(struct zc_pool *pool, uint64_t ref)
 	if (ref & HEADLESS)
 		return;
 	slots = zc_slab_at(&((struct z3fold *)pool)->slots_slab, ref / WORDS);
-	ZC_PREFETCH(slots->words[ref % WORDS].page);
+	const struct page *page = slots->words[ref % WORDS].page;
+	ZC_PREFETCH(page);
+	ZC_PREFETCH((const void *)((uintptr_t)page + 64)); /* of NULL too */
 }
 
 enum { POOL_FIGURES = 22 };

@@ -7,8 +7,8 @@
 enum { PAGE_CHUNKS = 64, HEADER_CHUNKS = 1, CHUNKS = PAGE_CHUNKS - HEADER_CHUNKS, FULL = 0 };
 enum { RECLAIM_TRIES = 8 };
 
-struct page {
-	uint64_t number;
+struct page { /* in one cache line */
+	_Alignas(64) uint64_t number;
 	uint8_t first, last; /* chunks used at each end, 0 = free */
 	bool under_reclaim;
 	uint32_t id;
@@ -226,6 +226,7 @@ static int zbud_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 static void free_end(struct zbud *z, struct page *page, bool first)
 {
 	uint32_t chunks = first ? page->first : page->last;
+	uint32_t others = first ? page->last : page->first;
 	if (chunks) {
 		z->base.objects--;
 		z->used_chunks -= chunks;
@@ -239,7 +240,7 @@ static void free_end(struct zbud *z, struct page *page, bool first)
 		page->last = 0;
 	if (!linked)
 		return; /* the reclaim that is under way will see to the page */
-	if (page->first || page->last) {
+	if (others) {
 		push(z, page);
 	} else {
 		lru_unlink(z, page);

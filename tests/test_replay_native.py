@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -231,6 +232,28 @@ def test_what_cannot_be_is_found_before_any_of_the_batch_is_played(folder: Path)
     refused = pytest.raises(ReplayError, match=f"row {LONG - 2}: malloc of 0 bytes")
     with TraceReader(path) as reader, refused:
         replay_both(reader, "zbud")
+
+
+def test_tables_that_double_in_place(folder: Path) -> None:
+    """So many objects that the core's table of them is doubled twice where it is."""
+    rng = np.random.default_rng(5)
+    handles = rng.integers(0, 2**63, 110_000, np.uint64, endpoint=True)
+    freed = rng.permutation(handles)
+    count = len(handles) + len(freed)
+    path = folder / "many.parquet"
+    pool = PoolInfo("synthetic", "none", True, True)
+    with TraceWriter(path, Metadata(pools=[pool]), force=True) as writer:
+        writer.write(
+            {
+                "ts_ns": np.arange(count),
+                "op": np.repeat([OP_CODE["malloc"], OP_CODE["free"]], len(handles)).astype(np.int8),
+                "handle": np.concatenate([handles, freed]),
+                "size": np.tile(rng.integers(1, 4097, len(handles)).astype(np.uint32), 2),
+            }
+        )
+    with TraceReader(path) as reader:
+        result = replay_both(reader, "ztree")
+    assert (result.objects.peak, result.objects.end) == (len(handles), 0)
 
 
 def test_a_pool_counts_from_the_beginning_of_its_first_batch(folder: Path) -> None:

@@ -335,7 +335,8 @@ ZC_API struct zc_pool *zc_create(const char *name, const struct zc_config *confi
 	struct zc_pool *pool = NULL;
 	*error = EINVAL;
 	uint32_t page_bytes = config->page_bytes;
-	if (page_bytes < 4096 || page_bytes > 262144 || (page_bytes & (page_bytes - 1)))
+	if (page_bytes < ZC_LEAST_PAGE_BYTES || page_bytes > ZC_MOST_PAGE_BYTES ||
+	    (page_bytes & (page_bytes - 1)))
 		return NULL;
 	const struct zc_backend *backend = zc_backend_named(name);
 	if (!backend)

@@ -23,6 +23,8 @@ static const uint64_t MOST_RANKS = 0xFFFF;
 enum { SIZE_BITS = 64 - ZC_REF_BITS };
 
 static const int64_t LARGEST_NS = INT64_C(1) << 62;
+/* In so long a time a piece's changes of stored bytes, times moments after its start, overflow not. */
+static const int64_t LONGEST_NS = INT64_MAX / PIECE / ZC_MOST_PAGE_BYTES;
 static const uint64_t LARGEST_TOTAL = UINT64_C(1) << 55;
 static const uint64_t NO_HANDLE = UINT64_MAX;
 static const int64_t NO_TOTAL = -1;
@@ -893,8 +895,7 @@ struct figures {
 static struct figures take_up(const struct player *p)
 {
 	const struct zp_options *o = &p->options;
-	int64_t passed = INT64_MAX / PIECE / o->page_bytes;
-	int64_t stop_at = p->clock < LARGEST_NS ? p->clock + passed : INT64_MAX;
+	int64_t stop_at = p->clock < LARGEST_NS ? p->clock + LONGEST_NS : INT64_MAX;
 	if (p->state_reached < o->moments_len && o->moments[p->state_reached] < stop_at)
 		stop_at = o->moments[p->state_reached];
 	return (struct figures){

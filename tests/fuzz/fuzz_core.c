@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A libFuzzer target: bytes become calls of one pool, or batches of rows for the player, with
- * nothing between them and the core that would refuse nonsense. Built by tools/sanitize.
+ * A libFuzzer target: bytes become calls of one pool, batches of rows for the player, or calls for
+ * the checker, with nothing between them and the core that would refuse nonsense. Built by
+ * tools/sanitize.
  */
+#include "../../allocator/native/check.h"
 #include "../../allocator/native/play.h"
 
 #include <stdlib.h>
@@ -292,12 +294,85 @@ static void fuzz_player(struct input *in)
 	zp_destroy(p);
 }
 
+/* -- validation ----------------------------------------------------------------------------- */
+
+/* Few, since orders of calls that overlap are tried one by one. */
+enum { CALLS = 12 };
+
+static struct zv_call any_call(struct input *in, int64_t *now, int64_t row)
+{
+	uint8_t when = byte(in), what = byte(in), which = byte(in);
+	*now += when & 7;
+	struct zv_call call = {.ts = *now, .end = *now + (when >> 3 & 7) * 3,
+			       .kind = (int8_t)(what & 7), .block = which >> 4,
+			       .slot = (int8_t)(which & 15), .row = row, .cpu = what >> 3 & 3,
+			       .tid = what >> 5 & 3, .size = 100};
+	if (what & 128 && byte(in) == 0) { /* one that no trace can hold */
+		call.end = (int64_t)number(in, 8);
+		call.block = (int64_t)number(in, 8);
+		call.kind = (int8_t)byte(in);
+		call.slot = (int8_t)byte(in);
+	}
+	return call;
+}
+
+/* Read all that was found, so that what is not there is seen. */
+static int64_t read_found(const struct zv_found *found)
+{
+	int64_t sum = (int64_t)found->tally.calls;
+	for (uint64_t i = 0; i < found->order_len; i++)
+		sum ^= found->at_ns[i] ^ found->row[i] ^ found->step[i];
+	uint64_t steps = 0;
+	for (uint64_t i = 0; i < found->races_len; i++)
+		steps = found->race_ends[i];
+	for (uint64_t i = 0; i < steps; i++)
+		sum ^= found->race_calls[i].row ^ found->race_steps[i];
+	for (uint64_t i = 0; i < found->failures_len; i++) {
+		const struct zv_failure *failure = &found->failures[i];
+		for (uint64_t k = 0; k < failure->around_len; k++)
+			sum ^= found->around[failure->around + k].row;
+	}
+	return sum;
+}
+
+static void fuzz_checker(struct input *in)
+{
+	static volatile int64_t seen;
+	uint8_t flags = byte(in);
+	struct zv_tree *tree = zv_create(1 + (flags & 15), flags & 16 ? 7 : UINT64_C(1) << 40,
+					 flags & 32, flags & 64);
+	if (!tree)
+		return;
+	int64_t now = 0, row = 0;
+	int code = 0;
+	while (in->left && !code) {
+		uint64_t count = byte(in) % (CALLS + 1), done;
+		struct zv_call *calls = malloc(count * sizeof(*calls));
+		for (uint64_t i = 0; i < count; i++)
+			calls[i] = any_call(in, &now, row++);
+		int64_t limit = flags & 128 ? INT64_MAX : now - (byte(in) & 15);
+		code = zv_check(tree, calls, count, limit, &done);
+		free(calls);
+		if (!code)
+			seen = read_found(zv_found_of(tree));
+	}
+	if (!zv_finish(tree))
+		seen = read_found(zv_found_of(tree));
+	zv_destroy(tree);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {data, size};
-	if (byte(&in) & 1)
-		fuzz_player(&in);
-	else
+	switch (byte(&in) % 3) {
+	case 0:
 		fuzz_pool(&in);
+		break;
+	case 1:
+		fuzz_player(&in);
+		break;
+	default:
+		fuzz_checker(&in);
+	}
 	return 0;
 }

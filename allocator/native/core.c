@@ -292,12 +292,52 @@ void zc_slab_init(struct zc_slab *slab, size_t bytes)
 	*slab = (struct zc_slab){.bytes = bytes};
 }
 
+/* The first chunks come one by one, the others by as many as fit into a huge page. */
+enum { SINGLE_CHUNKS = 8 };
+
+static size_t chunk_bytes(const struct zc_slab *slab)
+{
+	return slab->bytes << ZC_SLAB_BITS;
+}
+
+static bool comes_in_huge_page(const struct zc_slab *slab, size_t chunk)
+{
+	return is_large(HUGE_BYTES) && chunk >= SINGLE_CHUNKS && chunk_bytes(slab) <= HUGE_BYTES;
+}
+
 void zc_slab_clear(struct zc_slab *slab)
 {
-	for (size_t i = 0; i < slab->chunks_len; i++)
-		free(slab->chunks[i]);
+	for (size_t i = 0; i < slab->chunks_len;) {
+		if (comes_in_huge_page(slab, i)) {
+			unmap_large(slab->chunks[i], HUGE_BYTES);
+			i += HUGE_BYTES / chunk_bytes(slab);
+		} else {
+			free(slab->chunks[i++]);
+		}
+	}
 	free(slab->chunks);
 	zc_slab_init(slab, slab->bytes);
+}
+
+/* Append chunks that are not in use; false: no memory. */
+static bool add_chunks(struct zc_slab *slab)
+{
+	bool huge = comes_in_huge_page(slab, slab->chunks_len);
+	size_t count = huge ? HUGE_BYTES / chunk_bytes(slab) : 1;
+	while (slab->chunks_len + count > slab->chunks_cap) {
+		size_t cap = slab->chunks_cap ? 2 * slab->chunks_cap : 16;
+		char **chunks = realloc(slab->chunks, cap * sizeof(*chunks));
+		if (!chunks)
+			return false;
+		slab->chunks = chunks;
+		slab->chunks_cap = cap;
+	}
+	char *chunk = huge ? map_large(HUGE_BYTES) : aligned_alloc(128, chunk_bytes(slab));
+	if (!chunk)
+		return false;
+	for (; count--; chunk += chunk_bytes(slab))
+		slab->chunks[slab->chunks_len++] = chunk;
+	return true;
 }
 
 void *zc_slab_more(struct zc_slab *slab, uint32_t *id)
@@ -305,18 +345,8 @@ void *zc_slab_more(struct zc_slab *slab, uint32_t *id)
 	if (slab->used == slab->chunks_len << ZC_SLAB_BITS) {
 		if (slab->used > UINT32_MAX - (1u << ZC_SLAB_BITS))
 			return NULL;
-		if (slab->chunks_len == slab->chunks_cap) {
-			size_t cap = slab->chunks_cap ? 2 * slab->chunks_cap : 16;
-			char **chunks = realloc(slab->chunks, cap * sizeof(*chunks));
-			if (!chunks)
-				return NULL;
-			slab->chunks = chunks;
-			slab->chunks_cap = cap;
-		}
-		char *chunk = aligned_alloc(64, slab->bytes << ZC_SLAB_BITS);
-		if (!chunk)
+		if (!add_chunks(slab))
 			return NULL;
-		slab->chunks[slab->chunks_len++] = chunk;
 	}
 	*id = slab->used++;
 	return zc_slab_at(slab, *id);

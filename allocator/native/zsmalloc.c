@@ -522,21 +522,26 @@ static int zs_place(struct zc_pool *pool, uint64_t handle, struct zc_place *plac
 static void zs_prefetch(struct zc_pool *pool, uint64_t ref)
 {
 	const struct zsmalloc *z = (struct zsmalloc *)pool;
-	if (pool->by_ref)
-		ZC_PREFETCH(&z->zspages[unpack(ref).id]);
-	else
+	if (!pool->by_ref) {
 		zc_map_prefetch(&z->words, ref);
-}
-
-static void zs_prefetch_more(struct zc_pool *pool, uint64_t ref)
-{
-	if (!pool->by_ref)
 		return;
+	}
 	struct word word = unpack(ref);
-	const struct zspage *zspage = ((struct zsmalloc *)pool)->zspages[word.id];
+	const struct zspage *zspage = z->zspages[word.id];
 	ZC_PREFETCH(zspage);
 	if (zspage)
 		ZC_PREFETCH(&zspage->cells[word.slot]);
+}
+
+/* A zspage that changes its list touches its neighbours there. */
+static void zs_prefetch_more(struct zc_pool *pool, uint64_t ref)
+{
+	const struct zspage *zspage =
+		pool->by_ref ? ((struct zsmalloc *)pool)->zspages[unpack(ref).id] : NULL;
+	if (!zspage)
+		return;
+	ZC_PREFETCH(zspage->newer);
+	ZC_PREFETCH(zspage->older);
 }
 
 enum { POOL_FIGURES = 4, CLASS_FIGURES = 11 };

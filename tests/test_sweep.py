@@ -277,8 +277,9 @@ def test_another_file_is_no_journal_and_stays(tmp_path: Path) -> None:
 
 
 def ztrace(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """A command that hears Ctrl-C even where these tests, in a shell's background, do not."""
     return subprocess.Popen(
-        [sys.executable, "-m", "ztrace", *arguments],
+        ["env", "--default-signal=INT", sys.executable, "-m", "ztrace", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -169,7 +169,7 @@ static void set_size(struct zc_map *map, unsigned bits)
 {
 	map->mask = (UINT64_C(1) << bits) - 1;
 	map->shift = 64 - bits;
-	map->limit = (map->mask + 1) * ZC_BUCKET / 8 * 3;
+	map->limit = (map->mask + 1) * ZC_BUCKET / 8 * 5;
 }
 
 int zc_map_init(struct zc_map *map)

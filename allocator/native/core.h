@@ -137,10 +137,10 @@ int zc_fatal(struct zc_pool *pool, const char *name, const char *format, ...) ZC
 int zc_out_of_memory(struct zc_pool *pool); /* returns ZC_NO_MEMORY */
 
 /*
- * Integers by integer. Values are not 0. Open addressing by buckets of one cache line, at most 3/8
- * full: nearly always that line is all that a call touches, and so all that is worth a prefetch.
- * Slots of a bucket are filled from the first on; what does not fit goes to the next bucket that is
- * not full. Grows in powers of two and never shrinks. A slot stays where it is until the map is
+ * Integers by integer. Values are not 0. Open addressing by buckets of one cache line, at most 5/8
+ * full: that line is all that a call touches unless the bucket is full, as one in eight is. Slots
+ * of a bucket are filled from the first on; what does not fit goes to the next bucket that is not
+ * full. Grows in powers of two and never shrinks. A slot stays where it is until the map is
  * changed.
  */
 enum { ZC_BUCKET = 4 };
@@ -177,6 +177,13 @@ static inline struct zc_slot *zc_map_bucket(const struct zc_map *map, uint64_t a
 static inline ZC_ALWAYS_INLINE void zc_map_prefetch(const struct zc_map *map, uint64_t key)
 {
 	ZC_PREFETCH(zc_map_bucket(map, zc_map_home(map, key)));
+}
+
+/* Once a key's bucket is near: bring the next one too if a search would go on there. */
+static inline ZC_ALWAYS_INLINE void zc_map_prefetch_next(const struct zc_map *map, uint64_t key)
+{
+	const struct zc_slot *bucket = zc_map_bucket(map, zc_map_home(map, key));
+	ZC_PREFETCH(bucket + (bucket[ZC_BUCKET - 1].value ? ZC_BUCKET : 0));
 }
 
 /* How many slots of a bucket that is not full are taken. */

@@ -5,7 +5,7 @@
 /* Rows that are played together; what they will touch is brought nearer in time: struct ahead. */
 enum { PIECE = 4096, RING = 16 };
 /* How much in advance: entries by rows, the others by rows that name an object. */
-enum { AHEAD_ENTRY = 32, AHEAD_OBJECT = 6, AHEAD_MORE = 2 };
+enum { AHEAD_ENTRY = 32, AHEAD_NEXT = 16, AHEAD_OBJECT = 6, AHEAD_MORE = 2 };
 /* In so long a time a piece's changes of stored bytes, times moments after its start, overflow not. */
 static const int64_t LONGEST_NS = INT64_MAX / PIECE / ZC_MOST_PAGE_BYTES;
 
@@ -17,9 +17,10 @@ struct object {
 /* -- what rows will touch ------------------------------------------------------------------- */
 
 /*
- * Brought nearer in three steps: the recorded handle's entry, then what leads to the model's
- * object, then the object. Mallocs need the first only, so the rows of a piece that name an
- * object are listed. An entry that is not where it belongs is not worth a search.
+ * Brought nearer in four steps: the bucket of the recorded handle's entry, the next one if that is
+ * full, then what leads to the model's object, then the object. Mallocs need the first two only, so
+ * the rows of a piece that name an object are listed. An entry that is not where it belongs is not
+ * worth a search.
  */
 struct ahead {
 	uint64_t len, done; /* of ``rows``; and those that were played */
@@ -34,6 +35,13 @@ static inline ZC_ALWAYS_INLINE void bring_entry(const struct player *p, uint64_t
 	const struct run *run = p->runs[p->in->pool[row]];
 	if (ZC_LIKELY(run != NULL))
 		zc_map_prefetch(&run->live, p->in->handle[row]);
+}
+
+static inline ZC_ALWAYS_INLINE void bring_next(const struct player *p, uint64_t row)
+{
+	const struct run *run = p->runs[p->in->pool[row]];
+	if (ZC_LIKELY(run != NULL))
+		zc_map_prefetch_next(&run->live, p->in->handle[row]);
 }
 
 static inline ZC_ALWAYS_INLINE void bring_object(const struct player *p, struct ahead *ahead,
@@ -287,6 +295,7 @@ static int play_piece(struct player *p, uint64_t row, uint64_t end, uint64_t sto
 	struct figures f = take_up(p);
 	for (; row < end && ZC_LIKELY(!p->code); row++) {
 		bring_entry(p, least(row + AHEAD_ENTRY, stop_at - 1));
+		bring_next(p, least(row + AHEAD_NEXT, stop_at - 1));
 		enum zp_kind kind = kind_at(p, row);
 		struct run *run = p->runs[p->in->pool[row]];
 		bool plain = ZC_LIKELY(run != NULL) && run->plain && f.settled;

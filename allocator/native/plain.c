@@ -127,6 +127,11 @@ static struct figures take_up(const struct player *p)
 	};
 }
 
+static struct zp_point point_of(const struct player *p, struct figures f)
+{
+	return (struct zp_point){f.clock, f.objects, f.stored, p->held, p->total, p->kernel_total};
+}
+
 /* Before anything but a plain row: bring the player up to date. */
 static void put_down(struct player *p, struct figures f)
 {
@@ -139,8 +144,7 @@ static void put_down(struct player *p, struct figures f)
 	p->clock = f.clock;
 	p->objects = f.objects;
 	p->stored = f.stored;
-	p->latest = (struct zp_point){f.clock, f.objects, f.stored,
-				      p->held, p->total,  p->kernel_total};
+	p->latest = point_of(p, f);
 }
 
 /* Take up the figures at ``t``, before the call that returned then. */
@@ -154,14 +158,7 @@ static ZC_COLD struct figures pass(struct player *p, struct figures f, int64_t t
 
 static void note_peaks(struct player *p, struct figures f)
 {
-	struct zp_point *peaks = p->result.peaks;
-	struct zp_point now = {f.clock, f.objects, f.stored, p->held, p->total, p->kernel_total};
-	if (now.objects > peaks[0].objects)
-		peaks[0] = now;
-	if (now.stored > peaks[1].stored)
-		peaks[1] = now;
-	if (now.held > peaks[2].held)
-		peaks[2] = now;
+	raise_peaks(p, point_of(p, f));
 }
 
 static void note_held(struct player *p, struct run *run, int64_t t)
@@ -194,10 +191,8 @@ static inline ZC_ALWAYS_INLINE void point_plain(struct player *p, struct run *ru
 	f->moments_of[0] += objects * (t - f->since);
 	f->moments_of[1] += stored * (t - f->since);
 	/* What goes down makes no peak. */
-	if (ZC_UNLIKELY(objects > 0 && ((f->objects > peaks[0].objects) |
-					(f->stored > peaks[1].stored))))
-		note_peaks(p, *f);
-	else if (moved)
+	if (ZC_UNLIKELY(moved || (objects > 0 && ((f->objects > peaks[0].objects) |
+						  (f->stored > peaks[1].stored)))))
 		note_peaks(p, *f);
 }
 
@@ -206,13 +201,22 @@ static bool is_plain(const struct run *run)
 	return !run->stopped && !run->cpus && !run->begun.len && !run->leaving.len;
 }
 
+/* A call that ended the model: nothing of it counts. */
+static ZC_COLD struct figures end_plain(struct player *p, struct run *run, struct figures f,
+					uint64_t row, enum zp_kind kind, int code)
+{
+	put_down(p, f);
+	zp_end_row(p, run, row, kind, code);
+	return take_up(p);
+}
+
 /* A malloc that the model refused or ended with, or whose handle is in use. */
 static ZC_COLD struct figures end_malloc(struct player *p, struct run *run, struct figures f,
 					 uint64_t row, int code, int64_t size, uint64_t given)
 {
 	put_down(p, f);
 	code = zp_note_malloc(p, run, code, size, p->in->handle[row], given, number_at(p, row),
-			   end_at(p, row));
+			      end_at(p, row));
 	zp_end_row(p, run, row, ZP_MALLOC, code);
 	run->plain = is_plain(run);
 	return take_up(p);
@@ -250,9 +254,7 @@ static inline ZC_ALWAYS_INLINE bool free_plain(struct player *p, struct run *run
 		point_plain(p, run, f, row, -1, -size_of(value));
 		return true;
 	}
-	put_down(p, *f);
-	zp_end_row(p, run, row, ZP_FREE, code);
-	*f = take_up(p);
+	*f = end_plain(p, run, *f, row, ZP_FREE, code);
 	return true;
 }
 
@@ -266,11 +268,8 @@ static inline bool use_plain(struct player *p, struct run *run, struct figures *
 	int (*use)(struct zc_pool *, uint64_t) =
 		kind == ZP_MAP ? p->backend->map : p->backend->unmap;
 	int code = use(run->model, ref_of(slot->value));
-	if (ZC_UNLIKELY(code)) {
-		put_down(p, *f);
-		zp_end_row(p, run, row, kind, code);
-		*f = take_up(p);
-	}
+	if (ZC_UNLIKELY(code))
+		*f = end_plain(p, run, *f, row, kind, code);
 	return true;
 }
 

@@ -92,9 +92,7 @@ ZC_API int zp_feed(struct player *p, const struct zp_columns *columns)
 	uint64_t before = number > p->options.patience_rows ? number - p->options.patience_rows : 0;
 	if (zp_settle(p, before, end_at(p, (uint64_t)last_wanted)))
 		return p->code;
-	while (p->state_reached < p->options.moments_len &&
-	       p->options.moments[p->state_reached] < p->row_clock)
-		p->series[p->state_reached++] = p->latest;
+	reach_moments(p, p->row_clock);
 	return 0;
 }
 

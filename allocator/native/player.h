@@ -83,7 +83,7 @@ int zp_end_row(struct player *p, struct run *run, uint64_t row, enum zp_kind kin
 int zp_note_malloc(struct player *p, struct run *run, int code, int64_t size, uint64_t handle,
 		   uint64_t given, uint64_t number, int64_t end_ns);
 void zp_leave(struct run *run, struct leaving *old);
-int zp_drop(struct player *p, struct run *run, const struct leaving *old);
+int zp_drop(struct player *p, struct run *run, struct leaving *old);
 int zp_stop(struct player *p, struct run *run, const char *call, uint64_t number, int code);
 void zp_snapshot(struct player *p);
 void zp_compare_total(struct player *p, struct run *run, int64_t total, uint64_t number);
@@ -239,6 +239,17 @@ static inline void reach_moments(struct player *p, int64_t t)
 		p->series[p->state_reached++] = p->latest;
 }
 
+static inline void raise_peaks(struct player *p, struct zp_point now)
+{
+	struct zp_point *peaks = p->result.peaks;
+	if (ZC_UNLIKELY(now.objects > peaks[0].objects))
+		peaks[0] = now;
+	if (ZC_UNLIKELY(now.stored > peaks[1].stored))
+		peaks[1] = now;
+	if (ZC_UNLIKELY(now.held > peaks[2].held))
+		peaks[2] = now;
+}
+
 /* Take over the state after a call that returned at ``end_ns``; time never steps back. */
 static inline void move_clock(struct player *p, int64_t end_ns)
 {
@@ -251,13 +262,7 @@ static inline void move_clock(struct player *p, int64_t end_ns)
 	if (p->held != latest->held)
 		note_change(&p->moments_of[2], p->held - latest->held, t);
 	*latest = (struct zp_point){t, p->objects, p->stored, p->held, p->total, p->kernel_total};
-	struct zp_point *peaks = p->result.peaks;
-	if (ZC_UNLIKELY(p->objects > peaks[0].objects))
-		peaks[0] = *latest;
-	if (ZC_UNLIKELY(p->stored > peaks[1].stored))
-		peaks[1] = *latest;
-	if (ZC_UNLIKELY(p->held > peaks[2].held))
-		peaks[2] = *latest;
+	raise_peaks(p, *latest);
 }
 
 static inline void take_held(struct player *p, struct run *run)

@@ -112,6 +112,7 @@ static const char *errno_name(int code)
 	}
 }
 
+/* An object waits for its free no more; ``old`` is gone. */
 void zp_leave(struct run *run, struct leaving *old)
 {
 	if (old->older)
@@ -126,17 +127,19 @@ void zp_leave(struct run *run, struct leaving *old)
 	zc_slab_put(&run->leaving_slab, old, old->id);
 }
 
-/* Let go of an object whose free never came. */
-int zp_drop(struct player *p, struct run *run, const struct leaving *old)
+/* Let go of an object whose free never came; ``old`` is gone. */
+int zp_drop(struct player *p, struct run *run, struct leaving *old)
 {
+	const struct leaving lost = *old;
+	zp_leave(run, old);
 	if (p->options.whole)
-		return zp_fail(p, ZP_REISSUED, old->row, ZP_MALLOC, old->handle);
-	int code = p->backend->free(run->model, old->ref);
+		return zp_fail(p, ZP_REISSUED, lost.row, ZP_MALLOC, lost.handle);
+	int code = p->backend->free(run->model, lost.ref);
 	if (code)
 		return code;
 	run->result.reissued++;
 	p->objects--;
-	p->stored -= old->size;
+	p->stored -= lost.size;
 	return 0;
 }
 
@@ -152,13 +155,9 @@ static int give_again(struct player *p, struct run *run, uint64_t handle, uint64
 		      int64_t given_ns, uint64_t number)
 {
 	struct leaving *old = find_leaving(run, handle);
-	if (old) {
-		struct leaving copy = *old;
-		zp_leave(run, old);
-		int code = zp_drop(p, run, &copy);
-		if (code)
-			return code;
-	}
+	int code = old ? zp_drop(p, run, old) : 0;
+	if (code)
+		return code;
 	uint32_t id = 0;
 	old = zc_slab_get(&run->leaving_slab, &id);
 	struct zc_slot *slot = old ? zc_map_put(&run->leaving, handle) : NULL;
@@ -202,7 +201,7 @@ static int refuse(struct player *p, struct run *run, uint64_t handle, uint64_t n
 
 /* What follows the model's answer to a malloc: a code, or ``given``. */
 int zp_note_malloc(struct player *p, struct run *run, int code, int64_t size, uint64_t handle,
-		       uint64_t given, uint64_t number, int64_t end_ns)
+		   uint64_t given, uint64_t number, int64_t end_ns)
 {
 	if (ZC_UNLIKELY(code)) {
 		if (code > 0)
@@ -322,13 +321,9 @@ static int play_free(struct player *p, struct run *run, uint64_t handle, uint32_
 			size = size_of(slot->value);
 			zc_map_remove_at(&run->live, slot);
 		}
-		if (old) {
-			struct leaving copy = *old;
-			zp_leave(run, old);
-			int code = zp_drop(p, run, &copy);
-			if (code)
-				return code;
-		}
+		int code = old ? zp_drop(p, run, old) : 0;
+		if (code)
+			return code;
 	}
 	if (!known)
 		return unknown(p, run, ZP_FREE, handle, number);

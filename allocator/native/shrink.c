@@ -130,16 +130,17 @@ int zp_settle(struct player *p, uint64_t before, int64_t now_ns)
 			next = old->newer;
 			if (old->row >= before)
 				continue;
-			struct leaving copy = *old;
-			zp_leave(run, old);
-			if (run->stopped)
+			uint64_t row = old->row;
+			if (run->stopped) {
+				zp_leave(run, old);
 				continue;
-			int code = zp_drop(p, run, &copy);
+			}
+			int code = zp_drop(p, run, old);
 			if (p->code)
 				return p->code;
-			if (code && zp_stop(p, run, "reissue", copy.row, code))
+			if (code && zp_stop(p, run, "reissue", row, code))
 				return p->code;
-			point(p, run, now_ns, NO_TOTAL, copy.row);
+			point(p, run, now_ns, NO_TOTAL, row);
 		}
 	}
 	return 0;

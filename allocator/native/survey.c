@@ -85,10 +85,7 @@ static void count_until(struct player *p, uint64_t row, uint64_t stop_at, uint64
 	}
 }
 
-/*
- * Look over rows before they are played: refuse calls that cannot have happened, count, meet new
- * pools. Sets the last row that is wanted.
- */
+/* Look over rows before they are played: count, meet new pools. Sets the last row wanted. */
 int zp_survey(struct player *p, uint64_t row, uint64_t stop_at, int64_t *last_wanted)
 {
 	const struct zp_columns *in = p->in;

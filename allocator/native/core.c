@@ -79,17 +79,16 @@ int zc_out_of_memory(struct zc_pool *pool)
 
 enum { FIRST_BITS = 6, LINE_BYTES = ZC_BUCKET * sizeof(struct zc_slot), HUGE_BYTES = 1 << 21 };
 
-/*
- * Large tables ask for huge pages, since every probe is another page, and grow without a copy of
- * themselves: see zc_map_grow().
- */
-#if defined(__linux__)
 static bool is_large(size_t bytes)
 {
 	return bytes >= HUGE_BYTES;
 }
 
-/* Zeroed memory that begins where a huge page does; its size is a multiple of one. */
+/*
+ * Large tables ask for huge pages, since every probe is another page, and double without a copy of
+ * themselves: see spread(). Memory begins where a huge page does, its size is a multiple of one.
+ */
+#if defined(__linux__)
 static void *map_large(size_t bytes)
 {
 	size_t more = bytes + HUGE_BYTES;
@@ -104,46 +103,43 @@ static void *map_large(size_t bytes)
 	return all + before;
 }
 
-static void unmap_large(void *slots, size_t bytes)
+static void unmap_large(void *memory, size_t bytes)
 {
-	munmap(slots, bytes);
+	munmap(memory, bytes);
 }
 
 /* The same memory and as much again, zeroed; the address changes. NULL: nothing was done. */
-static void *double_large(void *slots, size_t bytes)
+static void *double_large(void *memory, size_t bytes)
 {
 	void *larger = map_large(2 * bytes);
 	if (!larger)
 		return NULL;
-	if (mremap(slots, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, larger) != MAP_FAILED)
+	if (mremap(memory, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, larger) != MAP_FAILED)
 		return larger;
 	munmap(larger, 2 * bytes);
 	return NULL;
 }
-#else
-static bool is_large(size_t bytes)
-{
-	(void)bytes;
-	return false;
-}
-
+#else /* neither promise can be made, but the rest of the code is the same */
 static void *map_large(size_t bytes)
 {
-	(void)bytes;
-	return NULL;
+	void *memory = aligned_alloc(HUGE_BYTES, bytes);
+	return memory ? memset(memory, 0, bytes) : NULL;
 }
 
-static void unmap_large(void *slots, size_t bytes)
+static void unmap_large(void *memory, size_t bytes)
 {
-	(void)slots;
 	(void)bytes;
+	free(memory);
 }
 
-static void *double_large(void *slots, size_t bytes)
+static void *double_large(void *memory, size_t bytes)
 {
-	(void)slots;
-	(void)bytes;
-	return NULL;
+	void *larger = map_large(2 * bytes);
+	if (!larger)
+		return NULL;
+	memcpy(larger, memory, bytes);
+	free(memory);
+	return larger;
 }
 #endif
 
@@ -302,7 +298,7 @@ static size_t chunk_bytes(const struct zc_slab *slab)
 
 static bool comes_in_huge_page(const struct zc_slab *slab, size_t chunk)
 {
-	return is_large(HUGE_BYTES) && chunk >= SINGLE_CHUNKS && chunk_bytes(slab) <= HUGE_BYTES;
+	return chunk >= SINGLE_CHUNKS && chunk_bytes(slab) <= HUGE_BYTES;
 }
 
 void zc_slab_clear(struct zc_slab *slab)
@@ -332,7 +328,7 @@ static bool add_chunks(struct zc_slab *slab)
 		slab->chunks = chunks;
 		slab->chunks_cap = cap;
 	}
-	char *chunk = huge ? map_large(HUGE_BYTES) : aligned_alloc(128, chunk_bytes(slab));
+	char *chunk = huge ? map_large(HUGE_BYTES) : aligned_alloc(2 * LINE_BYTES, chunk_bytes(slab));
 	if (!chunk)
 		return false;
 	for (; count--; chunk += chunk_bytes(slab))

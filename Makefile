@@ -26,7 +26,7 @@ lint: $(VENV)/.developed
 samples: $(VENV)/.developed ## Record the bundled samples anew (needs PATCH)
 	tools/record-samples $(PATCH)
 
-CORE := $(wildcard allocator/native/*.[ch])
+CORE := setup.py $(wildcard allocator/*/*.[ch] replay/native/*.[ch])
 
 $(VENV)/.installed: pyproject.toml $(CORE)
 	tools/venv $(VENV)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Models of the kernel's allocators for compressed pages, behind one protocol.
 
->>> from allocator import create
+>>> from ztrace.allocator import create
 >>> pool = create("ztree")
 >>> hex(pool.malloc(4000))
 '0xf000000000000000'
 """
 
-from allocator.protocol import (
+from ztrace.allocator.protocol import (
     BackendError,
     Evict,
     HasPlace,
@@ -17,7 +17,7 @@ from allocator.protocol import (
     Pool,
     Shrunk,
 )
-from allocator.registry import create, names
+from ztrace.allocator.registry import create, names
 
 __all__ = [
     "BackendError",

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from ztrace.errors import ZtraceError
+
 # Called once per object that the driver wants gone; returns 0 or -errno like the kernel's
 # zpool_ops.evict (zswap_writeback_entry in 6.1).
 Evict = Callable[[int], int]
 
 
-class BackendError(Exception):
+class BackendError(ZtraceError):
     """A backend that cannot be made: unknown name or impossible parameter."""
 
 

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple, Protocol
 
-from allocator.protocol import BackendError, Pool, check_page_bytes
-from allocator.table import read_table
+from ztrace.allocator.protocol import BackendError, Pool, check_page_bytes
+from ztrace.allocator.table import read_table
 
 ENTRY_POINT_GROUP = "ztrace.backends"
 
@@ -76,25 +76,25 @@ class _Spec:
 
 _BUILTIN: dict[str, _Kind] = {
     "z3fold": _Kind(
-        "allocator.z3fold",
+        "ztrace.allocator.z3fold.model",
         "Z3fold",
         {"page_bytes": _page_bytes, "cpus": _number, "work": str},
     ),
     "zblock": _Kind(
-        "allocator.successors",
+        "ztrace.allocator.zblock.model",
         "zblock",
         {"page_bytes": _page_bytes, "table": read_table},
         ("2022", "2025"),
     ),
-    "zbud": _Kind("allocator.zbud", "Zbud", {"page_bytes": _page_bytes}),
+    "zbud": _Kind("ztrace.allocator.zbud.model", "Zbud", {"page_bytes": _page_bytes}),
     "zsmalloc": _Kind(
-        "allocator.zsmalloc",
+        "ztrace.allocator.zsmalloc.model",
         "Zsmalloc",
         {"page_bytes": _page_bytes, "chain_size": _number},
         ("6.1", "6.12", "7.2"),
     ),
     "ztree": _Kind(
-        "allocator.successors",
+        "ztrace.allocator.zblock.model",
         "ztree",
         {"page_bytes": _page_bytes, "table": read_table},
         ("", "late"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from allocator.protocol import BackendError
+from ztrace.allocator.protocol import BackendError
 
 Table = Sequence[tuple[int, int]]
 

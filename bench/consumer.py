@@ -35,12 +35,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from tracer.errors import TracerError
-from tracer.ring import RECORD, SLOT, Records, Ring
-from tracer.spool import SpoolWriter
-from tracer.system_bcc import load_bcc
-from traces import OPS
 from ztrace.console import table
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.ring import RECORD, SLOT, Records, Ring
+from ztrace.tracer.spool import SpoolWriter
+from ztrace.tracer.system_bcc import load_bcc
+from ztrace.traces import OPS
 
 PAGE = mmap.PAGESIZE
 RING_BYTES = 16 << 20  # the recorder's default

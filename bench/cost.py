@@ -30,13 +30,13 @@ from statistics import median
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from tracer.convert import convert
-from tracer.errors import TracerError
-from tracer.lab.debian import fetch_kernel
-from tracer.lab.qemu import GuestSize, run_guest
-from tracer.lab.workloads import WORKLOADS, compile_workload
-from traces import TraceReader
 from ztrace.console import table
+from ztrace.tracer.convert import convert
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.lab.debian import fetch_kernel
+from ztrace.tracer.lab.qemu import GuestSize, run_guest
+from ztrace.tracer.lab.workloads import WORKLOADS, compile_workload
+from ztrace.traces import TraceReader
 
 KERNEL = "6.1"
 # Way -> its program and Debian's package of it.

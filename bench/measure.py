@@ -36,7 +36,7 @@ def _since(start: Spent) -> Spent:
 def _decode(path: Path) -> Spent:
     import pyarrow.parquet as pq
 
-    from replay.native import COLUMNS
+    from ztrace.replay.play.native import COLUMNS
 
     start = _now()
     with pq.ParquetFile(path, pre_buffer=False) as file:
@@ -46,8 +46,8 @@ def _decode(path: Path) -> Spent:
 
 
 def _core(path: Path, backend: str) -> Spent:
-    from replay.native import core_seconds
-    from traces import TraceReader
+    from ztrace.replay.play.native import core_seconds
+    from ztrace.traces import TraceReader
 
     with TraceReader(path) as reader:
         spent = core_seconds(reader, backend)
@@ -55,8 +55,8 @@ def _core(path: Path, backend: str) -> Spent:
 
 
 def _native(path: Path, backend: str) -> Spent:
-    from replay.native import replay_native
-    from traces import TraceReader
+    from ztrace.replay.play.native import replay_native
+    from ztrace.traces import TraceReader
 
     start = _now()
     with TraceReader(path) as reader:
@@ -65,7 +65,7 @@ def _native(path: Path, backend: str) -> Spent:
 
 
 def _python(path: Path, backend: str) -> Spent:
-    from replay import replay_trace
+    from ztrace.replay import replay_trace
 
     start = _now()
     replay_trace(path, backend)
@@ -97,7 +97,7 @@ def main() -> None:
         "python": lambda: _python(path, backend),
     }
     if kind in ways:  # imports are not what is measured
-        import traces  # noqa: F401
+        import ztrace.traces  # noqa: F401
     base = _peak_mib()
     wall_s, cpu_s = ways[kind]() if kind in ways else _cache(path, kind)
     memory = {"peak_mib": _peak_mib(), "base_mib": base}

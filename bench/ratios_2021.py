@@ -21,12 +21,12 @@ import numpy as np
 import pyarrow as pa
 
 from bench.block_device import serve
-from replay.fastest import replay_fastest
-from replay.metrics import Every
-from traces.metadata import Kernel, Machine, Metadata, PoolInfo
-from traces.reader import TraceReader
-from traces.schema import OP_CODE
-from traces.writer import TraceWriter
+from ztrace.replay.figures.result import Every
+from ztrace.replay.play.fastest import replay_fastest
+from ztrace.traces.metadata import Kernel, Machine, Metadata, PoolInfo
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OP_CODE
+from ztrace.traces.writer import TraceWriter
 
 PAGE, MIB = 4096, 1 << 20
 JOBS, LOOPS = 4, 15

@@ -23,7 +23,7 @@ from statistics import median
 import numpy as np
 import pyarrow.parquet as pq
 
-from traces.synth import Plan, exponential_lifetimes, gauss_sizes, synthesize
+from ztrace.traces.synth import Plan, exponential_lifetimes, gauss_sizes, synthesize
 
 BACKENDS = ("ztree", "zbud", "z3fold", "zsmalloc:6.1", "zsmalloc:6.12")
 PYTHON_EVENTS, PYTHON_LIVE = 1_000_000, 100_000

@@ -15,8 +15,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-from replay.sweep import Run, on_cluster, on_cores, plan_runs
-from replay.sweep.run import MEASURED, Row
+from ztrace.replay.sweep import Run, on_cluster, on_cores, plan_runs
+from ztrace.replay.sweep.run import MEASURED, Row
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
 TRACES = ("ztree-6.1-1cpu.parquet", "ztree-6.1-bursts.parquet")

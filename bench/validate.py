@@ -28,9 +28,9 @@ Times = tuple[float, float]  # wall and CPU, s
 
 def inside(what: str, trace: Path) -> None:
     """Measure in this process; prints JSON."""
-    from replay.validate import validate
-    from replay.validate.calls import BATCH_ROWS, COLUMNS
-    from traces import TraceReader
+    from ztrace.replay.validate import validate
+    from ztrace.replay.validate.calls import BATCH_ROWS, COLUMNS
+    from ztrace.traces import TraceReader
 
     calls = 0
     with TraceReader(trace) as reader:

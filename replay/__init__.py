@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A trace through an allocator model.
 
->>> from replay import replay_trace
+>>> from ztrace.replay import replay_trace
 >>> result = replay_trace("trace.parquet", "ztree")  # doctest: +SKIP
 >>> result.held_bytes.peak, result.handles_equal  # doctest: +SKIP
 """
 
-from replay.engine import replay, replay_trace
-from replay.errors import ReplayError
-from replay.metrics import Agreement, Every, Level, Moment, PoolResult, Result
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
+from ztrace.replay.play.engine import replay, replay_trace
 
 __all__ = [
     "Agreement",

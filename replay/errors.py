@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from ztrace.errors import ZtraceError
 
-class ReplayError(Exception):
+
+class ReplayError(ZtraceError):
     """A trace cannot be replayed.
 
     The message is one line for the user: what is wrong, where (file and row, counted from 0),

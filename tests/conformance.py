@@ -23,8 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from allocator import BackendError, HazardError, Pool, create, native
-from allocator.protocol import HasPlace
+from ztrace.allocator import BackendError, HazardError, Pool, create, native
+from ztrace.allocator.protocol import HasPlace
 
 EEXIST = 17
 SHOWN_PER_FILE = 3

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.guests import Boot, Guests
-from tracer.lab.qemu import QEMU
-from tracer.system_bcc import find_bcc
+from ztrace.tracer.lab.qemu import QEMU
+from ztrace.tracer.system_bcc import find_bcc
 
 # No test depends on how fast the machine is.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])

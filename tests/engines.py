@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from allocator import native
-from replay import Result, replay
-from replay.native import can_replay, replay_native
-from replay.validate import Order, Verdict, validate
-from traces import TraceReader
+from ztrace.allocator import native
+from ztrace.replay import Result, replay
+from ztrace.replay.play.native import can_replay, replay_native
+from ztrace.replay.validate import Order, Verdict, validate
+from ztrace.traces import TraceReader
 
 
 def replay_both(reader: TraceReader, backend: str, **options: Any) -> Result:

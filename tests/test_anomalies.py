@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from replay.anomalies import PARTS, Anomalies, find_anomalies
 from tests.test_cross_replay import Command, ztrace
 from tests.test_replay import Kernel, whole
-from traces import TraceReader
+from ztrace.replay.figures.anomalies import PARTS, Anomalies, find_anomalies
+from ztrace.traces import TraceReader
 
 __all__ = ["ztrace"]  # a fixture
 

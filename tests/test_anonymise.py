@@ -16,14 +16,23 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import HasPlace, Pool, create
-from replay import replay_trace
-from replay.validate import validate
-from replay.validate.placement import compare_places
-from traces import SCHEMA, Counters, Kernel, Machine, Metadata, PoolInfo, TraceReader, TraceWriter
-from traces.anonymise import CLOCK, Names
-from traces.slicing import Moment, Selection, slice_trace
+from ztrace.allocator import HasPlace, Pool, create
 from ztrace.commands.anonymise import command
+from ztrace.replay import replay_trace
+from ztrace.replay.validate import validate
+from ztrace.replay.validate.placement import compare_places
+from ztrace.traces import (
+    SCHEMA,
+    Counters,
+    Kernel,
+    Machine,
+    Metadata,
+    PoolInfo,
+    TraceReader,
+    TraceWriter,
+)
+from ztrace.traces.anonymise import CLOCK, Names
+from ztrace.traces.slicing import Moment, Selection, slice_trace
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
 MODELS = {

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from traces import Counters, Kernel, Metadata, PoolInfo, Probe, TraceReader, TraceWriter
 from ztrace import console
 from ztrace.cli import main
+from ztrace.traces import Counters, Kernel, Metadata, PoolInfo, Probe, TraceReader, TraceWriter
 
 ROOT = Path(__file__).parent.parent
 CSV = "ts_ns,op,size,handle,ret,dur_ns,cpu,tid\n" + "".join(

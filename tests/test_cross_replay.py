@@ -15,17 +15,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from allocator import create
-from allocator.z3fold import Z3fold
-from allocator.zsmalloc import Zsmalloc
-from replay import Result
-from replay.backends import as_recorded, every, models
-from replay.header import header_bytes
 from tests.engines import replay_both
-from traces import OP_CODE, SCHEMA, Metadata, PoolInfo, TraceReader, TraceWriter
-from traces.metadata import Kernel, Machine
+from ztrace.allocator import create
+from ztrace.allocator.z3fold.model import Z3fold
+from ztrace.allocator.zsmalloc.model import Zsmalloc
 from ztrace.cli import main
 from ztrace.console import bytes_text, count_text
+from ztrace.replay import Result
+from ztrace.replay.play.backends import as_recorded, every, models
+from ztrace.replay.play.header import header_bytes
+from ztrace.traces import OP_CODE, SCHEMA, Metadata, PoolInfo, TraceReader, TraceWriter
+from ztrace.traces.metadata import Kernel, Machine
 
 COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "place", "total", "cpu")
 Row = dict[str, Any]

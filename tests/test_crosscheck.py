@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from tracer.crosscheck import check_counters
-from tracer.ring import OP_INVALIDATE, OP_LOAD, OP_STORE
-from traces import Metadata
+from ztrace.tracer.crosscheck import check_counters
+from ztrace.tracer.ring import OP_INVALIDATE, OP_LOAD, OP_STORE
+from ztrace.traces import Metadata
 
 OUT = "vmstat.zswpout"
 

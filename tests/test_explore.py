@@ -13,9 +13,10 @@ from collections.abc import Callable
 
 import pytest
 
-from allocator.ztree import Ztree
-from replay.errors import ReplayError
-from replay.explore import (
+from ztrace.allocator.ztree.model import Ztree
+from ztrace.cli import main
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.research.explore import (
     BUILTIN,
     Scenario,
     confirm,
@@ -23,9 +24,8 @@ from replay.explore import (
     run_schedule,
     schedule_lines,
 )
-from replay.explore.machine import Machine
-from replay.explore.steps import advance, enabled
-from ztrace.cli import main
+from ztrace.replay.research.explore.machine import Machine
+from ztrace.replay.research.explore.steps import advance, enabled
 
 Cli = Callable[..., tuple[int, str, str]]
 TOP = 0xF << 60

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from allocator import native
+from ztrace.allocator import native
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "traces" / "samples" / "zsmalloc-6.1-small.parquet"
-PACKAGES = ("allocator", "replay", "tracer", "traces", "ztrace")
+FOLDERS = ("allocator", "replay", "tracer", "traces", "ztrace")
 Run = subprocess.CompletedProcess[str]
 
 
@@ -27,9 +27,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("install")
     source = folder / "source"
     leave = shutil.ignore_patterns("_core*", "__pycache__", "*.parquet")
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, source / name, ignore=leave)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, source / name, ignore=leave, symlinks=True)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     # No network: neither for dependencies, which are here, nor for what builds.
     pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps"]
@@ -58,10 +58,10 @@ def ztrace(installed: Path, tmp_path: Path) -> Callable[..., Run]:
 
 
 def test_nothing_was_built(installed: Path, tmp_path: Path) -> None:
-    assert (installed / "allocator/native/core.c").exists()
+    assert (installed / "ztrace/allocator/native/library.py").exists()
     assert not list(installed.rglob("*.so"))
-    done = python(installed, tmp_path, "-c", "import replay.native; print(replay.native.__file__)")
-    assert done.stdout.strip() == str(installed / "replay/native.py")
+    done = python(installed, tmp_path, "-c", "import ztrace.replay as it; print(it.__file__)")
+    assert done.stdout.strip() == str(installed / "ztrace/replay/__init__.py")
 
 
 def test_replay_gives_the_same_and_says_so_once(ztrace: Callable[..., Run]) -> None:

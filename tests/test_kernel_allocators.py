@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from replay.validate.placement import compare_places
 from tests.guests import Watch
-from tracer.lab.matrix import Cell
-from tracer.lab.together import record_together
-from traces import TraceReader
+from ztrace.replay.validate.placement import compare_places
+from ztrace.tracer.lab.matrix import Cell
+from ztrace.tracer.lab.together import record_together
+from ztrace.traces import TraceReader
 
 pytestmark = pytest.mark.kernel
 

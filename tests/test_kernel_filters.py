@@ -13,13 +13,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tracer.convert import convert
-from tracer.filters import is_sampled
-from tracer.lab.debian import fetch_kernel
-from tracer.lab.qemu import GuestSize, run_guest
-from tracer.lab.workloads import WORKLOADS, compile_workload
-from traces import Metadata, TraceReader, TraceWriter
-from traces.merging import merge
+from ztrace.tracer.convert import convert
+from ztrace.tracer.filters import is_sampled
+from ztrace.tracer.lab.debian import fetch_kernel
+from ztrace.tracer.lab.qemu import GuestSize, run_guest
+from ztrace.tracer.lab.workloads import WORKLOADS, compile_workload
+from ztrace.traces import Metadata, TraceReader, TraceWriter
+from ztrace.traces.merging import merge
 
 pytestmark = pytest.mark.kernel
 

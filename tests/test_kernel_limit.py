@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from replay.limit import AT_ONCE, play, recorded_limit, recorded_rules
-from tracer.lab.session import Setup, record_in_guest
-from traces import TraceReader
+from ztrace.replay.limit import AT_ONCE, play, recorded_limit, recorded_rules
+from ztrace.tracer.lab.session import Setup, record_in_guest
+from ztrace.traces import TraceReader
 
 pytestmark = pytest.mark.kernel
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from replay.validate.placement import compare_places
-from replay.validate.placement_verdict import PoolPlacement
 from tests.guests import Watch
-from tracer.convert import convert
-from tracer.lab.debian import fetch_kernel
-from tracer.lab.qemu import GuestSize, run_guest
-from tracer.lab.workloads import WORKLOADS, compile_workload
-from traces import TraceReader
+from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate.placement_verdict import PoolPlacement
+from ztrace.tracer.convert import convert
+from ztrace.tracer.lab.debian import fetch_kernel
+from ztrace.tracer.lab.qemu import GuestSize, run_guest
+from ztrace.tracer.lab.workloads import WORKLOADS, compile_workload
+from ztrace.traces import TraceReader
 
 pytestmark = pytest.mark.kernel
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from allocator.table import c_initialiser
-from replay import replay_trace
-from replay.tune import Limits, tune
-from replay.validate import validate
 from tests.guests import Watch
-from tracer.lab.session import Setup, record_in_guest
-from tracer.lab.together import record_together
-from traces import TraceReader
+from ztrace.allocator.table import c_initialiser
+from ztrace.replay import replay_trace
+from ztrace.replay.tune import Limits, tune
+from ztrace.replay.validate import validate
+from ztrace.tracer.lab.session import Setup, record_in_guest
+from ztrace.tracer.lab.together import record_together
+from ztrace.traces import TraceReader
 
 pytestmark = pytest.mark.kernel
 

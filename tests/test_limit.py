@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import HazardError, create
-from replay import ReplayError, replay_trace
-from replay.limit import (
+from tests.test_cross_replay import Command, metadata, ztrace
+from ztrace.allocator import HazardError, create
+from ztrace.replay import ReplayError, replay_trace
+from ztrace.replay.limit import (
     AT_ONCE,
     Demand,
     Limit,
@@ -32,11 +33,10 @@ from replay.limit import (
     recorded_limit,
     recorded_rules,
 )
-from replay.limit.demand import Want
-from replay.limit.zswap import MAX_RECLAIM_RETRIES, Zswap
-from tests.test_cross_replay import Command, metadata, ztrace
-from traces import OP_CODE, SCHEMA, Metadata, TraceReader, TraceWriter
-from traces.metadata import Probe
+from ztrace.replay.limit.demand import Want
+from ztrace.replay.limit.zswap import MAX_RECLAIM_RETRIES, Zswap
+from ztrace.traces import OP_CODE, SCHEMA, Metadata, TraceReader, TraceWriter
+from ztrace.traces.metadata import Probe
 
 __all__ = ["ztrace"]  # a fixture
 

@@ -8,11 +8,11 @@ import io
 import numpy as np
 from rich.console import Console
 
-from tracer.recorder import Progress
-from tracer.ring import OP_NAMES
-from traces import OPS
 from ztrace.commands.record import status_line
 from ztrace.commands.top import summary, view
+from ztrace.tracer.recorder import Progress
+from ztrace.tracer.ring import OP_NAMES
+from ztrace.traces import OPS
 from ztrace.units import short
 
 

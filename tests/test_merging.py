@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from traces import (
+from ztrace.commands.merge import command
+from ztrace.traces import (
     OPS,
     SCHEMA,
     Counters,
@@ -28,9 +29,8 @@ from traces import (
     TraceReader,
     TraceWriter,
 )
-from traces.merging import merge
-from traces.slicing import Moment, Selection, slice_trace
-from ztrace.commands.merge import command
+from ztrace.traces.merging import merge
+from ztrace.traces.slicing import Moment, Selection, slice_trace
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
 BASE = Metadata(

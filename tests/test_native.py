@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import BackendError, HazardError, Place, Pool, create, native
-from allocator.native import NativeMissing, library
-from allocator.successors import zblock, ztree
-from allocator.z3fold import Z3fold
-from allocator.zbud import Zbud
-from allocator.zsmalloc import Zsmalloc
-from allocator.ztree import Ztree
+from ztrace.allocator import BackendError, HazardError, Place, Pool, create, native
+from ztrace.allocator.native import NativeMissing, library
+from ztrace.allocator.z3fold.model import Z3fold
+from ztrace.allocator.zblock.model import zblock, ztree
+from ztrace.allocator.zbud.model import Zbud
+from ztrace.allocator.zsmalloc.model import Zsmalloc
+from ztrace.allocator.ztree.model import Ztree
 
 if native.reason_missing():
     pytest.skip("no native core to compare", allow_module_level=True)
@@ -310,10 +310,10 @@ def test_without_the_core_one_line(tmp_path: Path) -> None:
 
 
 def test_a_core_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    from allocator.native import library as module_library  # the function
+    from ztrace.allocator.native import library as module_library  # the function
 
     assert module_library is library
-    module = sys.modules["allocator.native.library"]
+    module = sys.modules["ztrace.allocator.native.library"]
     monkeypatch.setattr(module, "ABI", 10**6)
     library.cache_clear()
     try:

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import zstandard
 
-from replay.engine import replay_trace
-from traces import TraceError, TraceReader
-from traces.compressors import COMPRESSORS, compressor
-from traces.pages import Pages, compress_pages
-from traces.resizing import RESIZED, learned, resize, scaled
-from traces.synth import Plan, exponential_lifetimes, page_sizes, synthesize
+from ztrace.replay.play.engine import replay_trace
+from ztrace.traces import TraceError, TraceReader
+from ztrace.traces.compressors import COMPRESSORS, compressor
+from ztrace.traces.pages import Pages, compress_pages
+from ztrace.traces.resizing import RESIZED, learned, resize, scaled
+from ztrace.traces.synth import Plan, exponential_lifetimes, page_sizes, synthesize
 
 SAMPLE = Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-bursts.parquet"
 PAGE = 4096

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from allocator import HasPlace, Pool, create
-from replay import ReplayError
-from replay.validate.placement import compare_places, model_of
-from replay.validate.placement_verdict import Placement
-from traces import OP_CODE, Metadata, TraceReader, TraceWriter
-from traces.metadata import Kernel, Machine, PoolInfo
+from ztrace.allocator import HasPlace, Pool, create
 from ztrace.commands.validate import command
+from ztrace.replay import ReplayError
+from ztrace.replay.validate.placement import compare_places, model_of
+from ztrace.replay.validate.placement_verdict import Placement
+from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
+from ztrace.traces.metadata import Kernel, Machine, PoolInfo
 
 SPECS = {"zbud": "zbud", "zsmalloc": "zsmalloc:6.12"}
 OPS = {name: OP_CODE[name] for name in ("malloc", "free", "map", "unmap")}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.ratios_2021 import LOOPS, PAGE, rebuild, rows, run_fio, write_trace
-from traces import OP_CODE, TraceReader
+from ztrace.traces import OP_CODE, TraceReader
 
 MALLOC, FREE = OP_CODE["malloc"], OP_CODE["free"]
 

@@ -20,28 +20,28 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from replay.engine import replay_trace
-from replay.errors import ReplayError
-from replay.report.claims import _unfit
-from replay.report.gather import gather_one
-from replay.validate import validate
-from replay.validate.placement import compare_places
-from tracer import machine, recorder
-from tracer.abi import FRONTSWAP, INNER, ZPOOL, ZRAM
-from tracer.convert import convert
-from tracer.filters import Filters, find_cgroup, is_sampled, room
-from tracer.histogram import BUCKETS, buckets, edges_bytes, edges_ns, percentile, summary
-from tracer.outputs import Flight, Limits, Spools, Trigger, first_rows
-from tracer.probing import Attached, SeenPool
-from tracer.recorder import Plan, Session
-from tracer.ring import KINDS, OP_MALLOC, OP_STORE, OP_TOTAL, RECORD, Records, by_kind, named
-from tracer.spool import SpoolReader, following, numbered
-from traces import Metadata, TraceError, TraceReader, TraceWriter
-from traces.merging import merge
-from traces.schema import OP_CODE
 from ztrace.cli import cli
 from ztrace.console import lost_lines
-from ztrace.histogram import show_histograms
+from ztrace.present.histogram import show_histograms
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.play.engine import replay_trace
+from ztrace.replay.report.claims import _unfit
+from ztrace.replay.report.gather import gather_one
+from ztrace.replay.validate import validate
+from ztrace.replay.validate.placement import compare_places
+from ztrace.tracer import machine, recorder
+from ztrace.tracer.abi import FRONTSWAP, INNER, ZPOOL, ZRAM
+from ztrace.tracer.convert import convert
+from ztrace.tracer.filters import Filters, find_cgroup, is_sampled, room
+from ztrace.tracer.histogram import BUCKETS, buckets, edges_bytes, edges_ns, percentile, summary
+from ztrace.tracer.outputs import Flight, Limits, Spools, Trigger, first_rows
+from ztrace.tracer.probing import Attached, SeenPool
+from ztrace.tracer.recorder import Plan, Session
+from ztrace.tracer.ring import KINDS, OP_MALLOC, OP_STORE, OP_TOTAL, RECORD, Records, by_kind, named
+from ztrace.tracer.spool import SpoolReader, following, numbered
+from ztrace.traces import Metadata, TraceError, TraceReader, TraceWriter
+from ztrace.traces.merging import merge
+from ztrace.traces.schema import OP_CODE
 from ztrace.units import size_or_duration
 
 PROBES = files("tracer").joinpath("probes/zswap.c").read_text()
@@ -453,7 +453,7 @@ def test_sampling_takes_one_of_n_and_is_the_probes_rule() -> None:
 def test_a_cgroup_is_found_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "cgroup.controllers").touch()
-    monkeypatch.setattr("tracer.filters.CGROUPS", tmp_path)
+    monkeypatch.setattr("ztrace.tracer.filters.CGROUPS", tmp_path)
     for text in ("a/b", "/a/b", str(tmp_path / "a" / "b")):
         assert find_cgroup(text) == tmp_path / "a" / "b"
     with pytest.raises(Exception, match="no cgroup"):

@@ -18,13 +18,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import HazardError, Pool, create
-from allocator.ztree import Ztree
-from replay import Every, ReplayError, Result
-from replay.rows import Span, cut
 from tests.engines import replay_both
-from traces import OP_CODE, OPS, SCHEMA, Metadata, PoolInfo, TraceReader, TraceWriter
+from ztrace.allocator import HazardError, Pool, create
+from ztrace.allocator.ztree.model import Ztree
 from ztrace.cli import main
+from ztrace.replay import Every, ReplayError, Result
+from ztrace.replay.read.rows import Span, cut
+from ztrace.traces import OP_CODE, OPS, SCHEMA, Metadata, PoolInfo, TraceReader, TraceWriter
 
 TOP = 0xF << 60
 COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "total", "cpu", "tid")

@@ -15,12 +15,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import native
-from replay import Every, ReplayError, replay
-from replay.native import replay_native
-from replay.reorder import find_order
 from tests.engines import assert_same, replay_both
-from traces import OP_CODE, OPS, SCHEMA, Metadata, PoolInfo, TraceError, TraceReader, TraceWriter
+from ztrace.allocator import native
+from ztrace.replay import Every, ReplayError, replay
+from ztrace.replay.order.found import find_order
+from ztrace.replay.play.native import replay_native
+from ztrace.traces import (
+    OP_CODE,
+    OPS,
+    SCHEMA,
+    Metadata,
+    PoolInfo,
+    TraceError,
+    TraceReader,
+    TraceWriter,
+)
 
 if native.reason_missing():
     pytest.skip("no native core to compare", allow_module_level=True)

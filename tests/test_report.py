@@ -19,16 +19,25 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from allocator import create, native
-from replay.report import FORMATS, Thresholds, assemble, gather_one, render
-from replay.report.ageing import fresh_bytes
-from replay.report.gather import Recording
-from replay.report.plots import plots
-from replay.report.recorded import Durations
-from replay.report.statistics import mann_whitney, slope
-from replay.report.tables import tables
-from traces import OP_CODE, SCHEMA, Kernel, Machine, Metadata, PoolInfo, TraceReader, TraceWriter
+from ztrace.allocator import create, native
 from ztrace.cli import main
+from ztrace.replay.report import FORMATS, Thresholds, assemble, gather_one, render
+from ztrace.replay.report.ageing import fresh_bytes
+from ztrace.replay.report.gather import Recording
+from ztrace.replay.report.plots import plots
+from ztrace.replay.report.recorded import Durations
+from ztrace.replay.report.statistics import mann_whitney, slope
+from ztrace.replay.report.tables import tables
+from ztrace.traces import (
+    OP_CODE,
+    SCHEMA,
+    Kernel,
+    Machine,
+    Metadata,
+    PoolInfo,
+    TraceReader,
+    TraceWriter,
+)
 
 SAMPLE = Path(__file__).parent.parent / "traces/samples/ztree-6.1-bursts.parquet"
 HOSTILE = "</script><script>document.title='owned'</script><!--<img src=x onerror=alert(1)>"

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from replay import replay_trace
-from replay.validate.placement import compare_places
-from traces import TraceReader
+from ztrace.replay import replay_trace
+from ztrace.replay.validate.placement import compare_places
+from ztrace.traces import TraceReader
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
 LEAST_CALLS = {"small": 4_000, "bursts": 10_000, "limit": 70_000}  # by a part of the name

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from replay import replay_trace
-from replay.validate import validate
-from traces import SCHEMA, Counters, Metadata, PoolInfo, TraceError, TraceReader, TraceWriter
-from traces.metadata import CounterCheck
 from ztrace.commands.slice import command
+from ztrace.replay import replay_trace
+from ztrace.replay.validate import validate
+from ztrace.traces import SCHEMA, Counters, Metadata, PoolInfo, TraceError, TraceReader, TraceWriter
+from ztrace.traces.metadata import CounterCheck
 
 SAMPLE = Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-bursts.parquet"
 

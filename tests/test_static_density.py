@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from allocator import Pool, create
-from allocator.zsmalloc import Zsmalloc
-from allocator.ztree import Ztree
+from ztrace.allocator import Pool, create
+from ztrace.allocator.zsmalloc.model import Zsmalloc
+from ztrace.allocator.ztree.model import Ztree
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "density.md"
 PAGE_BYTES = 4096

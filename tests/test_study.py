@@ -14,16 +14,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from replay.report import Thresholds, assemble, default_backends, gather_one
-from replay.report.study import SIZE_QUANTILES, study, tables
-from replay.report.tables import Table
-from replay.validate import validate
-from replay.validate.placement import compare_places
-from tracer.errors import TracerError
-from tracer.lab.study import ALLOCATORS, PROGRAMS, missing, plan
-from tracer.lab.workloads import WORKLOADS, Workload, put_program
-from traces import TraceReader
 from ztrace.cli import main
+from ztrace.replay.report import Thresholds, assemble, default_backends, gather_one
+from ztrace.replay.report.study import SIZE_QUANTILES, study, tables
+from ztrace.replay.report.tables import Table
+from ztrace.replay.validate import validate
+from ztrace.replay.validate.placement import compare_places
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.lab.study import ALLOCATORS, PROGRAMS, missing, plan
+from ztrace.tracer.lab.workloads import WORKLOADS, Workload, put_program
+from ztrace.traces import TraceReader
 
 FOLDER = Path(__file__).parent.parent / "traces/samples/case-study"
 NAMES = [case.name for case in plan()]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import BackendError, HazardError, create
-from allocator.successors import LateZtree, Zblock2022, Zblock2025
-from allocator.ztree import FREE, Ztree
+from ztrace.allocator import BackendError, HazardError, create
+from ztrace.allocator.zblock.model import LateZtree, Zblock2022, Zblock2025
+from ztrace.allocator.ztree.model import FREE, Ztree
 
 VARIANTS = ("ztree:late", "zblock:2022", "zblock:2025")
 SLOTS = {  # published bytes of each type's slot, 4 KiB pages and 8-byte long

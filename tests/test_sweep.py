@@ -15,12 +15,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from allocator import BackendError
-from replay.engine import replay_trace
-from replay.errors import ReplayError
-from replay.report import render, sweep_document
-from replay.scaled import Scaled
-from replay.sweep import (
+from ztrace.allocator import BackendError
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.play.engine import replay_trace
+from ztrace.replay.read.scaled import Scaled
+from ztrace.replay.report import render, sweep_document
+from ztrace.replay.sweep import (
     Journal,
     Run,
     on_cluster,
@@ -30,15 +30,15 @@ from replay.sweep import (
     run_one,
     write_results,
 )
-from replay.sweep.run import MEASURED, Row
-from traces.reader import TraceReader
-from traces.synth import Plan, exponential_lifetimes, gauss_sizes, synthesize
-from traces.writer import TraceWriter
+from ztrace.replay.sweep.run import MEASURED, Row
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.synth import Plan, exponential_lifetimes, gauss_sizes, synthesize
+from ztrace.traces.writer import TraceWriter
 
 THIRD_PARTY = '''
 import os, signal, time
 from pathlib import Path
-from allocator.zbud import Zbud
+from ztrace.allocator.zbud.model import Zbud
 
 class Fatal(Zbud):
     """Dies with its process: ``times`` workers over all, counted in a folder."""
@@ -133,7 +133,7 @@ def test_an_impossible_plan_is_refused(
     complaint: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("replay.sweep.plan.MOST_RUNS", 10)
+    monkeypatch.setattr("ztrace.replay.sweep.plan.MOST_RUNS", 10)
     with pytest.raises(ReplayError, match=complaint):
         plan_runs(["a"], backends, parameters)
     with pytest.raises(BackendError, match="nosuch"):

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from replay import replay_trace
-from traces import TraceError, TraceReader
-from traces.synth import (
+from ztrace.cli import main
+from ztrace.replay import replay_trace
+from ztrace.traces import TraceError, TraceReader
+from ztrace.traces.synth import (
     Fit,
     Lifetimes,
     Plan,
@@ -28,7 +29,6 @@ from traces.synth import (
     uniform_lifetimes,
     uniform_sizes,
 )
-from ztrace.cli import main
 
 SAMPLE = Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-bursts.parquet"
 SIZES = gauss_sizes(1500, 600)

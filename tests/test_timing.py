@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from allocator import native
-from replay.native import replay_native
-from replay.timing import BUCKETS, CLASSES, bucket_ticks, histogram, latency
-from traces import TraceReader
+from ztrace.allocator import native
+from ztrace.replay.figures.timing import BUCKETS, CLASSES, bucket_ticks, histogram, latency
+from ztrace.replay.play.native import replay_native
+from ztrace.traces import TraceReader
 
 SAMPLE = Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-bursts.parquet"
 COMMAND = [sys.executable, "-m", "ztrace", "replay", str(SAMPLE), "--backend", "ztree", "--time"]

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer import TracerError, btf, machine, probing
-from tracer.abi import (
+from ztrace.tracer import TracerError, btf, machine, probing
+from ztrace.tracer.abi import (
     FRONTSWAP,
     INNER,
     ZPOOL,
@@ -30,13 +30,13 @@ from tracer.abi import (
     choose_probes,
     wanted_probes,
 )
-from tracer.bpf_stats import ProgramRuns, mean_cost_ns
-from tracer.convert import NO_TOTAL, convert, with_totals
-from tracer.kmod import read_source, with_table
-from tracer.lab.initramfs import Cpio
-from tracer.ring import OP_TOTAL, RECORD, SLOT, Records, Ring
-from tracer.spool import CAUSES, SpoolReader, SpoolWriter
-from traces import OP_CODE, OPS, TraceReader
+from ztrace.tracer.bpf_stats import ProgramRuns, mean_cost_ns
+from ztrace.tracer.convert import NO_TOTAL, convert, with_totals
+from ztrace.tracer.kmod import read_source, with_table
+from ztrace.tracer.lab.initramfs import Cpio
+from ztrace.tracer.ring import OP_TOTAL, RECORD, SLOT, Records, Ring
+from ztrace.tracer.spool import CAUSES, SpoolReader, SpoolWriter
+from ztrace.traces import OP_CODE, OPS, TraceReader
 
 PROBES = files("tracer").joinpath("probes/zswap.c").read_text()
 

@@ -19,7 +19,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traces import (
+from ztrace.traces import (
     COLUMNS,
     OPS,
     SCHEMA,
@@ -33,7 +33,7 @@ from traces import (
     import_csv,
     import_metadata,
 )
-from traces.schema import conform, integer_range
+from ztrace.traces.schema import conform, integer_range
 
 HEAD = b"ts_ns,dur_ns,op,size,handle,ret,cpu,tid\n"
 GOOD = HEAD + b"10,5,malloc,100,0xffff888100000040,0,1,77\n20,6,free,,18446612686397440064,-12,,\n"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traces import Counters, Kernel, Machine, Metadata, PoolInfo, Probe, TraceError
+from ztrace.traces import Counters, Kernel, Machine, Metadata, PoolInfo, Probe, TraceError
 
 FULL = Metadata(
     tool="ztrace 0.1.0",

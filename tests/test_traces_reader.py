@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traces import OPS, SCHEMA, Metadata, PoolInfo, TraceError, TraceReader, TraceWriter
+from ztrace.traces import OPS, SCHEMA, Metadata, PoolInfo, TraceError, TraceReader, TraceWriter
 
 KEY = {b"ztrace": Metadata().to_json().encode()}
 

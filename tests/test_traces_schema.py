@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from traces import OP_CODE, OPS, SCHEMA, TraceError, printable
-from traces.schema import conform
+from ztrace.traces import OP_CODE, OPS, SCHEMA, TraceError, printable
+from ztrace.traces.schema import conform
 
 
 def rows(**columns: Any) -> pa.RecordBatch:

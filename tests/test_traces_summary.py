@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traces import OP_CODE, Metadata, Summary, TraceReader, TraceWriter, summarize
-from traces.summary import OpSummary, Spread, bucket_top, duration_bucket, errno_name
+from ztrace.traces import OP_CODE, Metadata, Summary, TraceReader, TraceWriter, summarize
+from ztrace.traces.summary import OpSummary, Spread, bucket_top, duration_bucket, errno_name
 
 
 def stat(path: Path, columns: dict[str, Any]) -> Summary:

@@ -16,9 +16,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from traces import OP_CODE, SCHEMA, AtomicFile, Metadata, TraceError, TraceReader, TraceWriter
-from traces.schema import conform
-from traces.writer import ENCODINGS, ROW_GROUP_ROWS, open_parquet
+from ztrace.traces import (
+    OP_CODE,
+    SCHEMA,
+    AtomicFile,
+    Metadata,
+    TraceError,
+    TraceReader,
+    TraceWriter,
+)
+from ztrace.traces.schema import conform
+from ztrace.traces.writer import ENCODINGS, ROW_GROUP_ROWS, open_parquet
 
 ONE = {"ts_ns": np.array([1]), "op": np.array([4], np.int8)}
 

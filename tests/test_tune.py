@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import BackendError, create
-from allocator.table import c_initialiser, read_table, table_text
-from allocator.ztree import POSTED_TABLE, Ztree
-from replay import ReplayError
-from replay.tune import Limits, best_table, static_bytes, tune
-from replay.tune.sizes import live_sizes
 from tests.test_cross_replay import Command, metadata, row, write, ztrace
-from traces import TraceReader
+from ztrace.allocator import BackendError, create
+from ztrace.allocator.table import c_initialiser, read_table, table_text
+from ztrace.allocator.ztree.model import POSTED_TABLE, Ztree
+from ztrace.replay import ReplayError
+from ztrace.replay.tune import Limits, best_table, static_bytes, tune
+from ztrace.replay.tune.sizes import live_sizes
+from ztrace.traces import TraceReader
 
 __all__ = ["ztrace"]  # a fixture
 

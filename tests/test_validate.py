@@ -24,15 +24,15 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from allocator.ztree import FREE, Block, BlockTree, Released, Ztree
-from replay import ReplayError
-from replay.order import read_order
-from replay.validate import Verdict, validate
-from replay.validate import calls as calls_module
 from tests.engines import steps_of, validate_both, without_time
-from traces import OP_CODE, OPS, Metadata, PoolInfo, TraceReader, TraceWriter
-from traces.schema import SCHEMA
+from ztrace.allocator.ztree.model import FREE, Block, BlockTree, Released, Ztree
 from ztrace.cli import main
+from ztrace.replay import ReplayError
+from ztrace.replay.order.file import read_order
+from ztrace.replay.validate import Verdict, validate
+from ztrace.replay.validate import calls as calls_module
+from ztrace.traces import OP_CODE, OPS, Metadata, PoolInfo, TraceReader, TraceWriter
+from ztrace.traces.schema import SCHEMA
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
 NAMES = sorted(path.name for path in SAMPLES.glob("ztree-*.parquet"))
@@ -738,7 +738,7 @@ def test_the_search_asks_the_model_too(
     mutant: type[BlockTree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """These answer otherwise than the search, which knows the rule, expects."""
-    monkeypatch.setattr("replay.validate.checker.Checker._is_plain", lambda self: False)
+    monkeypatch.setattr("ztrace.replay.validate.checker.Checker._is_plain", lambda self: False)
     for name in NAMES:
         columns = recording(name)
         part = pick(columns, tree_of(columns) == 14)
@@ -752,7 +752,7 @@ def test_the_search_asks_the_model_too(
 def test_the_hot_loop_and_the_search_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = some_trees(name)
     fast = check(columns)
-    monkeypatch.setattr("replay.validate.checker.Checker._is_plain", lambda self: False)
+    monkeypatch.setattr("ztrace.replay.validate.checker.Checker._is_plain", lambda self: False)
     slow = check(columns)
     assert without_time(fast.verdict) == without_time(slow.verdict)
     assert sorted(fast.order) == sorted(slow.order)

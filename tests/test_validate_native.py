@@ -21,18 +21,18 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from allocator import native
-from allocator.native.library import declare, library
-from allocator.ztree import BlockTree, BlockType
-from replay.errors import ReplayError
-from replay.validate.checker import Failure, Steps
-from replay.validate.native import _FUNCTIONS, NativeStream
-from replay.validate.races import races_in
-from replay.validate.steps import Kind
-from replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
-from replay.validate.verdict import KEPT
 from tests.engines import steps_of
 from tests.test_validate_small import TIMES, Kernel, Row, check
+from ztrace.allocator import native
+from ztrace.allocator.native.library import declare, library
+from ztrace.allocator.ztree.model import BlockTree, BlockType
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.validate.checker import Failure, Steps
+from ztrace.replay.validate.native import _FUNCTIONS, NativeStream
+from ztrace.replay.validate.races import races_in
+from ztrace.replay.validate.steps import Kind
+from ztrace.replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
+from ztrace.replay.validate.verdict import KEPT
 
 if native.reason_missing():
     pytest.skip("no native core to compare", allow_module_level=True)

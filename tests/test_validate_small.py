@@ -22,11 +22,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from allocator.ztree import Ztree
-from replay.validate import Verdict, validator
 from tests.engines import steps_of, validate_both
-from traces import OP_CODE, OPS, Metadata, PoolInfo, TraceReader
-from traces.schema import SCHEMA
+from ztrace.allocator.ztree.model import Ztree
+from ztrace.replay.validate import Verdict, validator
+from ztrace.traces import OP_CODE, OPS, Metadata, PoolInfo, TraceReader
+from ztrace.traces.schema import SCHEMA
 
 # Sixteen block types, three of them of use: trees 13, 14 and 15 with 3, 2 and 1 slots.
 TABLE = [*[(0, 4)] * 13, (0, 3), (0, 2), (0, 1)]

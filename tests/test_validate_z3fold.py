@@ -15,13 +15,13 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from allocator.z3fold import Page, Z3fold
-from replay.validate.placement import compare_places
-from replay.validate.placement_verdict import Order, PoolPlacement
-from replay.validate.z3fold_model import Correctable
-from traces import OP_CODE, Metadata, TraceReader, TraceWriter
-from traces.metadata import Kernel, Machine, PoolInfo
+from ztrace.allocator.z3fold.model import Page, Z3fold
 from ztrace.commands.validate import command
+from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate.placement_verdict import Order, PoolPlacement
+from ztrace.replay.validate.z3fold_model import Correctable
+from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
+from ztrace.traces.metadata import Kernel, Machine, PoolInfo
 
 BASE = 0xFFFF888000000000 >> 12
 
@@ -196,5 +196,5 @@ def test_another_rule_is_refuted_beside_overlaps_too(
     rows = overlapped(Guest(2).run(3000), 2, often=0.02)
     pool = compare(tmp_path / "t", rows)
     assert pool.agrees and pool.overlapping and pool.counts["decisive"] > 50
-    monkeypatch.setattr("replay.validate.corrected_order.Correctable", mutant)
+    monkeypatch.setattr("ztrace.replay.validate.corrected_order.Correctable", mutant)
     assert not compare(tmp_path / "t", rows).agrees

@@ -20,11 +20,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from allocator.zbud import Page, Zbud
-from replay.validate.calls import ABSENT, CALL, Calls
-from replay.validate.placement_verdict import Order, PoolPlacement
-from replay.validate.zbud_run import ZbudRun
-from traces import OP_CODE
+from ztrace.allocator.zbud.model import Page, Zbud
+from ztrace.replay.validate.calls import ABSENT, CALL, Calls
+from ztrace.replay.validate.placement_verdict import Order, PoolPlacement
+from ztrace.replay.validate.zbud_run import ZbudRun
+from ztrace.traces import OP_CODE
 
 TIMES = int(os.environ.get("ZTRACE_HISTORIES", "1"))
 PAGE = 4096

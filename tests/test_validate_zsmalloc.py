@@ -16,12 +16,12 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from allocator.zsmalloc import Zsmalloc
-from replay.validate.placement import compare_places
-from replay.validate.placement_verdict import Order, PoolPlacement
-from traces import OP_CODE, Metadata, TraceReader, TraceWriter
-from traces.metadata import Kernel, Machine, PoolInfo
+from ztrace.allocator.zsmalloc.model import Zsmalloc
 from ztrace.commands.validate import command
+from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate.placement_verdict import Order, PoolPlacement
+from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
+from ztrace.traces.metadata import Kernel, Machine, PoolInfo
 
 SIZES = (200, 1700, 2600, 2700, 3000, 4000)
 RELEASES = {"6.1": "6.1.0-56-amd64", "6.12": "6.12.117"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from allocator import Pool, create, names
+from ztrace.allocator import Pool, create, names
 
 KEYS = ("pages_allocated", "searched", "objects_moved")
 

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import BackendError, HazardError, create, names
-from allocator.protocol import HasPlace
-from allocator.z3fold import FIRST, LAST, MIDDLE, NO_CPU, PAGE_CHUNKS, Z3fold
+from ztrace.allocator import BackendError, HazardError, create, names
+from ztrace.allocator.protocol import HasPlace
+from ztrace.allocator.z3fold.model import FIRST, LAST, MIDDLE, NO_CPU, PAGE_CHUNKS, Z3fold
 
 TESTS = Path(__file__).parent
 VECTORS = sorted((TESTS / "vectors").glob("z3fold_*.txt"))

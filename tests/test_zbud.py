@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import BackendError, HazardError, create
-from allocator.protocol import HasPlace
-from allocator.zbud import CHUNKS, FULL, PAGE_CHUNKS, Zbud
+from ztrace.allocator import BackendError, HazardError, create
+from ztrace.allocator.protocol import HasPlace
+from ztrace.allocator.zbud.model import CHUNKS, FULL, PAGE_CHUNKS, Zbud
 
 TESTS = Path(__file__).parent
 VECTORS = sorted((TESTS / "vectors").glob("zbud_*.txt"))

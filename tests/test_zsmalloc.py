@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import BackendError
-from allocator.zsmalloc import (
+from ztrace.allocator import BackendError
+from ztrace.allocator.zsmalloc.model import (
     EMPTY,
     SizeClass,
     SizeClass61,

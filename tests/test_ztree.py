@@ -16,8 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator import BackendError, HazardError, create
-from allocator.ztree import FREE, MAPPED, OCCUPIED, POSTED_TABLE, UNMAPPED, Ztree, block_types
+from ztrace.allocator import BackendError, HazardError, create
+from ztrace.allocator.ztree.model import (
+    FREE,
+    MAPPED,
+    OCCUPIED,
+    POSTED_TABLE,
+    UNMAPPED,
+    Ztree,
+    block_types,
+)
 
 TESTS = Path(__file__).parent
 VECTORS = sorted((TESTS / "vectors").glob("ztree_*.txt"))

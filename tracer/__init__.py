@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """A running kernel becomes events: probes, ring, spool; the lab that boots kernels to record."""
 
-from tracer.errors import TracerError
+from ztrace.tracer.errors import TracerError
 
 __all__ = ["TracerError"]

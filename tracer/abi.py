@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tracer.btf import Btf
-from tracer.errors import TracerError
+from ztrace.tracer.btf import Btf
+from ztrace.tracer.errors import TracerError
 
 TRACEABLE = Path("/sys/kernel/tracing/available_filter_functions")
 TRACEABLE_OLD = Path("/sys/kernel/debug/tracing/available_filter_functions")

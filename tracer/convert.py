@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tracer.ring import (
+from ztrace.tracer.ring import (
     HAS_AUX,
     HAS_HANDLE,
     HAS_KEY,
@@ -24,9 +24,9 @@ from tracer.ring import (
     RECORD,
     Records,
 )
-from tracer.spool import SpoolReader, following
-from traces import Metadata, TraceWriter
-from traces.schema import OP_CODE, OPS
+from ztrace.tracer.spool import SpoolReader, following
+from ztrace.traces import Metadata, TraceWriter
+from ztrace.traces.schema import OP_CODE, OPS
 
 STORE, MALLOC, FREE = OP_CODE["store"], OP_CODE["malloc"], OP_CODE["free"]
 MAP, COMPACT, INVALIDATE = OP_CODE["map"], OP_CODE["compact"], OP_CODE["invalidate"]

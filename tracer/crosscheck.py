@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.ring import OP_INVALIDATE, OP_LOAD, OP_NAMES, OP_STORE, OP_WRITEBACK
+from ztrace.tracer.ring import OP_INVALIDATE, OP_LOAD, OP_NAMES, OP_STORE, OP_WRITEBACK
 
 Counters = dict[str, int]
 

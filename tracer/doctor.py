@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer.abi import choose_probes, traceable_functions
-from tracer.errors import TracerError
-from tracer.kmod import running_headers
-from tracer.lab.debian import KEYRING
-from tracer.lab.qemu import QEMU
-from tracer.probing import Probing
-from tracer.system_bcc import INSTALL_HINT, find_bcc, load_bcc
+from ztrace.tracer.abi import choose_probes, traceable_functions
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.kmod import running_headers
+from ztrace.tracer.lab.debian import KEYRING
+from ztrace.tracer.lab.qemu import QEMU
+from ztrace.tracer.probing import Probing
+from ztrace.tracer.system_bcc import INSTALL_HINT, find_bcc, load_bcc
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 ZSWAP = Path("/sys/module/zswap")

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer.abi import Probe
-from tracer.errors import TracerError
+from ztrace.tracer.abi import Probe
+from ztrace.tracer.errors import TracerError
 
 CGROUPS = Path("/sys/fs/cgroup")
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from tracer import machine
-from tracer.errors import TracerError
+from ztrace.tracer import machine
+from ztrace.tracer.errors import TracerError
 
 COMPRESSOR = machine.ZSWAP_PARAMETERS / "compressor"
 CRYPTO = Path("/proc/crypto")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.ring import FAILED, KINDS, OP_NAMES
+from ztrace.tracer.ring import FAILED, KINDS, OP_NAMES
 
 BUCKETS, SIZE_BUCKETS, SIZE_STEP = 124, 128, 64
 

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tracer.errors import TracerError
+from ztrace.tracer.errors import TracerError
 
 NEW_FILE = re.compile(r"^\+\+\+ b/(?P<path>\S+\.c)\s*$")
 TABLE = re.compile(r"^(?P<name>[^\n]*\btree_desc\[\])\s*=\s*\{.*?^\};", re.MULTILINE | re.DOTALL)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.ring import KINDS, OP_NAMES, OP_TOTAL, Records, by_kind
-from tracer.spool import SpoolWriter, numbered
+from ztrace.tracer.ring import KINDS, OP_NAMES, OP_TOTAL, Records, by_kind
+from ztrace.tracer.spool import SpoolWriter, numbered
 
 FLIGHT_BYTES = 64 << 20
 """What a flight keeps in memory at most, compressed, unless told otherwise."""

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer import machine
-from tracer.abi import ZSWAP_HEADER_BYTES, Probe, examine_kernel, traceable_functions
-from tracer.bpf_stats import ProgramRuns, collect_run_times, mean_cost_ns, program_runs
-from tracer.errors import TracerError
-from tracer.filters import Filters
-from tracer.histogram import BUCKETS, SIZE_BUCKETS, Counts
-from tracer.ring import FAILED, KINDS, Records, Ring
-from tracer.spool import CAUSES
-from tracer.system_bcc import load_bcc
+from ztrace.tracer import machine
+from ztrace.tracer.abi import ZSWAP_HEADER_BYTES, Probe, examine_kernel, traceable_functions
+from ztrace.tracer.bpf_stats import ProgramRuns, collect_run_times, mean_cost_ns, program_runs
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.filters import Filters
+from ztrace.tracer.histogram import BUCKETS, SIZE_BUCKETS, Counts
+from ztrace.tracer.ring import FAILED, KINDS, Records, Ring
+from ztrace.tracer.spool import CAUSES
+from ztrace.tracer.system_bcc import load_bcc
 
 # struct pool of probes/zswap.c.
 POOL = np.dtype([("type", "S16"), ("created", "<u4"), ("evictable", "<u4"), ("count_at", "<u8")])
@@ -122,7 +122,7 @@ class Probing:
         typed = abi.typed if bcc.BPF.support_kfunc() else frozenset()
         wanted = [probe for probe in abi.probes if filters.attaches(probe, histogram=histogram)]
         self.attached = list(with_kinds(wanted, typed, kinds or best_kinds()))
-        text = files("tracer").joinpath("probes/zswap.c").read_text()
+        text = files("ztrace.tracer").joinpath("probes/zswap.c").read_text()
         defines = {
             **abi.defines,
             "RING_PAGES": ring_bytes // mmap.PAGESIZE,

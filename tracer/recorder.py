@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer import machine
-from tracer.crosscheck import check_counters
-from tracer.errors import TracerError
-from tracer.filters import Filters
-from tracer.fresh_pool import fresh_pool
-from tracer.histogram import by_kind as tally_by_kind
-from tracer.histogram import summary
-from tracer.outputs import FLIGHT_BYTES, Flight, Limits, Nowhere, Spools, first_rows
-from tracer.probing import Probing
-from tracer.ring import (
+from ztrace.tracer import machine
+from ztrace.tracer.crosscheck import check_counters
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.filters import Filters
+from ztrace.tracer.fresh_pool import fresh_pool
+from ztrace.tracer.histogram import by_kind as tally_by_kind
+from ztrace.tracer.histogram import summary
+from ztrace.tracer.outputs import FLIGHT_BYTES, Flight, Limits, Nowhere, Spools, first_rows
+from ztrace.tracer.probing import Probing
+from ztrace.tracer.ring import (
     FAILED,
     HAS_AUX,
     KINDS,

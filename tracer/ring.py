@@ -14,7 +14,7 @@ import mmap
 import numpy as np
 from numpy.typing import NDArray
 
-from tracer.errors import TracerError
+from ztrace.tracer.errors import TracerError
 
 # struct record of probes/zswap.c.
 RECORD = np.dtype(

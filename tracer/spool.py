@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from tracer.errors import TracerError
-from tracer.ring import RECORD, Records, from_bytes
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.ring import RECORD, Records, from_bytes
 
 MAGIC = b"ZTSPOOL1"
 HEADER = struct.Struct("<4I")

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tracer.errors import TracerError
+from ztrace.tracer.errors import TracerError
 
 PLACES = (
     "/usr/lib/python3/dist-packages/bcc",  # Debian, Ubuntu

@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The trace file: its columns and metadata, writing, reading, CSV, statistics.
 
->>> from traces import TraceReader
+>>> from ztrace.traces import TraceReader
 >>> with TraceReader("trace.parquet") as trace:  # doctest: +SKIP
 ...     for batch in trace.batches(["op", "size"]):
 ...         print(batch.num_rows)
 """
 
-from traces.csvfile import export_csv, import_csv, import_metadata
-from traces.errors import TraceError, printable
-from traces.metadata import Counters, Kernel, Machine, Metadata, PoolInfo, Probe
-from traces.reader import TraceReader
-from traces.schema import ALLOCATOR_OPS, COLUMNS, OP_CODE, OPS, SCHEMA, SCHEMA_VERSION, ZSWAP_OPS
-from traces.summary import Summary, summarize
-from traces.writer import AtomicFile, TraceWriter
+from ztrace.traces.csvfile import export_csv, import_csv, import_metadata
+from ztrace.traces.errors import TraceError, printable
+from ztrace.traces.metadata import Counters, Kernel, Machine, Metadata, PoolInfo, Probe
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import (
+    ALLOCATOR_OPS,
+    COLUMNS,
+    OP_CODE,
+    OPS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    ZSWAP_OPS,
+)
+from ztrace.traces.summary import Summary, summarize
+from ztrace.traces.writer import AtomicFile, TraceWriter
 
 __all__ = [
     "ALLOCATOR_OPS",

@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from traces.errors import TraceError
-from traces.extent import extent
-from traces.metadata import Counters, Kernel, Machine, Metadata, PoolInfo, Probe
-from traces.reader import TraceReader
-from traces.writer import TraceWriter
+from ztrace.traces.errors import TraceError
+from ztrace.traces.extent import extent
+from ztrace.traces.metadata import Counters, Kernel, Machine, Metadata, PoolInfo, Probe
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.writer import TraceWriter
 
 Numbers = npt.NDArray[np.uint64]
 

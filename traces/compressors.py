@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import zstandard
 
-from traces.errors import TraceError
+from ztrace.traces.errors import TraceError
 
 Compress = Callable[[bytes], int]
 """A page -> the bytes that it compresses to; may be more than a page."""

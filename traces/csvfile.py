@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import zstandard
 
-from traces.errors import TraceError, printable
-from traces.metadata import Metadata, PoolInfo
-from traces.reader import TraceReader
-from traces.schema import COLUMNS, OP_CODE, OPS, REQUIRED, SCHEMA, integer_range
-from traces.writer import AtomicFile, TraceWriter
+from ztrace.traces.errors import TraceError, printable
+from ztrace.traces.metadata import Metadata, PoolInfo
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import COLUMNS, OP_CODE, OPS, REQUIRED, SCHEMA, integer_range
+from ztrace.traces.writer import AtomicFile, TraceWriter
 
 BLOCK_BYTES = 4 << 20
 """Bytes of text converted at once."""

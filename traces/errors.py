@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from ztrace.errors import ZtraceError
+
 _LONGEST = 1000
 
 
@@ -21,7 +23,7 @@ def printable(text: str) -> str:
     )
 
 
-class TraceError(Exception):
+class TraceError(ZtraceError):
     """A trace, or a file on its way to become one, cannot be used.
 
     The message is one line for the user: what is wrong, where (the path), what to do about it.

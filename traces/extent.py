@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from traces.reader import TraceReader
+from ztrace.traces.reader import TraceReader
 
 Times = npt.NDArray[np.int64]
 

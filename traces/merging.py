@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from traces.errors import TraceError
-from traces.extent import Clock, returns
-from traces.metadata import Counters, Metadata, Pieces, PoolInfo
-from traces.reader import TraceReader
-from traces.slicing import FROM, TO
-from traces.writer import TraceWriter
+from ztrace.traces.errors import TraceError
+from ztrace.traces.extent import Clock, returns
+from ztrace.traces.metadata import Counters, Metadata, Pieces, PoolInfo
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.slicing import FROM, TO
+from ztrace.traces.writer import TraceWriter
 
 LATE_NS = 10**9
 """How late a row may reach the recorder's ring after its call returned: its task was preempted

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from traces.errors import TraceError
-from traces.schema import SCHEMA_VERSION
+from ztrace.traces.errors import TraceError
+from ztrace.traces.schema import SCHEMA_VERSION
 
 FOOTER_KEY = b"ztrace"
 """Key of the document in the Parquet file's key-value metadata."""

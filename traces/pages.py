@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from traces.compressors import Compress, compressor
-from traces.errors import TraceError
+from ztrace.traces.compressors import Compress, compressor
+from ztrace.traces.errors import TraceError
 
 Ints = npt.NDArray[np.int64]
 

@@ -13,9 +13,9 @@ from typing import Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from traces.errors import TraceError
-from traces.metadata import FOOTER_KEY, Metadata
-from traces.schema import COLUMNS, REQUIRED, SCHEMA, conform, is_castable
+from ztrace.traces.errors import TraceError
+from ztrace.traces.metadata import FOOTER_KEY, Metadata
+from ztrace.traces.schema import COLUMNS, REQUIRED, SCHEMA, conform, is_castable
 
 _MAGIC = b"PAR1"
 

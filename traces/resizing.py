@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import TraceError
-from traces.metadata import Metadata
-from traces.pages import Pages
-from traces.reader import TraceReader
-from traces.schema import COLUMNS, OP_CODE
-from traces.writer import TraceWriter
+from ztrace.traces.errors import TraceError
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.pages import Pages
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import COLUMNS, OP_CODE
+from ztrace.traces.writer import TraceWriter
 
 RESIZED = "resized"
 NEIGHBOURS = 33

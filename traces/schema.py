@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from traces.errors import TraceError
+from ztrace.traces.errors import TraceError
 
 SCHEMA_VERSION = 1
 """Version of the file format; a reader reads its own version and all earlier ones."""

@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from traces.errors import TraceError
-from traces.extent import Clock, Extent, extent
-from traces.metadata import Metadata
-from traces.reader import TraceReader
-from traces.schema import OP_CODE, OPS
-from traces.writer import TraceWriter
+from ztrace.traces.errors import TraceError
+from ztrace.traces.extent import Clock, Extent, extent
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OP_CODE, OPS
+from ztrace.traces.writer import TraceWriter
 
 Mask = npt.NDArray[np.bool_]
 

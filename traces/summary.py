@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from traces.reader import TraceReader
-from traces.schema import OPS
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OPS
 
 Counts = npt.NDArray[np.int64]
 

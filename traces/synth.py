@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from traces.errors import TraceError
-from traces.metadata import Kernel, Machine, Metadata, PoolInfo
-from traces.pages import Pages
-from traces.reader import TraceReader
-from traces.schema import OP_CODE
-from traces.writer import ENCODINGS, TraceWriter
+from ztrace.traces.errors import TraceError
+from ztrace.traces.metadata import Kernel, Machine, Metadata, PoolInfo
+from ztrace.traces.pages import Pages
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OP_CODE
+from ztrace.traces.writer import ENCODINGS, TraceWriter
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

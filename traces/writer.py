@@ -15,9 +15,9 @@ from typing import BinaryIO, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from traces.errors import TraceError
-from traces.metadata import FOOTER_KEY, Metadata
-from traces.schema import COLUMNS, SCHEMA, Batch, conform
+from ztrace.traces.errors import TraceError
+from ztrace.traces.metadata import FOOTER_KEY, Metadata
+from ztrace.traces.schema import COLUMNS, SCHEMA, Batch, conform
 
 ROW_GROUP_ROWS = 128 * 1024
 """Rows of a row group; also the most that a writer holds in memory (about 9 MiB)."""

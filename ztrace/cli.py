@@ -14,6 +14,7 @@ import sys
 import click
 
 from ztrace import __version__
+from ztrace.errors import ZtraceError
 
 # name -> (module, one-line help shown by `ztrace --help` without importing the module)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -69,20 +70,6 @@ def cli() -> None:
     """Record what zswap asks of its allocator; replay it through exact allocator models."""
 
 
-def _expected_errors() -> tuple[type[BaseException], ...]:
-    """Errors whose text is meant for the user. A module that was never imported raised none."""
-    found: list[type[BaseException]] = []
-    for module, name in (
-        ("traces.errors", "TraceError"),
-        ("tracer.errors", "TracerError"),
-        ("replay.errors", "ReplayError"),
-        ("allocator.protocol", "BackendError"),
-    ):
-        if module in sys.modules:
-            found.append(getattr(sys.modules[module], name))
-    return tuple(found)
-
-
 def main() -> None:
     """Run the command line; exit 0 done, 1 a check failed, 2 bad usage, input or machine."""
     try:
@@ -108,9 +95,7 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"ztrace: {where}{error.strerror or error}", err=True)
         sys.exit(2)
-    except Exception as error:
-        if not isinstance(error, _expected_errors()):
-            raise
+    except ZtraceError as error:
         click.echo(f"ztrace: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.exit_status)
     sys.exit(code if isinstance(code, int) else 0)

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from traces.errors import printable
-from traces.metadata import Metadata
+from ztrace.traces.errors import printable
+from ztrace.traces.metadata import Metadata
 from ztrace.units import bytes_text as bytes_text
 from ztrace.units import count_text as count_text
 from ztrace.units import ns_text as ns_text

@@ -5,7 +5,7 @@ The core is a shared object that the package's build leaves beside this file. Wh
 be built, :func:`library` raises :class:`NativeMissing` and everything works without it.
 """
 
-from allocator.native.library import NativeMissing, library, reason_missing
-from allocator.native.pool import NativePool, create, make
+from ztrace.allocator.native.library import NativeMissing, library, reason_missing
+from ztrace.allocator.native.pool import NativePool, create, make
 
 __all__ = ["NativeMissing", "NativePool", "create", "library", "make", "reason_missing"]

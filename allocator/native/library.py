@@ -19,7 +19,7 @@ from ctypes import (
 from functools import cache
 from pathlib import Path
 
-from allocator.protocol import BackendError
+from ztrace.allocator.protocol import BackendError
 
 ABI = 2
 """ZC_ABI of the core.h that this file was written for."""

@@ -2,7 +2,7 @@
 """One pool of the core behind :class:`allocator.protocol.Pool`, call by call.
 
 This is how the core is compared with the models, and how vector files are run on it; a replay
-gives it whole batches instead (replay/native.py). Handles are 0 to 2^64 - 1.
+gives it whole batches instead (replay/play/native.py). Handles are 0 to 2^64 - 1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from ctypes import byref, c_int, c_int64, c_uint64
 from typing import Any
 
-from allocator.native.library import (
+from ztrace.allocator.native.library import (
     ABORTED,
     EVICT,
     FATAL,
@@ -22,8 +22,8 @@ from allocator.native.library import (
     PlaceStruct,
     library,
 )
-from allocator.native.stats import STATS
-from allocator.protocol import (
+from ztrace.allocator.native.stats import STATS
+from ztrace.allocator.protocol import (
     BackendError,
     Evict,
     HazardError,
@@ -32,10 +32,10 @@ from allocator.protocol import (
     Shrunk,
     error,
 )
-from allocator.registry import builtin
-from allocator.successors import LATE_TABLE, TABLE_2022, TABLE_2025_4K, TABLE_2025_16K
-from allocator.zsmalloc import VARIANTS
-from allocator.ztree import POSTED_TABLE
+from ztrace.allocator.registry import builtin
+from ztrace.allocator.zblock.model import LATE_TABLE, TABLE_2022, TABLE_2025_4K, TABLE_2025_16K
+from ztrace.allocator.zsmalloc.model import VARIANTS
+from ztrace.allocator.ztree.model import POSTED_TABLE
 
 _LARGEST = 2**62  # what a size or a number of pages is cut to; no allocator takes as much
 

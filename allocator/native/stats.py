@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from allocator.z3fold import class_row as z3fold_row
-from allocator.zbud import CHUNKS, PAGE_CHUNKS
+from ztrace.allocator.z3fold.model import class_row as z3fold_row
+from ztrace.allocator.zbud.model import CHUNKS, PAGE_CHUNKS
 
 _ZTREE_TYPE = (
     *("class", "slot_bytes", "slots", "order"),

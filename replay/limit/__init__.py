@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What zswap would have done under a pool limit: the recorded pages through its own rules."""
 
-from replay.limit.demand import Demand, NotTold, demands
-from replay.limit.loop import Counted, Outcome, play, recorded_limit, recorded_rules
-from replay.limit.zswap import AT_ONCE, Limit, Rules, Worker
+from ztrace.replay.limit.demand import Demand, NotTold, demands
+from ztrace.replay.limit.loop import Counted, Outcome, play, recorded_limit, recorded_rules
+from ztrace.replay.limit.zswap import AT_ONCE, Limit, Rules, Worker
 
 __all__ = [
     "AT_ONCE",

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from replay.errors import ReplayError
-from replay.rows import NO_HANDLE
-from traces.metadata import Metadata
-from traces.reader import TraceReader
-from traces.schema import OP_CODE
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.read.rows import NO_HANDLE
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OP_CODE
 
 _COLUMNS = ("ts_ns", "op", "pool", "key", "size", "ret", "tid")
 _STORE, _LOAD, _INVALIDATE, _MALLOC, _FREE = (

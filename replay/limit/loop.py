@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from allocator import HazardError, create
-from replay.errors import ReplayError
-from replay.header import header_bytes
-from replay.limit.demand import Demand, NotTold, demands, uses_frontswap
-from replay.limit.zswap import Counts, Limit, Rules, Worker, Zswap
-from traces.metadata import Metadata
-from traces.reader import TraceReader
+from ztrace.allocator import HazardError, create
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.limit.demand import Demand, NotTold, demands, uses_frontswap
+from ztrace.replay.limit.zswap import Counts, Limit, Rules, Worker, Zswap
+from ztrace.replay.play.header import header_bytes
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
 
 WRITTEN_BACK, LIMIT_HIT = "zswap.written_back_pages", "zswap.pool_limit_hit"
 

@@ -40,9 +40,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from allocator import Pool
-from replay.errors import ReplayError
-from replay.limit.demand import Demand, Want
+from ztrace.allocator import Pool
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.limit.demand import Demand, Want
 
 MAX_RECLAIM_RETRIES = 16
 _NOT_ALLOCATED = -1  # in place of a handle: a same-filled page takes no memory

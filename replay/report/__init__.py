@@ -6,12 +6,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from replay.report.checks import Thresholds, check
-from replay.report.claims import judge
-from replay.report.gather import VERSION, Recording, default_backends, gather_one, labels, passes
-from replay.report.render import FORMATS
-from replay.report.sweep import is_sweep, sweep_document, sweep_tables
-from replay.report.tables import tables
+from ztrace.replay.report.checks import Thresholds, check
+from ztrace.replay.report.claims import judge
+from ztrace.replay.report.gather import (
+    VERSION,
+    Recording,
+    default_backends,
+    gather_one,
+    labels,
+    passes,
+)
+from ztrace.replay.report.render import FORMATS
+from ztrace.replay.report.sweep import is_sweep, sweep_document, sweep_tables
+from ztrace.replay.report.tables import tables
 
 __all__ = [
     "FORMATS",

@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from allocator import create
-from replay.fastest import replay_fastest
-from replay.header import header_bytes, zswap_release
-from replay.report.statistics import Floats, Interval, as_dict, rounded, slope, stream_of
-from traces.metadata import Metadata, PoolInfo
-from traces.reader import TraceReader
-from traces.schema import OP_CODE, conform
+from ztrace.allocator import create
+from ztrace.replay.play.fastest import replay_fastest
+from ztrace.replay.play.header import header_bytes, zswap_release
+from ztrace.replay.report.statistics import Floats, Interval, as_dict, rounded, slope, stream_of
+from ztrace.traces.metadata import Metadata, PoolInfo
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OP_CODE, conform
 
 MOMENTS = 24
 MOST_FILLED = 200_000

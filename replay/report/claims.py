@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from replay.backends import family
-from replay.report.ageing import LEAST_TURNOVERS, TOLERATED
-from replay.report.gather import Recording
-from replay.report.recorded import QUANTILES
-from replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
+from ztrace.replay.play.backends import family
+from ztrace.replay.report.ageing import LEAST_TURNOVERS, TOLERATED
+from ztrace.replay.report.gather import Recording
+from ztrace.replay.report.recorded import QUANTILES
+from ztrace.replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
 
 OURS = "ztree"
 COMPARABLE_DENSITY = 0.10

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from replay.report.claims import difference
-from replay.report.gather import Recording
-from replay.report.memory import Memory
-from replay.report.recorded import QUANTILES
-from replay.report.statistics import Floats, interval, mann_whitney, ratio_draws, stream_of
+from ztrace.replay.report.claims import difference
+from ztrace.replay.report.gather import Recording
+from ztrace.replay.report.memory import Memory
+from ztrace.replay.report.recorded import QUANTILES
+from ztrace.replay.report.statistics import Floats, interval, mann_whitney, ratio_draws, stream_of
 
 COMPARED = ("p50", "p99", "p99_9")
 

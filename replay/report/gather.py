@@ -15,23 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from allocator import BackendError, create
-from replay.backends import every, family
-from replay.errors import ReplayError
-from replay.fastest import replay_fastest
-from replay.header import header_bytes, zswap_release
-from replay.metrics import Result
-from replay.reorder import InOrder
-from replay.report import ageing
-from replay.report.memory import EVERY, Memory, model_dict
-from replay.report.native_times import native_times
-from replay.report.recorded import Recorded, page_bytes, tally
-from replay.report.statistics import as_dict
-from replay.source import Source
-from replay.validate import Order, validate
-from replay.validate.placement import compare_places, model_of
-from traces.metadata import Metadata
-from traces.reader import TraceReader
+from ztrace.allocator import BackendError, create
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.result import Result
+from ztrace.replay.order.found import InOrder
+from ztrace.replay.play.backends import every, family
+from ztrace.replay.play.fastest import replay_fastest
+from ztrace.replay.play.header import header_bytes, zswap_release
+from ztrace.replay.read.source import Source
+from ztrace.replay.report import ageing
+from ztrace.replay.report.memory import EVERY, Memory, model_dict
+from ztrace.replay.report.native_times import native_times
+from ztrace.replay.report.recorded import Recorded, page_bytes, tally
+from ztrace.replay.report.statistics import as_dict
+from ztrace.replay.validate import Order, validate
+from ztrace.replay.validate.placement import compare_places, model_of
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
 
 VERSION = 1
 CLAIMED = ("ztree", "zsmalloc", "z3fold", "zbud")

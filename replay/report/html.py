@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from replay.errors import ReplayError
-from replay.report.plots import plots
-from replay.report.sweep import is_sweep, sweep_plots
-from replay.report.tables import Table
-from traces.errors import printable
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.report.plots import plots
+from ztrace.replay.report.sweep import is_sweep, sweep_plots
+from ztrace.replay.report.tables import Table
+from ztrace.traces.errors import printable
 
 MOST_BYTES = 2_500_000
 """What still opens quickly and can be attached to a mail."""
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 def html(document: Json, tables: Sequence[Table], title: str) -> str:
     """The page. ReplayError if there is too much for one."""
-    assets = files("replay.report") / "assets"
+    assets = files("ztrace.replay.report") / "assets"
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string((assets / "page.html.j2").read_text(encoding="utf-8"))
     drawn = list(sweep_plots(document) if is_sweep(document) else plots(document))

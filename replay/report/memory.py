@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from replay.metrics import Every, Moment, Result
-from replay.report.statistics import (
+from ztrace.replay.figures.result import Every, Moment, Result
+from ztrace.replay.report.statistics import (
     Floats,
     Interval,
     as_dict,

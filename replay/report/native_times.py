@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from replay.report.recorded import quantiles, tail
-from replay.timing import Histogram, Timing
+from ztrace.replay.figures.timing import Histogram, Timing
+from ztrace.replay.report.recorded import quantiles, tail
 
 
 def native_times(timings: Mapping[str, Timing]) -> dict[str, Any] | None:

@@ -12,9 +12,9 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from replay.errors import ReplayError
-from replay.report.tables import Table, loss_text
-from traces.errors import printable
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.report.tables import Table, loss_text
+from ztrace.traces.errors import printable
 
 Json = dict[str, Any]
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from replay.backends import family
-from replay.report.tables import EMULATED, loss_text, pointer
+from ztrace.replay.play.backends import family
+from ztrace.replay.report.tables import EMULATED, loss_text, pointer
 
 Json = dict[str, Any]
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from replay.report.statistics import (
+from ztrace.replay.report.statistics import (
     Counts,
     Floats,
     as_dict,
@@ -26,10 +26,10 @@ from replay.report.statistics import (
     rounded,
     stream_of,
 )
-from traces.metadata import Metadata
-from traces.reader import TraceReader
-from traces.schema import OP_CODE, OPS
-from traces.summary import bucket_top, duration_bucket
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OP_CODE, OPS
+from ztrace.traces.summary import bucket_top, duration_bucket
 
 BLOCKS = 64
 SIZE_BIN = 16

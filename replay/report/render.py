@@ -10,10 +10,10 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from replay.report.html import html
-from replay.report.perfetto import as_perfetto
-from replay.report.tables import Table
-from traces.errors import printable
+from ztrace.replay.report.html import html
+from ztrace.replay.report.perfetto import as_perfetto
+from ztrace.replay.report.tables import Table
+from ztrace.traces.errors import printable
 
 WIDTH = 75
 """Columns of a mail to a list; ten less than 85, where quoting begins to wrap."""

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from replay.backends import family
-from replay.report.gather import CLAIMED
-from replay.report.render import as_markdown
-from replay.report.tables import (
+from ztrace.replay.play.backends import family
+from ztrace.replay.report.gather import CLAIMED
+from ztrace.replay.report.render import as_markdown
+from ztrace.replay.report.tables import (
     Cell,
     Row,
     Table,
@@ -29,7 +29,7 @@ from replay.report.tables import (
     ratio,
     text,
 )
-from replay.report.tables import tables as report_tables
+from ztrace.replay.report.tables import tables as report_tables
 
 Json = dict[str, Any]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from replay.report.tables import Cell, Path, Table, count, mib, pointer, ratio, text
+from ztrace.replay.report.tables import Cell, Path, Table, count, mib, pointer, ratio, text
 
 Json = dict[str, Any]
 

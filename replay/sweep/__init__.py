@@ -8,11 +8,11 @@ journal.py   finished rows, safe against whatever ends the sweep
 results.py   the Parquet file of all rows
 """
 
-from replay.sweep.journal import Journal
-from replay.sweep.plan import Run, plan_runs
-from replay.sweep.results import is_results, read_results, write_results
-from replay.sweep.run import run_one
-from replay.sweep.workers import on_cluster, on_cores
+from ztrace.replay.sweep.journal import Journal
+from ztrace.replay.sweep.plan import Run, plan_runs
+from ztrace.replay.sweep.results import is_results, read_results, write_results
+from ztrace.replay.sweep.run import run_one
+from ztrace.replay.sweep.workers import on_cluster, on_cores
 
 __all__ = [
     "Journal",

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from replay.errors import ReplayError
-from replay.sweep.plan import Run
-from replay.sweep.run import Row
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.sweep.plan import Run
+from ztrace.replay.sweep.run import Row
 
 _HEADER = b'{"ztrace_sweep": 1}\n'
 

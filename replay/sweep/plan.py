@@ -9,13 +9,13 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from allocator import BackendError, create
-from replay.errors import ReplayError
+from ztrace.allocator import BackendError, create
+from ztrace.replay.errors import ReplayError
 
 REPLAY_PARAMETERS = ("scale",)
 """Parameters of the replay itself; any other one is an item of a backend's specification.
 
-``scale``: every compressed size times this (:class:`replay.scaled.Scaled`).
+``scale``: every compressed size times this (:class:`replay.read.scaled.Scaled`).
 """
 
 MOST_RUNS = 1_000_000

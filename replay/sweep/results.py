@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replay.errors import ReplayError
-from replay.sweep.run import Row
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.sweep.run import Row
 
 FOOTER_KEY = b"ztrace_sweep"
 VERSION = 1

@@ -8,14 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from replay.errors import ReplayError
-from replay.fastest import fastest_engine, replay_fastest
-from replay.metrics import Level, Result
-from replay.reorder import in_order
-from replay.scaled import Scaled
-from replay.source import Source
-from replay.sweep.plan import Run
-from traces.reader import TraceReader
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.result import Level, Result
+from ztrace.replay.order.found import in_order
+from ztrace.replay.play.fastest import fastest_engine, replay_fastest
+from ztrace.replay.read.scaled import Scaled
+from ztrace.replay.read.source import Source
+from ztrace.replay.sweep.plan import Run
+from ztrace.traces.reader import TraceReader
 
 Row = dict[str, Any]
 

@@ -19,9 +19,9 @@ from contextlib import suppress
 from multiprocessing import get_context
 from typing import Any
 
-from replay.errors import ReplayError
-from replay.sweep.plan import Run
-from replay.sweep.run import Row, failed, run_one
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.sweep.plan import Run
+from ztrace.replay.sweep.run import Row, failed, run_one
 
 ATTEMPTS = 3
 """Workers that may die over a run before it is given up; one that needs too much memory kills

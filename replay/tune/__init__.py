@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Block tables of ztree fitted to traces, exactly, and what they are worth."""
 
-from replay.tune.optimum import Limits, best_table, static_bytes
-from replay.tune.trial import Gain, Held, Tuning, successors, tune, work
+from ztrace.replay.tune.optimum import Limits, best_table, static_bytes
+from ztrace.replay.tune.trial import Gain, Held, Tuning, successors, tune, work
 
 __all__ = [
     "Gain",

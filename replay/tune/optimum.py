@@ -39,9 +39,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from allocator.protocol import check_page_bytes
-from allocator.ztree import BlockType, block_types
-from replay.errors import ReplayError
+from ztrace.allocator.protocol import check_page_bytes
+from ztrace.allocator.ztree.model import BlockType, block_types
+from ztrace.replay.errors import ReplayError
 
 _Least = tuple[int | Fraction, tuple[int, ...]]  # a sum of shares, and the types that have it
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from replay.engine import more_bytes
-from replay.errors import ReplayError
-from replay.rows import FREE, MALLOC, segments, survey
-from traces.reader import TraceReader
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.play.engine import more_bytes
+from ztrace.replay.read.rows import FREE, MALLOC, segments, survey
+from ztrace.traces.reader import TraceReader
 
 
 @dataclass

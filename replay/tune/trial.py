@@ -18,18 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from allocator.table import c_initialiser, table_text
-from allocator.ztree import POSTED_TABLE
-from replay.backends import every as every_backend
-from replay.backends import family
-from replay.errors import ReplayError
-from replay.fastest import replay_fastest
-from replay.metrics import Every, Result
-from replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
-from replay.tune.optimum import Limits, best_table, static_bytes
-from replay.tune.sizes import live_sizes
-from traces.metadata import Metadata
-from traces.reader import TraceReader
+from ztrace.allocator.table import c_initialiser, table_text
+from ztrace.allocator.ztree.model import POSTED_TABLE
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.result import Every, Result
+from ztrace.replay.play.backends import every as every_backend
+from ztrace.replay.play.backends import family
+from ztrace.replay.play.fastest import replay_fastest
+from ztrace.replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
+from ztrace.replay.tune.optimum import Limits, best_table, static_bytes
+from ztrace.replay.tune.sizes import live_sizes
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
 
 Table = list[tuple[int, int]]
 

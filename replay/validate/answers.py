@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from replay.validate.steps import Call
+    from ztrace.replay.validate.steps import Call
 
 
 class Said(IntEnum):

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from replay.errors import ReplayError
-from traces.reader import TraceReader
-from traces.schema import OP_CODE, OPS
+from ztrace.replay.errors import ReplayError
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OP_CODE, OPS
 
 COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "cpu", "tid")
 BATCH_ROWS = 131072

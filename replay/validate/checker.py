@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from allocator.ztree import FREE, Block, BlockTree
-from replay.validate.answers import Cause
-from replay.validate.search import Exit, Search, act
-from replay.validate.steps import (
+from ztrace.allocator.ztree.model import FREE, Block, BlockTree
+from ztrace.replay.validate.answers import Cause
+from ztrace.replay.validate.search import Exit, Search, act
+from ztrace.replay.validate.steps import (
     NO_COUNTER,
     UNKNOWN,
     UNSEEN,

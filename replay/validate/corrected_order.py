@@ -27,12 +27,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from allocator.protocol import Place
-from replay.validate.calls import CALL, COMPACT, FOREVER, FREE, MALLOC, SHRINK, windows
-from replay.validate.placement_verdict import PoolPlacement
-from replay.validate.recorded_order import MAP, PAGE_SHIFT, PLAYED
-from replay.validate.z3fold_model import Correctable
-from traces.reader import TraceReader
+from ztrace.allocator.protocol import Place
+from ztrace.replay.validate.calls import CALL, COMPACT, FOREVER, FREE, MALLOC, SHRINK, windows
+from ztrace.replay.validate.placement_verdict import PoolPlacement
+from ztrace.replay.validate.recorded_order import MAP, PAGE_SHIFT, PLAYED
+from ztrace.replay.validate.z3fold_model import Correctable
+from ztrace.traces.reader import TraceReader
 
 
 def overlapping_rows(reader: TraceReader, pool: int) -> NDArray[np.bool_]:

@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.native.library import NO_MEMORY, declare, library
-from allocator.ztree import BlockTree
-from replay.errors import ReplayError
-from replay.validate.answers import Answer, Cause, Said
-from replay.validate.checker import Failure, Tally
-from replay.validate.steps import Call, Kind, Step
-from replay.validate.stream import SEEN, Order, Seen, Sinks, call_of
+from ztrace.allocator.native.library import NO_MEMORY, declare, library
+from ztrace.allocator.ztree.model import BlockTree
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.validate.answers import Answer, Cause, Said
+from ztrace.replay.validate.checker import Failure, Tally
+from ztrace.replay.validate.steps import Call, Kind, Step
+from ztrace.replay.validate.stream import SEEN, Order, Seen, Sinks, call_of
 
 _FOREVER = 2**63 - 1
 

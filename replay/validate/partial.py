@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from replay.errors import ReplayError
-from traces.reader import TraceReader
+from ztrace.replay.errors import ReplayError
+from ztrace.traces.reader import TraceReader
 
 
 def refuse_partial(reader: TraceReader) -> None:

@@ -21,15 +21,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from replay.errors import ReplayError
-from replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
-from replay.validate.corrected_order import CorrectedOrder
-from replay.validate.lock_order import LockOrder
-from replay.validate.partial import refuse_partial
-from replay.validate.placement_verdict import Order, Placement, PoolPlacement
-from replay.validate.recorded_order import PLAYED, RecordedOrder
-from replay.validate.zbud_run import ZbudRun
-from traces.reader import TraceReader
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
+from ztrace.replay.validate.corrected_order import CorrectedOrder
+from ztrace.replay.validate.lock_order import LockOrder
+from ztrace.replay.validate.partial import refuse_partial
+from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
+from ztrace.replay.validate.recorded_order import PLAYED, RecordedOrder
+from ztrace.replay.validate.zbud_run import ZbudRun
+from ztrace.traces.reader import TraceReader
 
 COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "place", "total", "cpu")
 

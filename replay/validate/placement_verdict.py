@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from replay.validate.page_counts import Sizes
+from ztrace.replay.validate.page_counts import Sizes
 
 
 @dataclass

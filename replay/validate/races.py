@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from replay.validate.steps import Call, Kind, Step
+from ztrace.replay.validate.steps import Call, Kind, Step
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from __future__ import annotations
 import errno
 from collections import Counter
 
-from allocator import HasPlace, Pool, create
-from allocator.z3fold import Z3fold
-from allocator.zsmalloc import Zsmalloc
-from replay.errors import ReplayError
-from replay.validate.placement_verdict import PoolPlacement
-from traces import Metadata
-from traces.schema import OP_CODE
+from ztrace.allocator import HasPlace, Pool, create
+from ztrace.allocator.z3fold.model import Z3fold
+from ztrace.allocator.zsmalloc.model import Zsmalloc
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.validate.placement_verdict import PoolPlacement
+from ztrace.traces import Metadata
+from ztrace.traces.schema import OP_CODE
 
 MALLOC, FREE, MAP, UNMAP, COMPACT = (
     OP_CODE[name] for name in ("malloc", "free", "map", "unmap", "compact")

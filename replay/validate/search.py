@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from allocator.ztree import Block
-from replay.validate.steps import Call, Hidden, Kind, Saved, State, Step
+from ztrace.allocator.ztree.model import Block
+from ztrace.replay.validate.steps import Call, Hidden, Kind, Saved, State, Step
 
 NOT_BEGUN, LOOKED, INSERTED, DONE = range(4)
 AFTER = {Step.WHOLE: DONE, Step.LOOK: LOOKED, Step.INSERT: INSERTED, Step.TAKE: DONE}

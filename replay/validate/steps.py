@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a recorded call can do to a block tree next, and how to take it back.
 
-The steps are the model's own critical sections (:class:`allocator.ztree.BlockTree`); this
+The steps are the model's own critical sections (:class:`allocator.ztree.model.BlockTree`); this
 module decides which of them agree with what the kernel returned. Handles tell nearly everything:
 a set of completed calls fixes which slots are taken, hence each block's free count and coeff,
 which blocks exist and which is ``last``. Only ``current`` depends on their order unseen, and two
@@ -18,9 +18,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from allocator.protocol import HazardError
-from allocator.ztree import FREE, MAX_SLOTS, OCCUPIED, Block, BlockTree
-from replay.validate.answers import Answer, Cause, Said
+from ztrace.allocator.protocol import HazardError
+from ztrace.allocator.ztree.model import FREE, MAX_SLOTS, OCCUPIED, Block, BlockTree
+from ztrace.replay.validate.answers import Answer, Cause, Said
 
 UNKNOWN = Block(-1, 0)
 UNSEEN = 4  # beyond the model's own slot states

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.ztree import BlockTree
-from replay.validate.calls import groups
-from replay.validate.checker import Checker, Failure, Steps, Tally
-from replay.validate.steps import Call, Kind, Step
+from ztrace.allocator.ztree.model import BlockTree
+from ztrace.replay.validate.calls import groups
+from ztrace.replay.validate.checker import Checker, Failure, Steps, Tally
+from ztrace.replay.validate.steps import Call, Kind, Step
 
 # What one tree sees of calls: columns of struct Call, sorted by (ts, row). Laid out as struct
 # zv_call of the core's check.h.

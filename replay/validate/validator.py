@@ -14,19 +14,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from allocator.native import library, reason_missing
-from allocator.table import Table
-from allocator.ztree import BlockTree, Ztree
-from replay.errors import ReplayError
-from replay.validate.calls import CALL, FREE, MALLOC, SHRINK, WRITEBACK, Calls, groups, windows
-from replay.validate.checker import Failure, Steps
-from replay.validate.native import NativeStream
-from replay.validate.partial import refuse_partial
-from replay.validate.races import Race, races_in
-from replay.validate.steps import Call, Kind
-from replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
-from replay.validate.verdict import KEPT, TreeVerdict, Unexplained, Verdict
-from traces.reader import TraceReader
+from ztrace.allocator.native import library, reason_missing
+from ztrace.allocator.table import Table
+from ztrace.allocator.ztree.model import BlockTree, Ztree
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.validate.calls import (
+    CALL,
+    FREE,
+    MALLOC,
+    SHRINK,
+    WRITEBACK,
+    Calls,
+    groups,
+    windows,
+)
+from ztrace.replay.validate.checker import Failure, Steps
+from ztrace.replay.validate.native import NativeStream
+from ztrace.replay.validate.partial import refuse_partial
+from ztrace.replay.validate.races import Race, races_in
+from ztrace.replay.validate.steps import Call, Kind
+from ztrace.replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
+from ztrace.replay.validate.verdict import KEPT, TreeVerdict, Unexplained, Verdict
+from ztrace.traces.reader import TraceReader
 
 FORMS = ("ztree", "unknown")  # allocators of pools that this check can be tried on
 

@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from replay.validate.checker import Failure, Tally
-from replay.validate.races import Race
-from replay.validate.steps import Call
+from ztrace.replay.validate.checker import Failure, Tally
+from ztrace.replay.validate.races import Race
+from ztrace.replay.validate.steps import Call
 
 KEPT = 20  # failures and races kept in full; all are counted
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from allocator.z3fold import FIRST, LAST, MIDDLE, PAGE_CHUNKS, WORDS, Page, Z3fold
+from ztrace.allocator.z3fold.model import FIRST, LAST, MIDDLE, PAGE_CHUNKS, WORDS, Page, Z3fold
 
 
 class Correctable(Z3fold):

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 
-from allocator.zbud import Zbud
-from replay.validate.answers import Cause
-from replay.validate.zbud_search import Log, Order, Search
-from replay.validate.zbud_steps import Call, Kind, State, Step
+from ztrace.allocator.zbud.model import Zbud
+from ztrace.replay.validate.answers import Cause
+from ztrace.replay.validate.zbud_search import Log, Order, Search
+from ztrace.replay.validate.zbud_steps import Call, Kind, State, Step
 
 MOST_BEGINNINGS = 4096  # arrangements from which a group is searched
 

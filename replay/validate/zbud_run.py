@@ -11,11 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from allocator.zbud import HEADER_CHUNKS, Zbud
-from replay.validate.calls import ABSENT, FOREVER, FREE, MALLOC, SHRINK, WRITEBACK, Calls, groups
-from replay.validate.placement_verdict import PoolPlacement
-from replay.validate.zbud_checker import Checker, Failure
-from replay.validate.zbud_steps import Call, Kind
+from ztrace.allocator.zbud.model import HEADER_CHUNKS, Zbud
+from ztrace.replay.validate.calls import (
+    ABSENT,
+    FOREVER,
+    FREE,
+    MALLOC,
+    SHRINK,
+    WRITEBACK,
+    Calls,
+    groups,
+)
+from ztrace.replay.validate.placement_verdict import PoolPlacement
+from ztrace.replay.validate.zbud_checker import Checker, Failure
+from ztrace.replay.validate.zbud_steps import Call, Kind
 
 
 class ZbudRun:

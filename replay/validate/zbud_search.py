@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from replay.validate.zbud_steps import Call, Saved, Segment, State, Step
+from ztrace.replay.validate.zbud_steps import Call, Saved, Segment, State, Step
 
 NOT_BEGUN, LOOKED, DONE = range(3)
 

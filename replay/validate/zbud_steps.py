@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
-from allocator.zbud import PAGE_CHUNKS, Page, Zbud
+from ztrace.allocator.zbud.model import PAGE_CHUNKS, Page, Zbud
 
 
 class Kind(IntEnum):

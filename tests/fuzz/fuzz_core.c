@@ -4,8 +4,8 @@
  * the checker, with nothing between them and the core that would refuse nonsense. Built by
  * tools/sanitize.
  */
-#include "../../allocator/native/check.h"
-#include "../../allocator/native/play.h"
+#include "check.h"
+#include "play.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from tracer.ring import OP_STORE
-from tracer.spool import SpoolReader
+from ztrace.tracer.ring import OP_STORE
+from ztrace.tracer.spool import SpoolReader
 
 spool, count = Path(sys.argv[1]), int(sys.argv[2])
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer.errors import TracerError
-from tracer.lab.cache import build_once, cache_dir
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.lab.cache import build_once, cache_dir
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 MIRROR = "http://deb.debian.org"

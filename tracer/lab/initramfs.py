@@ -16,7 +16,7 @@ from pathlib import Path
 
 import zstandard
 
-from tracer.errors import TracerError
+from ztrace.tracer.errors import TracerError
 
 # Where a bzImage says its payload is (Documentation/x86/boot.rst: setup_sects, payload_offset
 # and payload_length).

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer.lab.session import BACKENDS, Setup
+from ztrace.tracer.lab.session import BACKENDS, Setup
 
 
 class Cell(NamedTuple):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from tracer.errors import TracerError
-from tracer.lab.cache import build_once, cache_dir
-from tracer.lab.debian import Kernel, fetch_busybox
-from tracer.lab.initramfs import Modules, build_initramfs, unpack_kernel
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.lab.cache import build_once, cache_dir
+from ztrace.tracer.lab.debian import Kernel, fetch_busybox
+from ztrace.tracer.lab.initramfs import Modules, build_initramfs, unpack_kernel
 
 # What a guest needs before it has a root; names that a kernel has built in are left out.
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "9p", "9pnet_virtio", "overlay")
@@ -92,7 +92,7 @@ def _kernel_image(kernel: Kernel) -> Path:
 
 
 def _initramfs(kernel: Kernel, modules: Iterable[str]) -> bytes:
-    init = files("tracer.lab").joinpath("guest/init.sh").read_text()
+    init = files("ztrace.tracer.lab").joinpath("guest/init.sh").read_text()
     wanted = [*BOOT_MODULES, *modules]
     return build_initramfs(fetch_busybox(), init, Modules(kernel.modules), wanted)
 

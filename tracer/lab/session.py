@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tracer.convert import convert
-from tracer.errors import TracerError
-from tracer.kmod import build_module
-from tracer.lab.debian import Kernel, fetch_kernel
-from tracer.lab.qemu import GuestSize, run_guest
-from tracer.lab.workloads import WORKLOADS, Workload, put_program
+from ztrace.tracer.convert import convert
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.kmod import build_module
+from ztrace.tracer.lab.debian import Kernel, fetch_kernel
+from ztrace.tracer.lab.qemu import GuestSize, run_guest
+from ztrace.tracer.lab.workloads import WORKLOADS, Workload, put_program
 
 # Allocator -> the module to load before recording, None where the kernel has it built in; by
 # kernel, and only where Debian's kernel has it at all.

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer.lab.qemu import GuestSize
-from tracer.lab.session import Setup
+from ztrace.tracer.lab.qemu import GuestSize
+from ztrace.tracer.lab.session import Setup
 
 PROGRAMS = ("redis", "postgresql", "compile")
 ALLOCATORS = ("ztree", "zbud", "z3fold", "zsmalloc")

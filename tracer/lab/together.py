@@ -11,9 +11,9 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tracer.errors import TracerError
-from tracer.lab.qemu import run_guest
-from tracer.lab.session import Setup, collect, prepare
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.lab.qemu import run_guest
+from ztrace.tracer.lab.session import Setup, collect, prepare
 
 # The group goes, so that the next workload makes it anew.
 _RUN = """#!/bin/sh

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from traces.anonymise import NUMBERED, anonymise
-from traces.reader import TraceReader
-from traces.writer import TraceWriter
 from ztrace.console import bytes_text, console, count_text, progress
+from ztrace.traces.anonymise import NUMBERED, anonymise
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.writer import TraceWriter
 
 
 @click.command("anonymise", epilog="Example: ztrace anonymise trace.parquet -o public.parquet")

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from replay.errors import ReplayError
-from replay.report import default_backends, gather_one, labels, passes
-from replay.report.comparison import compare, compare_replays
-from replay.report.gather import Recording
-from traces.reader import TraceReader
 from ztrace.console import console, print_json, progress, table
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.report import default_backends, gather_one, labels, passes
+from ztrace.replay.report.comparison import compare, compare_replays
+from ztrace.replay.report.gather import Recording
+from ztrace.traces.reader import TraceReader
 from ztrace.units import share
 
 

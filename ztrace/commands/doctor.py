@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import click
 
-from tracer.doctor import Finding, examine, examine_probes
+from ztrace.tracer.doctor import Finding, examine, examine_probes
 
 
 @click.command(epilog="Example: sudo ztrace doctor --probes")

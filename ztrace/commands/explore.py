@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import click
 from rich.console import Console
 
-from replay.explore import (
+from ztrace.console import console, count_text, pairs, print_json, progress, table
+from ztrace.replay.research.explore import (
     BUILTIN,
     GAPS,
     Exploration,
@@ -19,8 +20,7 @@ from replay.explore import (
     schedule_lines,
     sorted_names,
 )
-from replay.explore.search import DEFAULT_MAX_STATES, DEFAULT_SIZE
-from ztrace.console import console, count_text, pairs, print_json, progress, table
+from ztrace.replay.research.explore.search import DEFAULT_MAX_STATES, DEFAULT_SIZE
 from ztrace.units import size as bytes_of
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from traces.csvfile import export_csv
-from traces.reader import TraceReader
 from ztrace.console import lost_lines, progress
+from ztrace.traces.csvfile import export_csv
+from ztrace.traces.reader import TraceReader
 
 
 @click.command("export", epilog="Example: ztrace export trace.parquet -o events.csv.zst")

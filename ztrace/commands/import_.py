@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from traces.csvfile import import_csv, import_metadata
-from traces.writer import TraceWriter
 from ztrace.console import bytes_text, console, count_text, progress
+from ztrace.traces.csvfile import import_csv, import_metadata
+from ztrace.traces.writer import TraceWriter
 
 
 @click.command("import", epilog="Example: ztrace import events.csv.zst -o trace.parquet")

@@ -9,8 +9,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from traces.metadata import Metadata
-from traces.reader import TraceReader
 from ztrace.console import (
     bytes_text,
     console,
@@ -21,6 +19,8 @@ from ztrace.console import (
     print_json,
     table,
 )
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
 
 
 @click.command("info", epilog="Example: ztrace info trace.parquet")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from allocator import create
-from allocator.table import c_initialiser, read_table
-from tracer.kmod import build_module, running_headers
+from ztrace.allocator import create
+from ztrace.allocator.table import c_initialiser, read_table
+from ztrace.tracer.kmod import build_module, running_headers
 
 
 def in_c(path: Path | None) -> str | None:

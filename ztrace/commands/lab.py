@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from tracer.lab.debian import KERNELS
-from tracer.lab.qemu import GuestSize
-from tracer.lab.session import BACKENDS, Setup, record_in_guest
-from tracer.lab.study import ALLOCATORS, PROGRAMS, Case, missing, plan
-from tracer.lab.workloads import WORKLOADS
-from traces.writer import AtomicFile
 from ztrace.commands.kmod import in_c
 from ztrace.commands.lab_matrix import matrix
+from ztrace.tracer.lab.debian import KERNELS
+from ztrace.tracer.lab.qemu import GuestSize
+from ztrace.tracer.lab.session import BACKENDS, Setup, record_in_guest
+from ztrace.tracer.lab.study import ALLOCATORS, PROGRAMS, Case, missing, plan
+from ztrace.tracer.lab.workloads import WORKLOADS
+from ztrace.traces.writer import AtomicFile
 
 NAMES = sorted({name for backends in BACKENDS.values() for name in backends})
 
@@ -171,10 +171,10 @@ def case_study(
 
 
 def _study(cases: list[Case], folder: Path) -> str:
-    from replay.report import Thresholds, assemble, default_backends, gather_one, passes
-    from replay.report.study import study
-    from traces import TraceReader
     from ztrace.console import progress
+    from ztrace.replay.report import Thresholds, assemble, default_backends, gather_one, passes
+    from ztrace.replay.report.study import study
+    from ztrace.traces import TraceReader
 
     found = []
     for case in cases:

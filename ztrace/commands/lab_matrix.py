@@ -10,15 +10,15 @@ from pathlib import Path
 
 import click
 
-from replay.errors import ReplayError
-from replay.validate import validate
-from replay.validate.placement import compare_places
-from tracer.lab.debian import KERNELS
-from tracer.lab.matrix import Cell, cells
-from tracer.lab.together import record_together
-from tracer.lab.workloads import WORKLOADS
-from traces import TraceReader
 from ztrace.console import console, count_text, print_json, progress, table
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.validate import validate
+from ztrace.replay.validate.placement import compare_places
+from ztrace.tracer.lab.debian import KERNELS
+from ztrace.tracer.lab.matrix import Cell, cells
+from ztrace.tracer.lab.together import record_together
+from ztrace.tracer.lab.workloads import WORKLOADS
+from ztrace.traces import TraceReader
 
 
 @dataclass

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from traces.merging import merge
-from traces.reader import TraceReader
-from traces.writer import TraceWriter
 from ztrace.console import bytes_text, console, count_text, lost_lines, progress
+from ztrace.traces.merging import merge
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.writer import TraceWriter
 
 
 @click.command(

@@ -18,9 +18,9 @@ from ztrace.units import duration as duration_ns
 from ztrace.units import size as size_bytes
 
 if TYPE_CHECKING:
-    from tracer.filters import Filters
-    from tracer.outputs import Limits, Trigger
-    from tracer.recorder import Progress, Recorded
+    from ztrace.tracer.filters import Filters
+    from ztrace.tracer.outputs import Limits, Trigger
+    from ztrace.tracer.recorder import Progress, Recorded
 
 # What to do about a cause of loss (tracer/spool.py CAUSES).
 ADVICE = {
@@ -45,8 +45,8 @@ def spool_path(output: Path) -> Path:
 
 def _trigger(text: str) -> Trigger:
     """``malloc>5ms``."""
-    from tracer.outputs import Trigger
-    from tracer.ring import OP_NAMES
+    from ztrace.tracer.outputs import Trigger
+    from ztrace.tracer.ring import OP_NAMES
 
     op, _, limit = text.partition(">")
     if op.strip() not in OP_NAMES or not limit:
@@ -164,8 +164,8 @@ def command(
     the free, whoever frees them; what they leave out is counted.
     """
     # Late imports: until recording is over, nothing large may be loaded.
-    from tracer.outputs import Limits
-    from tracer.recorder import Plan, record
+    from ztrace.tracer.outputs import Limits
+    from ztrace.tracer.recorder import Plan, record
 
     if ring_size < 4096 or ring_size & (ring_size - 1):
         raise click.UsageError("--ring-size must be a power of two, at least 4096")
@@ -223,7 +223,7 @@ def command(
 
 def numbered_output(output: Path | None, number: int) -> Path:
     """The trace of a recording's file of that number."""
-    from tracer.spool import numbered
+    from ztrace.tracer.spool import numbered
 
     assert output is not None
     return numbered(output, number)
@@ -237,7 +237,7 @@ def _filters(
     pids: tuple[int, ...],
     min_size: int,
 ) -> Filters:
-    from tracer.filters import ALLOCATOR, UPPER, Filters, find_cgroup
+    from ztrace.tracer.filters import ALLOCATOR, UPPER, Filters, find_cgroup
 
     if level not in (None, source, ALLOCATOR):
         raise click.UsageError(f"--level {level} needs --source {level}")
@@ -310,8 +310,8 @@ def _free_spool(output: Path, rotates: bool, force: bool) -> Path:
 
 def _hand_over_spools(spool: Path) -> None:
     """Give all spools of a recording to the user, however it ended."""
-    from tracer.ownership import hand_over
-    from tracer.spool import numbered
+    from ztrace.tracer.ownership import hand_over
+    from ztrace.tracer.spool import numbered
 
     number = 0
     while numbered(spool, number).exists():
@@ -320,9 +320,9 @@ def _hand_over_spools(spool: Path) -> None:
 
 
 def _show_histograms(recorded: Recorded, as_json: bool) -> None:
-    from traces.metadata import Metadata
     from ztrace.console import console, lost_lines, print_json
-    from ztrace.histogram import show_histograms
+    from ztrace.present.histogram import show_histograms
+    from ztrace.traces.metadata import Metadata
 
     if as_json:
         print_json(recorded.state)
@@ -361,9 +361,9 @@ def finish(spool: Path, output: Path, force: bool) -> None:
     rows = 0
     try:
         # These take a while, in which there may be another Ctrl-C, too.
-        from tracer.convert import convert
-        from tracer.ownership import hand_over
         from ztrace.console import progress
+        from ztrace.tracer.convert import convert
+        from ztrace.tracer.ownership import hand_over
 
         with progress("writing", None) as advance:
 

@@ -11,22 +11,7 @@ from typing import NamedTuple
 import click
 from rich.console import Console
 
-from allocator import native
-from replay.anomalies import find_anomalies
-from replay.backends import ALL, chosen
-from replay.engine import replay
-from replay.limit import AT_ONCE, Limit, Rules, Worker, play, recorded_limit, recorded_rules
-from replay.metrics import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
-from replay.native import can_replay, replay_native
-from replay.order import read_order
-from replay.reorder import InOrder, in_order
-from replay.source import Source
-from replay.timing import Timing
-from traces.metadata import Metadata
-from traces.reader import TraceReader
-from traces.writer import AtomicFile
-from ztrace.anomalies import show_anomalies
-from ztrace.comparison import ratio, series_csv, show_comparison
+from ztrace.allocator import native
 from ztrace.console import (
     bytes_text,
     console,
@@ -39,7 +24,22 @@ from ztrace.console import (
     progress,
     table,
 )
-from ztrace.limited import show_limited
+from ztrace.present.anomalies import show_anomalies
+from ztrace.present.comparison import ratio, series_csv, show_comparison
+from ztrace.present.limited import show_limited
+from ztrace.replay.figures.anomalies import find_anomalies
+from ztrace.replay.figures.result import CLASS_COUNTS, Agreement, Every, Level, Moment, Result
+from ztrace.replay.figures.timing import Timing
+from ztrace.replay.limit import AT_ONCE, Limit, Rules, Worker, play, recorded_limit, recorded_rules
+from ztrace.replay.order.file import read_order
+from ztrace.replay.order.found import InOrder, in_order
+from ztrace.replay.play.backends import ALL, chosen
+from ztrace.replay.play.engine import replay
+from ztrace.replay.play.native import can_replay, replay_native
+from ztrace.replay.read.source import Source
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.writer import AtomicFile
 from ztrace.units import duration, size
 
 ACCEPT = 90

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from allocator import BackendError, create
-from replay.backends import chosen
-from replay.report import (
+from ztrace.allocator import BackendError, create
+from ztrace.console import console, progress
+from ztrace.replay.play.backends import chosen
+from ztrace.replay.report import (
     FORMATS,
     Recording,
     Thresholds,
@@ -22,11 +23,10 @@ from replay.report import (
     render,
     sweep_document,
 )
-from replay.sweep import is_results, read_results
-from traces.metadata import Metadata
-from traces.reader import TraceReader
-from traces.writer import AtomicFile
-from ztrace.console import console, progress
+from ztrace.replay.sweep import is_results, read_results
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.writer import AtomicFile
 from ztrace.units import share
 
 SUFFIXES = {".html": "html", ".txt": "text", ".md": "md", ".json": "json", ".csv": "csv"}

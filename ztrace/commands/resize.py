@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from traces.compressors import COMPRESSORS
-from traces.reader import TraceReader
-from traces.resizing import learned, resize, scaled
 from ztrace.commands.synth import pages_text, take_pages
 from ztrace.console import console, count_text, pairs, progress
+from ztrace.traces.compressors import COMPRESSORS
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.resizing import learned, resize, scaled
 
 
 @click.command(

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from traces.reader import TraceReader
-from traces.schema import OP_CODE, OPS
-from traces.slicing import Moment, Selection, slice_trace
-from traces.writer import TraceWriter
 from ztrace.console import bytes_text, console, count_text, progress
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OP_CODE, OPS
+from ztrace.traces.slicing import Moment, Selection, slice_trace
+from ztrace.traces.writer import TraceWriter
 from ztrace.units import duration
 
 _LARGEST_NS = 2**62

@@ -8,8 +8,6 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from traces.reader import TraceReader
-from traces.summary import LARGEST_SIZE, Spread, Summary, summarize
 from ztrace.console import (
     bytes_text,
     console,
@@ -21,6 +19,8 @@ from ztrace.console import (
     progress,
     table,
 )
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.summary import LARGEST_SIZE, Spread, Summary, summarize
 
 
 @click.command("stat", epilog="Example: ztrace stat trace.parquet --json")

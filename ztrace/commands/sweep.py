@@ -10,16 +10,16 @@ from typing import Any
 
 import click
 
-from replay.backends import ALL
-from replay.backends import every as every_backend
-from replay.errors import ReplayError
-from replay.sweep import Journal, Run, on_cluster, on_cores, plan_runs, write_results
-from replay.sweep.results import in_plan_order
-from replay.sweep.run import Row, fingerprint, is_url
-from traces.errors import TraceError
-from traces.reader import TraceReader
-from traces.writer import AtomicFile
 from ztrace.console import console, count_text, pairs, progress
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.play.backends import ALL
+from ztrace.replay.play.backends import every as every_backend
+from ztrace.replay.sweep import Journal, Run, on_cluster, on_cores, plan_runs, write_results
+from ztrace.replay.sweep.results import in_plan_order
+from ztrace.replay.sweep.run import Row, fingerprint, is_url
+from ztrace.traces.errors import TraceError
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.writer import AtomicFile
 
 
 def _parameter(text: str) -> tuple[str, list[str]]:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from traces.compressors import COMPRESSORS
-from traces.pages import Pages, compress_pages
-from traces.synth import (
+from ztrace.console import bytes_text, console, count_text, pairs, progress
+from ztrace.traces.compressors import COMPRESSORS
+from ztrace.traces.pages import Pages, compress_pages
+from ztrace.traces.synth import (
     Lifetimes,
     Observed,
     Plan,
@@ -25,7 +26,6 @@ from traces.synth import (
     uniform_lifetimes,
     uniform_sizes,
 )
-from ztrace.console import bytes_text, console, count_text, pairs, progress
 
 DEFAULT_SIZES = "gauss:1500,600"
 PAGES = ("4096", "16384", "65536")

@@ -12,13 +12,13 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from tracer.ring import OP_NAMES
 from ztrace.console import console, count_text, ns_text, table
+from ztrace.tracer.ring import OP_NAMES
 from ztrace.units import bytes_text
 from ztrace.units import duration as duration_ns
 
 if TYPE_CHECKING:
-    from tracer.recorder import Progress
+    from ztrace.tracer.recorder import Progress
 
 HEADERS = ("call", "per second", "p50", "p99", "max")
 
@@ -35,7 +35,7 @@ HEADERS = ("call", "per second", "p50", "p99", "max")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON a second, for machines.")
 def command(source: str, duration: int | None, as_json: bool) -> None:
     """Show rates and durations of all calls, second by second, until Ctrl-C. Keeps nothing."""
-    from tracer.recorder import Plan, record
+    from ztrace.tracer.recorder import Plan, record
 
     plan = Plan(spool=None, source=source, duration_s=None if duration is None else duration / 1e9)
     if as_json:

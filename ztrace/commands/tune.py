@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from allocator.table import c_initialiser, table_text
-from replay.tune import Limits, Tuning, successors, tune, work
-from traces.reader import TraceReader
-from traces.writer import AtomicFile
+from ztrace.allocator.table import c_initialiser, table_text
 from ztrace.console import bytes_text, console, count_text, print_json, progress, table
+from ztrace.replay.tune import Limits, Tuning, successors, tune, work
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.writer import AtomicFile
 
 
 @click.command("tune", epilog="Example: ztrace tune trace.parquet -o tuned.table")

@@ -10,18 +10,18 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from allocator import native
-from allocator.registry import builtin
-from allocator.table import Table
-from replay.order import OrderWriter
-from replay.validate import Verdict, validate
-from replay.validate.placement import compare_places
-from replay.validate.placement_verdict import Order, Placement, PoolPlacement
-from replay.validate.races import Race
-from replay.validate.steps import Call, Kind
-from replay.validate.verdict import TreeVerdict, Unexplained
-from traces import Metadata, TraceReader
+from ztrace.allocator import native
+from ztrace.allocator.registry import builtin
+from ztrace.allocator.table import Table
 from ztrace.console import console, count_text, lost_lines, ns_text, print_json, progress, table
+from ztrace.replay.order.file import OrderWriter
+from ztrace.replay.validate import Verdict, validate
+from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
+from ztrace.replay.validate.races import Race
+from ztrace.replay.validate.steps import Call, Kind
+from ztrace.replay.validate.verdict import TreeVerdict, Unexplained
+from ztrace.traces import Metadata, TraceReader
 
 SHOWN = 5  # failures and races printed; --json has more
 

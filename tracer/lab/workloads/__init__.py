@@ -15,7 +15,7 @@ from importlib.resources import as_file, files
 from importlib.util import find_spec
 from pathlib import Path
 
-from tracer.errors import TracerError
+from ztrace.tracer.errors import TracerError
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* One row of a trace on its model: replay/play/engine.py in C, whose rules hold here too. */
+#include "player.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { COUNT_BITS = 48 };
+static const uint64_t MOST_RANKS = 0xFFFF;
+
+int zp_fail(struct player *p, int code, uint64_t row, int kind, uint64_t handle)
+{
+	p->code = code;
+	p->error = (struct zp_error){.row = row, .handle = handle, .kind = kind};
+	return code;
+}
+
+/* -- time ----------------------------------------------------------------------------------- */
+
+/* Every time the pools grew by 1/128 is enough. */
+void zp_snapshot(struct player *p)
+{
+	p->snapshot_above = p->held + (p->held >> 7);
+	p->result.held_near_peak = p->held;
+	for (uint32_t i = 0; i < p->met_len; i++) {
+		p->backend->stats(p->met[i]->model, p->met[i]->near_peak);
+		p->met[i]->result.snapshots++;
+	}
+}
+
+static int64_t sum_recorded(const struct player *p)
+{
+	int64_t sum = 0;
+	for (uint32_t i = 0; i < p->met_len; i++) {
+		if (p->met[i]->recorded_total == NO_TOTAL)
+			return NO_TOTAL;
+		sum += p->met[i]->recorded_total;
+	}
+	return sum;
+}
+
+void zp_compare_total(struct player *p, struct run *run, int64_t total, uint64_t number)
+{
+	struct zp_pool_result *result = &run->result;
+	if (run->compared) {
+		result->totals.compared++;
+		if (total == run->model_total)
+			result->totals.equal++;
+		else if (!*result->totals.first)
+			snprintf(result->totals.first, ZP_FIRST,
+				 "row %" PRIu64 ": kernel %" PRId64 ", model %" PRId64, number,
+				 total, run->model_total);
+	}
+	int64_t difference = run->model_total - total;
+	if (!result->has_difference || llabs(difference) > llabs(result->total_difference)) {
+		result->has_difference = 1;
+		result->total_difference = difference;
+	}
+	if (total != run->recorded_total) {
+		run->recorded_total = total;
+		p->kernel_total = sum_recorded(p);
+	}
+}
+
+/* -- the end of a pool ---------------------------------------------------------------------- */
+
+int zp_stop(struct player *p, struct run *run, const char *call, uint64_t number, int code)
+{
+	if (code != ZC_FATAL)
+		return zp_fail(p, code, number, ZP_OTHER, 0);
+	run->stopped = true;
+	run->plain = false;
+	snprintf(run->result.stopped, sizeof(run->result.stopped), "row %" PRIu64 ": %s: %s: %s",
+		 number, call, run->model->fatal.name, run->model->fatal.first);
+	return 0;
+}
+
+/* -- calls ---------------------------------------------------------------------------------- */
+
+static int model_malloc(struct player *p, struct run *run, int64_t size, uint64_t *given)
+{
+	if (ZC_LIKELY(!p->timing))
+		return p->backend->malloc(run->model, size, given);
+	uint64_t begun = zp_ticks();
+	int code = p->backend->malloc(run->model, size, given);
+	zp_note_time(p, 0, size, zp_ticks() - begun);
+	return code;
+}
+
+static int model_free(struct player *p, struct run *run, uint64_t ref, int64_t size)
+{
+	if (ZC_LIKELY(!p->timing))
+		return p->backend->free(run->model, ref);
+	uint64_t begun = zp_ticks();
+	int code = p->backend->free(run->model, ref);
+	zp_note_time(p, 1, size, zp_ticks() - begun);
+	return code;
+}
+
+static const char *const KIND_NAMES[ZP_KINDS] = {
+	"", "malloc", "free", "map", "unmap", "shrink", "insert", "writeback", "compact"};
+
+static const char *errno_name(int code)
+{
+	switch (code) {
+	case EINVAL:
+		return "EINVAL";
+	case ENOSPC:
+		return "ENOSPC";
+	default:
+		return "ENOMEM";
+	}
+}
+
+/* An object waits for its free no more; ``old`` is gone. */
+void zp_leave(struct run *run, struct leaving *old)
+{
+	if (old->older)
+		old->older->newer = old->newer;
+	else
+		run->leaving_oldest = old->newer;
+	if (old->newer)
+		old->newer->older = old->older;
+	else
+		run->leaving_newest = old->older;
+	zc_map_take(&run->leaving, old->handle);
+	zc_slab_put(&run->leaving_slab, old, old->id);
+}
+
+/* Let go of an object whose free never came; ``old`` is gone. */
+int zp_drop(struct player *p, struct run *run, struct leaving *old)
+{
+	const struct leaving lost = *old;
+	zp_leave(run, old);
+	if (p->options.whole)
+		return zp_fail(p, ZP_REISSUED, lost.row, ZP_MALLOC, lost.handle);
+	int code = p->backend->free(run->model, lost.ref);
+	if (code)
+		return code;
+	run->result.reissued++;
+	p->objects--;
+	p->stored -= lost.size;
+	return 0;
+}
+
+static struct leaving *find_leaving(struct run *run, uint64_t handle)
+{
+	if (ZC_LIKELY(!run->leaving.len))
+		return NULL;
+	return (struct leaving *)(uintptr_t)zc_map_get(&run->leaving, handle);
+}
+
+/* Note that the handle of the object in ``value`` is given out again. */
+static int give_again(struct player *p, struct run *run, uint64_t handle, uint64_t value,
+		      int64_t given_ns, uint64_t number)
+{
+	struct leaving *old = find_leaving(run, handle);
+	int code = old ? zp_drop(p, run, old) : 0;
+	if (code)
+		return code;
+	uint32_t id = 0;
+	old = zc_slab_get(&run->leaving_slab, &id);
+	struct zc_slot *slot = old ? zc_map_put(&run->leaving, handle) : NULL;
+	if (!slot)
+		return zp_fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
+	slot->value = (uintptr_t)old;
+	*old = (struct leaving){.older = run->leaving_newest,
+				.handle = handle,
+				.id = id,
+				.ref = ref_of(value),
+				.row = number,
+				.size = size_of(value),
+				.given_ns = given_ns};
+	if (run->leaving_newest)
+		run->leaving_newest->newer = old;
+	else
+		run->leaving_oldest = old;
+	run->leaving_newest = old;
+	return 0;
+}
+
+static int refuse(struct player *p, struct run *run, uint64_t handle, uint64_t number,
+		  int64_t size, int code)
+{
+	run->result.refused++;
+	struct zc_slot *slot = zc_map_put(&run->refused, handle);
+	if (!slot)
+		return zp_fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
+	slot->value = 1;
+	if (run->compared) {
+		struct zp_agreement *handles = &run->result.handles;
+		handles->compared++;
+		if (!*handles->first)
+			snprintf(handles->first, ZP_FIRST,
+				 "row %" PRIu64 ": malloc(%" PRId64 ") gave 0x%" PRIx64
+				 ", model: %s",
+				 number, size, handle, errno_name(-code));
+	}
+	return 0;
+}
+
+/* What follows the model's answer to a malloc: a code, or ``given``. */
+int zp_note_malloc(struct player *p, struct run *run, int code, int64_t size, uint64_t handle,
+		   uint64_t given, uint64_t number, int64_t end_ns)
+{
+	if (ZC_UNLIKELY(code)) {
+		if (code > 0)
+			return code;
+		return refuse(p, run, handle, number, size, code);
+	}
+	if (tells(p, run))
+		compare_handle(run, size, handle, given, number);
+	uint64_t ref = run->model->last_ref;
+	struct zc_slot *slot = zc_map_put(&run->live, handle);
+	if (ZC_UNLIKELY(!slot))
+		return zp_fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
+	if (ZC_UNLIKELY(slot->value)) {
+		code = give_again(p, run, handle, slot->value, end_ns, number);
+		if (code)
+			return code;
+	}
+	slot->value = ref << SIZE_BITS | (uint64_t)size;
+	run->result.mallocs++;
+	p->objects++;
+	p->stored += size;
+	return 0;
+}
+
+static int play_malloc(struct player *p, struct run *run, int64_t size, uint64_t handle,
+		       uint64_t number, int64_t end_ns)
+{
+	uint64_t given = 0, ticket;
+	int code;
+	size += run->more_bytes;
+	if (ZC_UNLIKELY(run->begun.len) && (ticket = zc_map_take(&run->begun, handle)))
+		code = p->backend->end(run->model, ticket, &given);
+	else
+		code = model_malloc(p, run, size, &given);
+	return zp_note_malloc(p, run, code, size, handle, given, number, end_ns);
+}
+
+/* A malloc that failed; the page allocator's failures are not the model's. */
+static int play_failed(struct player *p, struct run *run, int64_t size, int ret, uint64_t number)
+{
+	struct zc_slot *slot = zc_map_put(&run->failed, (uint32_t)ret);
+	if (!slot)
+		return zp_fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
+	if (!slot->value) /* in which order they were met, above the count */
+		slot->value = run->failed.len < MOST_RANKS ? run->failed.len << COUNT_BITS
+							   : MOST_RANKS << COUNT_BITS;
+	slot->value++;
+	if (!run->compared || (ret != -EINVAL && ret != -ENOSPC))
+		return 0;
+	char answer[24];
+	uint64_t given;
+	int code = p->backend->malloc(run->model, size, &given);
+	if (code > 0)
+		return code;
+	if (code < 0) {
+		snprintf(answer, sizeof(answer), "%s", errno_name(-code));
+	} else {
+		snprintf(answer, sizeof(answer), "0x%" PRIx64, given);
+		code = p->backend->free(run->model, run->model->last_ref);
+		if (code > 0)
+			return code;
+	}
+	struct zp_agreement *errors = &run->result.errors;
+	errors->compared++;
+	if (!strcmp(answer, errno_name(-ret)))
+		errors->equal++;
+	else if (!*errors->first)
+		snprintf(errors->first, ZP_FIRST,
+			 "row %" PRIu64 ": malloc(%" PRId64 ") failed with %s, model: %s", number,
+			 size, errno_name(-ret), answer);
+	return 0;
+}
+
+/* A call with a handle that is not live. */
+static int unknown(struct player *p, struct run *run, enum zp_kind kind, uint64_t handle,
+		   uint64_t number)
+{
+	if (run->refused.len && zc_map_find(&run->refused, handle)) {
+		if (kind == ZP_FREE)
+			zc_map_take(&run->refused, handle);
+		return 0;
+	}
+	/* 6.1's zswap_writeback_entry() unmaps an object after it has freed it. */
+	if (p->options.whole && kind != ZP_UNMAP)
+		return zp_fail(p, ZP_UNKNOWN, number, kind, handle);
+	if (!run->result.unknown[kind]++)
+		run->result.unknown_rank[kind] = ++run->unknown_met;
+	return 0;
+}
+
+static int play_use(struct player *p, struct run *run, enum zp_kind kind, uint64_t handle,
+		    uint32_t hint, uint64_t number)
+{
+	const struct zc_slot *slot = find_live(run, handle, hint);
+	if (!slot)
+		return unknown(p, run, kind, handle, number);
+	uint64_t given = ref_of(slot->value);
+	return kind == ZP_MAP ? p->backend->map(run->model, given)
+			      : p->backend->unmap(run->model, given);
+}
+
+static int play_free(struct player *p, struct run *run, uint64_t handle, uint32_t hint,
+		     uint64_t number, int64_t begun_ns)
+{
+	uint64_t given = 0;
+	int64_t size = 0;
+	struct leaving *old = find_leaving(run, handle);
+	struct zc_slot *slot = find_live(run, handle, hint);
+	bool known = slot != NULL;
+	if (ZC_UNLIKELY(old != NULL) && known && begun_ns <= old->given_ns) {
+		given = old->ref; /* the free of the one before, which was late */
+		size = old->size;
+		zp_leave(run, old);
+	} else {
+		if (known) {
+			given = ref_of(slot->value);
+			size = size_of(slot->value);
+			zc_map_remove_at(&run->live, slot);
+		}
+		int code = old ? zp_drop(p, run, old) : 0;
+		if (code)
+			return code;
+	}
+	if (!known)
+		return unknown(p, run, ZP_FREE, handle, number);
+	int code = model_free(p, run, given, size);
+	if (code)
+		return code;
+	p->objects--;
+	p->stored -= size;
+	return 0;
+}
+
+static int play_insert(struct player *p, struct run *run, int64_t size, uint64_t handle,
+		       uint64_t number)
+{
+	uint64_t ticket;
+	if (!run->compared || !p->backend->begin)
+		return 0;
+	int code = p->backend->begin(run->model, size, &ticket);
+	if (code)
+		return code > 0 ? code : 0;
+	struct zc_slot *slot = zc_map_put(&run->begun, handle);
+	if (!slot)
+		return zp_fail(p, ZC_NO_MEMORY, number, ZP_INSERT, 0);
+	slot->value = ticket;
+	return 0;
+}
+
+/* -- compactions: replay/play/compaction.py ------------------------------------------------------ */
+
+static uint64_t place_at(const struct player *p, uint64_t row)
+{
+	const struct zp_columns *in = p->in;
+	return in->place && valid(in->place_valid, in->place_at, row) ? in->place[row] : 0;
+}
+
+/* The CPU of the calls that follow; one that the model has not is left out. */
+static void on_cpu(struct player *p, struct run *run, uint64_t row, enum zp_kind kind)
+{
+	uint32_t cpu = p->in->cpu[row];
+	if (cpu < run->cpus && is_wanted(p, row, kind))
+		p->backend->set_cpu(run->model, cpu);
+}
+
+/* Note where the kernel has the page of an object that it mapped. */
+static int note_page(struct player *p, struct run *run, uint64_t row)
+{
+	struct zc_place place;
+	uint64_t address = place_at(p, row);
+	uint64_t value = zc_map_get(&run->live, handle_at(p, row));
+	if (!address || !value || p->backend->place(run->model, ref_of(value), &place))
+		return 0;
+	struct zc_slot *slot = zc_map_put(&run->pages, address / p->config.page_bytes);
+	if (!slot)
+		return zp_fail(p, ZC_NO_MEMORY, number_at(p, row), ZP_MAP, 0);
+	slot->value = place.page + 1;
+	return 0;
+}
+
+/* zsmalloc compacts its pool; z3fold a page, unless it was at once, which the model knows. */
+static void play_compact(struct player *p, struct run *run, uint64_t row)
+{
+	if (!run->cpus) {
+		p->backend->compact(run->model);
+		run->result.compactions++;
+	} else if (!size_at(p, row) && p->options.recorded.deferred) {
+		uint64_t page = zc_map_get(&run->pages, place_at(p, row) / p->config.page_bytes);
+		if (page && p->backend->compact_page(run->model, page - 1))
+			run->result.compactions++;
+		else
+			run->result.compactions_unmatched++;
+	}
+}
+
+/* -- rows ----------------------------------------------------------------------------------- */
+
+/* What follows any call that a model was driven with, or failed in. */
+int zp_end_row(struct player *p, struct run *run, uint64_t row, enum zp_kind kind,
+			  int code)
+{
+	uint64_t number = number_at(p, row);
+	if (ZC_UNLIKELY(code))
+		return p->code ? p->code : zp_stop(p, run, KIND_NAMES[kind], number, code);
+	point(p, run, end_at(p, row), total_at(p, row), number);
+	return 0;
+}
+
+int zp_play_row(struct player *p, uint64_t row, uint32_t hint)
+{
+	const struct zp_columns *in = p->in;
+	enum zp_kind kind = kind_at(p, row);
+	struct run *run = p->runs[in->pool[row]];
+	if (!run || run->stopped)
+		return 0;
+	uint64_t number = number_at(p, row);
+	int64_t end_ns = end_at(p, row), total = total_at(p, row);
+	int code = 0;
+	if (ZC_UNLIKELY(run->cpus != 0))
+		on_cpu(p, run, row, kind);
+	switch (kind) {
+	case ZP_MALLOC:
+		if (ZC_UNLIKELY(in->ret[row] < 0))
+			code = play_failed(p, run, size_at(p, row), in->ret[row], number);
+		else
+			code = play_malloc(p, run, size_at(p, row), handle_at(p, row), number,
+					   end_ns);
+		break;
+	case ZP_FREE:
+		code = play_free(p, run, handle_at(p, row), hint, number, begin_at(p, row));
+		break;
+	case ZP_MAP:
+	case ZP_UNMAP:
+		code = play_use(p, run, kind, handle_at(p, row), hint, number);
+		if (ZC_UNLIKELY(run->cpus != 0) && !code && kind == ZP_MAP)
+			code = note_page(p, run, row);
+		if (!code && total < 0)
+			return 0;
+		break;
+	case ZP_COMPACT:
+		if (run->compacts)
+			play_compact(p, run, row);
+		else if (total < 0)
+			return 0;
+		break;
+	case ZP_SHRINK:
+		run->result.shrinks_not_replayed++;
+		break;
+	case ZP_INSERT:
+		code = play_insert(p, run, size_at(p, row), handle_at(p, row), number);
+		if (!code)
+			return 0;
+		break;
+	case ZP_WRITEBACK:
+		if (!in->spans_len && total < 0)
+			return 0;
+		break;
+	default:
+		if (total < 0)
+			return 0;
+	}
+	return zp_end_row(p, run, row, kind, code);
+}

@@ -1,0 +1,676 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Drives an allocator model with the calls of a trace.
+
+Rows are played in file order, the order in which the recorder saw calls return. On one CPU
+that is the order in which they took effect. On several it need not be, since calls overlap;
+then the model may place objects differently than the kernel did, and the result says so.
+Three things are not done row by row:
+
+*   A shrink. The kernel calls back for each object that it wants evicted, and those calls
+    return before the shrink does. The model's shrink is called where the recorded one began;
+    each time it asks for an eviction, the rows up to the end of the recorded one
+    (``writeback``, in 6.1 zswap_writeback_entry()) are played, and it is told the recorded
+    result. This is exact as long as the model asks for the objects that the kernel evicted;
+    once it asks for another one it is refused (-EEXIST), the rest is played as plain calls and
+    the shrink counts as diverged. A shrink recorded on another allocator chose by other rules:
+    it is not driven, its frees are played as plain ones. Neither is one of two that overlap.
+
+*   A compaction that the recorded allocator's kernel did by itself (replay/play/compaction.py). It
+    is played in that allocator's model alone.
+
+*   A handle given out again before its free was seen to return. That is in order while the
+    two calls overlap: the free let go of the object and was delayed on its way out. The model
+    is given the malloc first, so it answers with another handle.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from itertools import groupby
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ztrace.allocator import HazardError, Pool, create
+from ztrace.allocator.ztree.model import Begun, Ztree
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.result import (
+    HELD,
+    OBJECTS,
+    STORED,
+    WIDTH,
+    Every,
+    PoolResult,
+    Result,
+    Timeline,
+)
+from ztrace.replay.order.found import INSERT, InOrder
+from ztrace.replay.play.backends import as_recorded, compacts, family, models
+from ztrace.replay.play.compaction import Compaction, compaction
+from ztrace.replay.play.header import header_bytes, zswap_release
+from ztrace.replay.read.rows import (
+    COMPACT,
+    FREE,
+    MALLOC,
+    MAP,
+    NO_HANDLE,
+    NO_TOTAL,
+    SHRINK,
+    UNMAP,
+    WRITEBACK,
+    Rows,
+    Survey,
+    segments,
+    survey,
+)
+from ztrace.replay.read.source import Source
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OPS
+
+Watch = Callable[[int, Pool, int, int], None]
+"""Gets pool, model, row and its return in ns after each call that a model was driven with."""
+
+FREE_WAITS_ROWS = 65536
+"""Rows after which a handle given out twice is no longer taken for a free that is late."""
+
+_USES = (MAP, UNMAP)
+
+HANDLES_TELL = ("ztree",)
+
+
+def replay(
+    reader: Source,
+    backend: str,
+    *,
+    every: Every | None = None,
+    make_pool: Callable[[], Pool] | None = None,
+    watch: Watch | None = None,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> Result:
+    """Replay a trace through models of ``backend``, one for each pool with allocator calls.
+
+    ``every`` asks for a time series. ``make_pool`` makes the models instead of
+    ``allocator.create(backend)``; ``watch`` is called after each call. ``advance`` gets numbers
+    of rows done; in all twice the trace's rows, since a quick pass looks for its extent and
+    shrinks first.
+
+    Raises ReplayError for a trace without allocator calls, of another page size, or with calls
+    that cannot have happened: an impossible size; or, if the trace neither began late nor lost
+    events (then they are counted), an unknown handle or one given out twice.
+    Raises BackendError for an unknown backend, TraceError for a damaged trace.
+    """
+    start = perf_counter()
+    make = make_pool or (lambda: create(backend))
+    page_bytes = make().page_bytes
+    found = survey(reader, advance)
+    check_replayable(reader, found, backend, page_bytes)
+    moments = np.zeros(0, np.int64)
+    if every is not None:
+        moments = every.boundaries(found.first_ns, found.last_ns)
+    timeline = Timeline(found.first_ns, found.last_ns, page_bytes, moments)
+
+    def make_for(allocator: str) -> Pool:
+        """The model of one pool."""
+        if make_pool is not None:
+            return make_pool()
+        return create(as_played(backend, allocator, reader.metadata, found))
+
+    engine = _Engine(reader, backend, make_for, timeline, watch)
+    plays = compacts(backend, [pool.allocator for pool in reader.metadata.pools])
+    for rows in segments(reader, found.shrinks, page_bytes, compactions=plays):
+        engine.feed(rows)
+        advance(rows.rows)
+    engine.finish(found.last_ns)
+    return _result(reader, backend, found, engine, perf_counter() - start)
+
+
+def check_replayable(reader: Source, found: Survey, backend: str, page_bytes: int) -> None:
+    """ReplayError for a trace without allocator calls, or of another page size."""
+    if not found.driven:
+        raise ReplayError(
+            f"{reader.path}: none of its {found.rows} rows is a malloc, free, map, unmap or "
+            "shrink; nothing to replay; record with the allocator's probes"
+        )
+    recorded = reader.metadata.machine.page_bytes
+    if recorded and recorded != page_bytes:
+        raise ReplayError(
+            f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
+            f"{page_bytes}; choose a backend of that page size"
+        )
+
+
+def as_played(backend: str, allocator: str, metadata: Metadata, found: Survey) -> str:
+    """The specification for a pool of ``allocator``, with what this recording adds."""
+    cpus = max(metadata.machine.cpus, *(cpu + 1 for cpu in found.cpus))
+    return as_recorded(backend, allocator, cpus, compactions=bool(found.calls.get(OPS[COMPACT])))
+
+
+def replay_trace(path: str | os.PathLike[str], backend: str, **options: Any) -> Result:
+    """Open the trace at ``path`` and :func:`replay` it; same options, same errors."""
+    with TraceReader(path) as reader:
+        return replay(reader, backend, **options)
+
+
+def is_whole(metadata: Metadata) -> bool:
+    """A trace that says it is not whole may lack mallocs and frees; any other may not."""
+    return (
+        metadata.starts_empty()
+        and not metadata.lost_total()
+        and not (metadata.filters or metadata.sampling)
+    )
+
+
+def unknown_handle(where: str, row: int, op: str, handle: int) -> ReplayError:
+    """A call with a handle that is not live, in a whole trace."""
+    return ReplayError(
+        f"{where}: row {row}: {op} of handle {handle:#x}, which is not allocated there, yet the "
+        "trace says that it is whole; mark it as begun late (pools not empty at start), or "
+        "record it again"
+    )
+
+
+def reissued_handle(where: str, row: int, handle: int) -> ReplayError:
+    """A handle that was given out while it was live, in a whole trace."""
+    return ReplayError(
+        f"{where}: row {row}: malloc gave handle {handle:#x}, which was still allocated, yet the "
+        "trace says that it is whole; a free is missing before it, or the allocator gave one "
+        "place twice"
+    )
+
+
+class _Leaving(NamedTuple):
+    """An object whose handle was given out again before its free was seen to return."""
+
+    model_handle: int
+    size: int
+    given_ns: int  # return of the malloc that gave the handle again
+    row: int
+
+
+class _Eviction(NamedTuple):
+    """One eviction of a recorded shrink: index of the row that ends it, recorded result."""
+
+    at: int
+    handle: int
+    ret: int
+
+
+class _PoolRun:
+    """One pool of the trace and its model.
+
+    ``live`` maps a recorded handle to the model's handle and the object's size in bytes.
+    """
+
+    __slots__ = (
+        "begun",
+        "compaction",
+        "free",
+        "handles_tell",
+        "held",
+        "leaving",
+        "live",
+        "malloc",
+        "map",
+        "model",
+        "model_total",
+        "more_bytes",
+        "recorded_total",
+        "refused",
+        "result",
+        "unmap",
+    )
+
+    def __init__(
+        self, number: int, allocator: str, backend: str, model: Pool, *, compared: bool
+    ) -> None:
+        self.model = model
+        self.malloc, self.free, self.map, self.unmap = (
+            *(model.malloc, model.free),
+            *(model.map, model.unmap),
+        )
+        self.live: dict[int, tuple[int, int]] = {}
+        self.begun: dict[int, Begun] = {}
+        self.leaving: dict[int, _Leaving] = {}
+        self.refused: set[int] = set()
+        self.held = 0
+        self.model_total = 0
+        self.recorded_total = NO_TOTAL
+        self.result = PoolResult(number, allocator, compared)
+        # Of these allocators the handle tells where the object is; of others it is an address.
+        self.handles_tell = family(backend) in HANDLES_TELL
+        self.compaction: Compaction | None = None
+        if family(backend) == allocator:
+            self.compaction = compaction(model)
+        self.more_bytes = 0  # what this backend's zswap header takes beyond the recorded one's
+
+    def begin(self, handle: int, size: int) -> None:
+        """First part of the malloc that is going to give ``handle``, of the recorded ztree only."""
+        if self.result.compared and isinstance(self.model, Ztree):
+            self.begun[handle] = self.model.begin_malloc(size)
+
+    def end(self, handle: int) -> int:
+        """Second part; returns the model's handle."""
+        assert isinstance(self.model, Ztree)
+        return self.model.end_malloc(self.begun.pop(handle))
+
+
+def more_bytes(backend: str, allocator: str, release: str, recorded_header: int) -> int:
+    """What zswap would add to each size for ``backend``, beyond the recorded header's bytes."""
+    if models(backend, allocator):
+        return 0
+    return header_bytes(backend, release) - recorded_header
+
+
+class _Engine:
+    """The state of a replay; see the module."""
+
+    def __init__(
+        self,
+        reader: Source,
+        backend: str,
+        make: Callable[[str], Pool],
+        timeline: Timeline,
+        watch: Watch | None = None,
+    ) -> None:
+        metadata = reader.metadata
+        self.watch = watch
+        self.path = str(reader.path)
+        self.names = [pool.allocator for pool in metadata.pools]
+        self.headers = [pool.header_bytes for pool in metadata.pools]
+        self.release = zswap_release(metadata)
+        self.whole = is_whole(metadata)
+        self.all_objects = metadata.has_all_objects()
+        self.backend = backend
+        self.make = make
+        self.timeline = timeline
+        self.runs: list[_PoolRun | None] = [None] * 256  # None: not met yet, or stopped
+        self.met: list[_PoolRun] = []
+        self.objects = self.stored = self.held = self.total = 0
+        self.kernel_total = NO_TOTAL
+        self.snapshot_above = 0
+        self.held_near_peak = 0
+        self.points: list[int] = []
+
+    # -- pieces of the trace ----------------------------------------------------------------
+
+    def feed(self, rows: Rows) -> None:
+        """Play one piece of the trace."""
+        for number in rows.pools:
+            if not any(run.result.pool == number for run in self.met):
+                self._meet(number)
+        played = 0
+        for first, last in rows.shrinks:
+            self._play(rows, played, first)
+            self._shrink(rows, first, last)
+            played = last + 1
+        self._play(rows, played, len(rows))
+        if len(rows):
+            self._settle(rows.number[-1] - FREE_WAITS_ROWS, rows.end_ns[-1])
+        self.timeline.add(self._taken_points(), rows.ends, rows.driven)
+
+    def finish(self, last_ns: int) -> None:
+        """End the replay: nothing more will come, the last call returned at ``last_ns``."""
+        self._settle(None, last_ns)
+        self.timeline.add(self._taken_points(), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+        self.timeline.finish()
+        for run in self.met:
+            run.result.stats = run.model.stats()
+            if run.compaction is not None:
+                run.result.compactions = run.compaction.done
+                run.result.compactions_unmatched = run.compaction.unmatched
+            hazards = run.model.hazards
+            for name, count in hazards.counts.items():
+                run.result.hazards[name] = (count, hazards.first.get(name, ""))
+
+    def _taken_points(self) -> npt.NDArray[np.int64]:
+        """The points since the last time, shape (n, 6)."""
+        points = np.array(self.points, np.int64).reshape(-1, WIDTH)
+        self.points.clear()
+        return points
+
+    def _meet(self, number: int) -> None:
+        allocator = self.names[number] if number < len(self.names) else "unknown"
+        compared = self.all_objects and models(self.backend, allocator)
+        run = _PoolRun(number, allocator, self.backend, self.make(allocator), compared=compared)
+        if number < len(self.headers):
+            run.more_bytes = more_bytes(self.backend, allocator, self.release, self.headers[number])
+        self.runs[number] = run
+        self.met.append(run)
+
+    # -- plain calls ------------------------------------------------------------------------
+
+    def _play(self, rows: Rows, start: int, stop: int) -> None:
+        """Play rows ``start`` to ``stop`` one by one. The hot loop: about 1 us a row."""
+        runs = self.runs
+        todo = zip(
+            rows.op[start:stop],
+            rows.pool[start:stop],
+            rows.handle[start:stop],
+            rows.ret[start:stop],
+            rows.total[start:stop],
+            rows.number[start:stop],
+            rows.end_ns[start:stop],
+            rows.size[start:stop],
+            rows.ts_ns[start:stop],
+            rows.cpu[start:stop],
+            rows.place[start:stop],
+            strict=True,
+        )
+        op = pool = handle = number = 0
+        while True:
+            try:
+                for op, pool, handle, ret, total, number, end_ns, size, ts_ns, cpu, place in todo:
+                    run = runs[pool]
+                    if run is None:
+                        continue
+                    if run.compaction is not None:
+                        run.compaction.on_cpu(cpu)
+                    if op in _USES:
+                        known = run.live.get(handle)
+                        if known is None:
+                            self._unknown(run, op, handle, number)
+                        elif op == MAP:
+                            run.map(known[0])
+                            if run.compaction is not None:
+                                run.compaction.mapped(known[0], place)
+                        else:
+                            run.unmap(known[0])
+                        if total < 0 and self.watch is None:
+                            continue
+                    elif op == MALLOC:
+                        if ret < 0:
+                            self._failed(run, size, ret, number)
+                        else:
+                            self._malloc(run, size, handle, number, end_ns)
+                    elif op == FREE:
+                        known = run.live.pop(handle, None)
+                        if run.leaving and handle in run.leaving:
+                            known = self._late_free(run, handle, known, ts_ns)
+                        if known is None:
+                            self._unknown(run, op, handle, number)
+                        else:
+                            run.free(known[0])
+                            self.objects -= 1
+                            self.stored -= known[1]
+                    elif op == SHRINK:
+                        run.result.shrinks_not_replayed += 1
+                    elif op == INSERT:
+                        run.begin(handle, size)
+                        continue
+                    elif op == COMPACT:
+                        if run.compaction is not None:
+                            run.compaction.play(place, bool(size))
+                        elif total < 0:
+                            continue
+                    self._point(run, end_ns, total, number)
+                return
+            except HazardError as hazard:
+                self._stop(pool, f"row {number}: {OPS[op]}", hazard)
+
+    def _malloc(self, run: _PoolRun, size: int, handle: int, number: int, end_ns: int) -> None:
+        """Play a malloc that gave ``handle``."""
+        result = run.result
+        try:
+            size += run.more_bytes
+            given = run.end(handle) if handle in run.begun else run.malloc(size)
+        except OSError as refusal:
+            result.refused += 1
+            run.refused.add(handle)
+            if result.compared:
+                what = f"row {number}: malloc({size}) gave {handle:#x}, model: {_name(refusal)}"
+                result.handles.note(False, what)
+            return
+        if result.compared and run.handles_tell:
+            agreement = result.handles
+            agreement.compared += 1
+            if given == handle:
+                agreement.equal += 1
+            elif agreement.first is None:
+                agreement.first = (
+                    f"row {number}: malloc({size}) gave {handle:#x}, model: {given:#x}"
+                )
+        live = run.live
+        if handle in live:
+            before = live[handle]
+            if handle in run.leaving:
+                self._drop(run, handle, run.leaving.pop(handle))
+            run.leaving[handle] = _Leaving(*before, end_ns, number)
+        live[handle] = (given, size)
+        result.mallocs += 1
+        self.objects += 1
+        self.stored += size
+
+    def _point(self, run: _PoolRun, end_ns: int, total: int, number: int) -> None:
+        """Take over what the model holds after a call, and compare it with the kernel's total."""
+        model = run.model
+        held, model_total = model.held_bytes, model.total_bytes
+        if held != run.held:
+            self.held += held - run.held
+            run.held = held
+            if self.held > self.snapshot_above:
+                self._snapshot()
+        if model_total != run.model_total:
+            self.total += model_total - run.model_total
+            run.model_total = model_total
+        if total >= 0:
+            result = run.result
+            if result.compared:
+                agreement = result.totals
+                agreement.compared += 1
+                if total == model_total:
+                    agreement.equal += 1
+                elif agreement.first is None:
+                    agreement.first = f"row {number}: kernel {total}, model {model_total}"
+            difference = model_total - total
+            if result.total_difference is None or abs(difference) > abs(result.total_difference):
+                result.total_difference = difference
+            if total != run.recorded_total:
+                run.recorded_total = total
+                self.kernel_total = self._kernel_total()
+        self.points.extend(
+            (end_ns, self.objects, self.stored, self.held, self.total, self.kernel_total)
+        )
+        if self.watch is not None:
+            self.watch(run.result.pool, model, number, end_ns)
+
+    def _kernel_total(self) -> int:
+        """Sum of the totals last recorded; none while any pool has none."""
+        totals = [run.recorded_total for run in self.met]
+        return NO_TOTAL if NO_TOTAL in totals else sum(totals)
+
+    def _snapshot(self) -> None:
+        """Keep the models' statistics near the peak; every time they grew by 1/128 is enough."""
+        self.snapshot_above = self.held + (self.held >> 7)
+        self.held_near_peak = self.held
+        for run in self.met:
+            run.result.stats_near_peak = run.model.stats()
+
+    # -- calls out of the ordinary ----------------------------------------------------------
+
+    def _failed(self, run: _PoolRun, size: int, ret: int, number: int) -> None:
+        """Play a malloc that failed; the page allocator's failures are not the model's."""
+        name = errno.errorcode.get(-ret, str(ret))
+        result = run.result
+        result.failed[name] = result.failed.get(name, 0) + 1
+        if not result.compared or -ret not in (errno.EINVAL, errno.ENOSPC):
+            return
+        try:
+            given = run.malloc(size)
+        except OSError as refusal:
+            answer = _name(refusal)
+        else:
+            run.free(given)
+            answer = f"{given:#x}"
+        what = f"row {number}: malloc({size}) failed with {name}, model: {answer}"
+        result.errors.note(answer == name, what)
+
+    def _unknown(self, run: _PoolRun, op: int, handle: int, number: int) -> None:
+        """A call with a handle that is not live."""
+        if handle in run.refused:
+            if op == FREE:
+                run.refused.remove(handle)
+            return
+        name = OPS[op]
+        # 6.1's zswap_writeback_entry() unmaps an object after it has freed it.
+        if self.whole and op != UNMAP:
+            raise unknown_handle(self.path, number, name, handle)
+        run.result.unknown[name] = run.result.unknown.get(name, 0) + 1
+
+    def _late_free(
+        self, run: _PoolRun, handle: int, newer: tuple[int, int] | None, ts_ns: int
+    ) -> tuple[int, int] | None:
+        """The object that a free means whose handle has been given out again."""
+        old = run.leaving.pop(handle)
+        if newer is not None and ts_ns <= old.given_ns:
+            run.live[handle] = newer
+            return old.model_handle, old.size
+        self._drop(run, handle, old)
+        return newer
+
+    def _drop(self, run: _PoolRun, handle: int, old: _Leaving) -> None:
+        """Let go of an object whose free never came."""
+        if self.whole:
+            raise reissued_handle(self.path, old.row, handle)
+        run.free(old.model_handle)
+        run.result.reissued += 1
+        self.objects -= 1
+        self.stored -= old.size
+
+    def _settle(self, before: int | None, now_ns: int) -> None:
+        """Give up waiting for frees of handles given out again in rows under ``before``."""
+        for run in self.met:
+            for handle, old in list(run.leaving.items()):
+                if before is not None and old.row >= before:
+                    continue
+                del run.leaving[handle]
+                number = run.result.pool
+                if self.runs[number] is run:
+                    try:
+                        self._drop(run, handle, old)
+                    except HazardError as hazard:
+                        self._stop(number, f"row {old.row}: reissue", hazard)
+                    self._point(run, now_ns, NO_TOTAL, old.row)
+
+    def _stop(self, pool: int, where: str, hazard: HazardError) -> None:
+        """End a pool's replay; its last state stays in the figures."""
+        run = self.runs[pool]
+        assert run is not None
+        run.result.stopped = f"{where}: {hazard}"
+        run.model.hazards.counts.setdefault(hazard.name, 1)
+        run.model.hazards.first.setdefault(hazard.name, hazard.what)
+        self.runs[pool] = None
+
+    # -- shrink -----------------------------------------------------------------------------
+
+    def _shrink(self, rows: Rows, first: int, last: int) -> None:
+        """Play the shrink that row ``last`` records and the rows that returned while it ran."""
+        number, ret = rows.number[last], rows.ret[last]
+        run = self.runs[rows.pool[last]]
+        if run is None or not run.result.compared:
+            self._play(rows, first, last + 1)
+            return
+        evictions = _evictions(rows, first, last)
+        played, done = first, 0
+        diverged = False
+
+        def evict(handle: int) -> int:
+            nonlocal played, done, diverged
+            if diverged or done == len(evictions):
+                diverged = True
+                return -errno.EEXIST
+            wanted = evictions[done]
+            known = run.live.get(wanted.handle)
+            if handle != (wanted.handle if known is None else known[0]):
+                diverged = True
+                return -errno.EEXIST
+            done += 1
+            self._play(rows, played, wanted.at + 1)
+            played = wanted.at + 1
+            if self.runs[run.result.pool] is None:
+                raise HazardError("stopped", "the replay of this pool ended in an eviction")
+            return wanted.ret
+
+        try:
+            answer = run.model.shrink(rows.size[last] or 1, evict).ret
+        except OSError as refusal:
+            answer = -(refusal.errno or 0)
+        except HazardError as hazard:
+            if self.runs[run.result.pool] is run:
+                self._stop(run.result.pool, f"row {number}: shrink", hazard)
+            self._play(rows, played, last + 1)
+            return
+        begun = rows.end_ns[played - 1] if played > first else rows.ts_ns[last]
+        self._point(run, begun, NO_TOTAL, number)
+        self._play(rows, played, last)
+        run.result.shrinks_diverged += diverged or done < len(evictions)
+        run.result.shrinks.note(
+            answer == ret, f"row {number}: shrink returned {ret}, model: {answer}"
+        )
+        self._point(run, rows.end_ns[last], rows.total[last], number)
+
+
+def _evictions(rows: Rows, first: int, last: int) -> list[_Eviction]:
+    """The evictions of the shrink that row ``last`` records, in order.
+
+    These are the shrinking task's writebacks in the meantime. Where those were not recorded,
+    they are its runs of calls on one object, and one succeeded if it freed the object.
+    """
+    tid, pool, begun = rows.tid[last], rows.pool[last], rows.ts_ns[last]
+    nested = [
+        i
+        for i in range(first, last)
+        if rows.tid[i] == tid and rows.pool[i] == pool and rows.ts_ns[i] >= begun
+    ]
+    known = [
+        _Eviction(i, rows.handle[i], rows.ret[i])
+        for i in nested
+        if rows.op[i] == WRITEBACK and rows.handle[i] != NO_HANDLE
+    ]
+    if known:
+        return known
+    inferred = []
+    calls = (i for i in nested if rows.op[i] in (MAP, UNMAP, FREE))
+    for handle, group in groupby(calls, key=lambda i: rows.handle[i]):
+        indices = list(group)
+        freed = any(rows.op[i] == FREE for i in indices)
+        inferred.append(_Eviction(indices[-1], handle, 0 if freed else -errno.EEXIST))
+    return inferred
+
+
+def _name(error: OSError) -> str:
+    return errno.errorcode.get(error.errno or 0, str(error.errno))
+
+
+def _result(reader: Source, backend: str, found: Survey, engine: _Engine, wall_s: float) -> Result:
+    metadata, timeline = reader.metadata, engine.timeline
+    return Result(
+        trace=str(reader.path),
+        backend=backend,
+        rows=found.rows,
+        calls=found.calls,
+        driven=found.driven,
+        cpus=found.cpus,
+        order="found" if isinstance(reader, InOrder) else metadata.order,
+        starts_empty=metadata.starts_empty(),
+        lost=metadata.lost,
+        lost_total=metadata.lost_total(),
+        all_objects=metadata.has_all_objects(),
+        sample_period=metadata.sample_period(),
+        first_ns=found.first_ns,
+        last_ns=found.last_ns,
+        pools=sorted((run.result for run in engine.met), key=lambda pool: pool.pool),
+        objects=timeline.level(OBJECTS),
+        stored_bytes=timeline.level(STORED),
+        held_bytes=timeline.level(HELD),
+        at_peak=timeline.at_peak(),
+        at_end=timeline.at_end(),
+        mean_density=timeline.mean_density(),
+        held_near_peak=engine.held_near_peak,
+        series=timeline.series,
+        wall_s=wall_s,
+    )

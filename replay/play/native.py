@@ -1,0 +1,693 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Replay by the native core: a trace is decoded once, while several models work on what came.
+
+One thread decodes batches, one for each backend plays them in the core, which needs no GIL. At
+most :data:`BATCHES_AHEAD` batches wait, so memory does not depend on the trace's length. The
+rules are those of :mod:`replay.play.engine`, and so is the result: everything equal, but that means
+over time are exact here and rounded by each step there.
+
+A time series, shrinks and compactions need to know the trace in advance, and so do the lists of
+z3fold's CPUs. Where that is plain from the beginning, as it is not of shrinks and zsmalloc's
+compactions, a quick pass looks for it; after the first of those met the work begins anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_char,
+    c_char_p,
+    c_double,
+    c_int,
+    c_int32,
+    c_int64,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
+from dataclasses import dataclass
+from queue import Queue
+from threading import Event, Thread
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ztrace.allocator.native.library import NO_MEMORY, Config, HazardStruct, declare, library
+from ztrace.allocator.native.pool import config_of, kind_of
+from ztrace.allocator.native.stats import STATS
+from ztrace.allocator.registry import Builtin, builtin
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
+from ztrace.replay.figures.timing import BUCKETS, CLASSES, Timing, histogram, latency
+from ztrace.replay.order.found import INSERT, InOrder
+from ztrace.replay.play.backends import compacts, family, models
+from ztrace.replay.play.engine import (
+    FREE_WAITS_ROWS,
+    HANDLES_TELL,
+    as_played,
+    check_replayable,
+    is_whole,
+    more_bytes,
+    reissued_handle,
+    unknown_handle,
+)
+from ztrace.replay.play.header import zswap_release
+from ztrace.replay.read.rows import (
+    COMPACT,
+    FREE,
+    MALLOC,
+    MAP,
+    SHRINK,
+    UNMAP,
+    WRITEBACK,
+    Span,
+    Survey,
+    cut,
+    impossible_size,
+    survey,
+    without_handle,
+)
+from ztrace.replay.read.source import Source
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.schema import OPS, SCHEMA
+
+BATCHES_AHEAD = 4
+"""Batches that are decoded before a backend has taken them."""
+
+COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "total", "cpu")
+"""What a replay reads of a trace; with shrinks ``tid`` too, with compactions ``place``."""
+
+_NULLABLE = ("size", "handle", "total", "place")
+_EARLIEST = -(2**62)
+
+# Kinds and codes of play.h.
+_KINDS = {
+    MALLOC: 1,
+    FREE: 2,
+    MAP: 3,
+    UNMAP: 4,
+    SHRINK: 5,
+    INSERT: 6,
+    WRITEBACK: 7,
+}
+_COMPACT_KIND = 8
+_NAMES = {kind: OPS[code] for code, kind in _KINDS.items() if code < len(OPS)}
+_NO_HANDLE, _BAD_SIZE, _UNKNOWN, _REISSUED, _SURVEY = range(16, 21)
+
+
+class _Options(Structure):
+    """struct zp_options."""
+
+    _fields_ = (
+        ("kind_of", c_uint8 * 128),
+        ("compared", c_uint8 * 256),
+        ("more_bytes", c_int32 * 256),
+        ("handles_tell", c_uint8),
+        ("whole", c_uint8),
+        ("surveyed", c_uint8),
+        ("timing", c_uint8),
+        ("page_bytes", c_uint32),
+        ("patience_rows", c_uint64),
+        ("first_ns", c_int64),
+        ("moments", c_void_p),
+        ("moments_len", c_uint64),
+        ("compacts", c_uint8 * 256),
+        ("recorded", Config),
+    )
+
+
+class _Columns(Structure):
+    """struct zp_columns."""
+
+    _fields_ = (
+        ("rows", c_uint64),
+        ("first_row", c_uint64),
+        *((name, c_void_p) for name in ("op", "pool", "size", "handle", "ret", "ts_ns")),
+        *((name, c_void_p) for name in ("dur_ns", "total", "tid", "cpu", "place")),
+        *((f"{name}_valid", c_void_p) for name in _NULLABLE),
+        *((f"{name}_at", c_uint64) for name in _NULLABLE),
+        ("spans", c_void_p),
+        ("spans_len", c_uint64),
+    )
+
+
+class _Error(Structure):
+    """struct zp_error."""
+
+    _fields_ = (("row", c_uint64), ("handle", c_uint64), ("size", c_uint32), ("kind", c_int32))
+
+
+class _Point(Structure):
+    """struct zp_point."""
+
+    _fields_ = tuple(
+        (name, c_int64) for name in ("end_ns", "objects", "stored", "held", "model", "kernel")
+    )
+
+
+class _Agreement(Structure):
+    """struct zp_agreement."""
+
+    _fields_ = (("equal", c_uint64), ("compared", c_uint64), ("first", c_char * 200))
+
+
+class _PoolResult(Structure):
+    """struct zp_pool_result."""
+
+    _fields_ = (
+        ("pool", c_uint32),
+        ("has_difference", c_uint32),
+        *((name, _Agreement) for name in ("handles", "totals", "errors", "shrinks")),
+        ("total_difference", c_int64),
+        ("unknown", c_uint64 * 9),
+        ("unknown_rank", c_uint32 * 9),
+        *((name, c_uint64) for name in ("mallocs", "reissued", "refused")),
+        *((name, c_uint64) for name in ("shrinks_not_replayed", "shrinks_diverged", "snapshots")),
+        *((name, c_uint64) for name in ("compactions", "compactions_unmatched")),
+        ("stopped", c_char * 400),
+    )
+
+
+class _Result(Structure):
+    """struct zp_result."""
+
+    _fields_ = (
+        ("latest", _Point),
+        ("peaks", _Point * 3),
+        ("area_low", c_uint64 * 3),
+        ("area_high", c_int64 * 3),
+        ("counts", c_uint64 * 128),
+        ("calls", c_uint64),
+        ("rows", c_uint64),
+        ("first_ns", c_int64),
+        ("last_ns", c_int64),
+        ("held_near_peak", c_int64),
+        ("pools", c_uint64),
+        ("cpus", c_uint8 * 8192),
+    )
+
+
+class _Timing(Structure):
+    """struct zp_timing."""
+
+    _fields_ = (
+        ("ns_per_tick", c_double),
+        ("overhead_ticks", c_uint64),
+        ("counts", c_uint64 * BUCKETS * CLASSES * 2),
+        ("most_ticks", c_uint64 * CLASSES * 2),
+    )
+
+
+_FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
+    "zp_create": (c_void_p, (c_char_p, POINTER(Config), POINTER(_Options))),
+    "zp_destroy": (None, (c_void_p,)),
+    "zp_feed": (c_int, (c_void_p, POINTER(_Columns))),
+    "zp_finish": (c_int, (c_void_p, c_int64)),
+    "zp_error_of": (None, (c_void_p, POINTER(_Error))),
+    "zp_result_of": (POINTER(_Result), (c_void_p,)),
+    "zp_pool_of": (POINTER(_PoolResult), (c_void_p, c_uint32)),
+    "zp_model_of": (c_void_p, (c_void_p, c_uint32)),
+    "zp_near_peak_of": (POINTER(c_int64), (c_void_p, c_uint32)),
+    "zp_failed_of": (c_int32, (c_void_p, c_uint32, POINTER(c_uint64), POINTER(c_uint64))),
+    "zp_timing_of": (POINTER(_Timing), (c_void_p,)),
+    "zp_work_of": (None, (c_void_p, c_uint32, POINTER(c_uint64))),
+    "zp_series_of": (POINTER(_Point), (c_void_p, POINTER(POINTER(c_uint64)))),
+}
+
+
+def can_replay(backend: str) -> bool:
+    """Whether the core has this backend: a built-in one. BackendError for an impossible one."""
+    return builtin(backend) is not None
+
+
+def replay_native(
+    reader: Source,
+    backends: Sequence[str],
+    *,
+    every: Every | None = None,
+    timing: bool = False,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> list[Result]:
+    """Replay a trace through several backends at once; arguments and errors of engine.replay.
+
+    All backends must be the core's (:func:`can_replay`). NativeMissing if there is no core.
+    ``timing`` measures each malloc and free of a model, one backend after the other.
+    """
+    core = library()
+    declare(core, _FUNCTIONS)
+    chosen = [_model(backend) for backend in backends]
+    recorded = reader.metadata.machine.page_bytes
+    known = None
+    if (
+        every is not None
+        or any(recorded not in (0, config.page_bytes) for _, config in chosen)
+        or _places(reader, backends)
+    ):
+        known = survey(reader, advance)
+        for backend, (_, config) in zip(backends, chosen, strict=True):
+            check_replayable(reader, known, backend, config.page_bytes)
+    if timing and len(backends) > 1:  # side by side they would disturb each other
+        return [
+            replay_native(reader, [b], every=every, timing=True, advance=advance)[0]
+            for b in backends
+        ]
+    while True:
+        start = perf_counter()
+        plays = [
+            _Play(core, reader, backend, model, config, known, every, timing)
+            for backend, (model, config) in zip(backends, chosen, strict=True)
+        ]
+        try:
+            columns = (*COLUMNS, "place") if _places(reader, backends) else COLUMNS
+            _run(_batches(reader, columns, known), plays, known is not None, advance)
+            return [play.finish(perf_counter() - start) for play in plays]
+        except _SurveyFirst:
+            known = survey(reader, lambda rows: None)
+        finally:
+            for play in plays:
+                play.close()
+
+
+def core_seconds(reader: TraceReader, backend: str) -> float:
+    """How long the core works on a trace without shrinks, decoding not counted."""
+    core = library()
+    declare(core, _FUNCTIONS)
+    play = _Play(core, reader, backend, *_model(backend), None, None)
+    spent = 0.0
+    try:
+        for batch in _batches(reader, COLUMNS, None):
+            start = perf_counter()
+            play.feed(batch)
+            spent += perf_counter() - start
+    finally:
+        play.close()
+    return spent
+
+
+def _model(backend: str) -> tuple[Builtin, Config]:
+    model = builtin(backend)
+    if model is None:
+        raise ReplayError(f"{backend}: not one of the native core's backends; --engine python")
+    kind = kind_of(model.name, model.arguments)
+    return model._replace(name=kind), config_of(model.name, model.arguments)
+
+
+def _places(reader: Source, backends: Sequence[str]) -> bool:
+    """Whether z3fold is to follow its recorded CPUs, and pages by their places."""
+    names = [pool.allocator for pool in reader.metadata.pools]
+    return any(family(backend) == "z3fold" and compacts(backend, names) for backend in backends)
+
+
+class _SurveyFirst(Exception):
+    """There are shrinks or compactions, which nobody has looked for."""
+
+
+# -- batches -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _Batch:
+    """A piece of the trace as the core takes it; ``keep`` owns the memory."""
+
+    columns: _Columns
+    keep: list[Any]
+    rows: int
+
+
+def _batches(reader: Source, columns: Sequence[str], known: Survey | None) -> Iterator[_Batch]:
+    """The whole trace, cut where the Python engine cuts it."""
+    first = 0
+    if known is None or not known.shrinks:
+        for batch in reader.batches(columns):
+            yield _batch(batch, first, [])
+            first += batch.num_rows
+        return
+    for first, table, spans in cut(reader.batches((*columns, "tid")), known.shrinks):
+        for batch in table.combine_chunks().to_batches():
+            yield _batch(batch, first, spans)
+
+
+def _batch(batch: pa.RecordBatch, first: int, spans: Sequence[Span]) -> _Batch:
+    columns = _Columns(rows=batch.num_rows, first_row=first)
+    keep: list[Any] = [batch]
+    for name in batch.schema.names:
+        if name not in SCHEMA.names:
+            continue
+        array = batch.column(name)
+        if name == "op":
+            array = array.indices
+        if array.null_count == len(array) and name in _NULLABLE:
+            continue
+        valid, data = array.buffers()
+        setattr(columns, name, data.address + array.offset * (array.type.bit_width // 8))
+        if array.null_count:
+            setattr(columns, f"{name}_valid", valid.address)
+            setattr(columns, f"{name}_at", array.offset)
+    if spans:
+        pairs = np.array(spans, np.uint64) - np.uint64(first)
+        keep.append(pairs)
+        columns.spans, columns.spans_len = pairs.ctypes.data, len(spans)
+    return _Batch(columns, keep, batch.num_rows)
+
+
+def _run(
+    batches: Iterable[_Batch],
+    plays: Sequence[_Play],
+    surveyed: bool,
+    advance: Callable[[int], object],
+) -> None:
+    """Decode here, play in a thread for each backend; the first error of any ends it all."""
+    queues: list[Queue[_Batch | None]] = [Queue(BATCHES_AHEAD) for _ in plays]
+    failed = Event()
+    errors: list[BaseException] = []
+
+    def work(play: _Play, queue: Queue[_Batch | None]) -> None:
+        while (batch := queue.get()) is not None:
+            if failed.is_set():
+                continue  # so that the decoder, which may be waiting, goes on
+            try:
+                play.feed(batch)
+            except BaseException as error:
+                errors.append(error)
+                failed.set()
+
+    threads = [
+        Thread(target=work, args=pair, daemon=True) for pair in zip(plays, queues, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for batch in batches:
+            for queue in queues:
+                queue.put(batch)
+            if failed.is_set():
+                break
+            # In all twice the trace's rows, whether or not there was a first pass.
+            advance(batch.rows if surveyed else 2 * batch.rows)
+    except BaseException:
+        failed.set()
+        raise
+    finally:
+        for queue in queues:
+            queue.put(None)
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
+
+
+# -- one backend -------------------------------------------------------------------------------
+
+
+class _Play:
+    """One backend's player in the core."""
+
+    def __init__(
+        self,
+        core: ctypes.CDLL,
+        reader: Source,
+        backend: str,
+        model: Builtin,
+        config: Config,
+        known: Survey | None,
+        every: Every | None,
+        timing: bool = False,
+    ) -> None:
+        self.core = core
+        self.reader = reader
+        self.backend = backend
+        self.model = model
+        self.page_bytes: int = config.page_bytes
+        metadata = reader.metadata
+        self.names = [pool.allocator for pool in metadata.pools]
+        self.all_objects = metadata.has_all_objects()
+        self.moments: npt.NDArray[np.int64] = np.zeros(0, np.int64)
+        if every is not None and known is not None:
+            self.moments = every.boundaries(known.first_ns, known.last_ns)
+        options = _Options(
+            handles_tell=family(backend) in HANDLES_TELL,
+            whole=is_whole(metadata),
+            surveyed=known is not None,
+            timing=timing,
+            page_bytes=self.page_bytes,
+            patience_rows=FREE_WAITS_ROWS,
+            first_ns=_EARLIEST if known is None else known.first_ns,
+            moments=self.moments.ctypes.data,
+            moments_len=len(self.moments),
+        )
+        for code, kind in _KINDS.items():
+            options.kind_of[code] = kind
+        for number in range(256):
+            allocator = self._allocator(number)
+            options.compared[number] = self.all_objects and models(backend, allocator)
+            options.compacts[number] = compacts(backend, [allocator])
+            if number < len(metadata.pools):
+                header = metadata.pools[number].header_bytes
+                more = more_bytes(backend, allocator, zswap_release(metadata), header)
+                options.more_bytes[number] = max(min(more, 2**30), -(2**30))
+        if compacts(backend, self.names):
+            options.kind_of[COMPACT] = _COMPACT_KIND
+            options.recorded = self._recorded(config, known)
+        self.player = c_void_p(core.zp_create(model.name.encode(), byref(config), byref(options)))
+        if not self.player:
+            raise MemoryError(f"{backend}: the native core has no memory left")
+
+    def _allocator(self, number: int) -> str:
+        return self.names[number] if number < len(self.names) else "unknown"
+
+    def _recorded(self, config: Config, known: Survey | None) -> Config:
+        """What a pool is made from whose recorded CPUs and compactions are played."""
+        if known is None:  # then there are none, or the core says so
+            found = Config.from_buffer_copy(config)
+            found.by_ref = True
+            return found
+        spec = as_played(self.backend, self.model.name, self.reader.metadata, known)
+        found = _model(spec)[1]
+        # zsmalloc moves objects away from under their references.
+        found.by_ref = self.model.name != "zsmalloc"
+        return found
+
+    def close(self) -> None:
+        """Give the core's memory back."""
+        if self.player:
+            self.core.zp_destroy(self.player)
+            self.player = c_void_p()
+
+    def feed(self, batch: _Batch) -> None:
+        """Play a batch; the GIL is released meanwhile."""
+        self._check(self.core.zp_feed(self.player, byref(batch.columns)))
+
+    def _check(self, code: int) -> None:
+        if code == 0:
+            return
+        if code == NO_MEMORY:
+            raise MemoryError(f"{self.backend}: the native core has no memory left")
+        if code == _SURVEY:
+            raise _SurveyFirst
+        error = _Error()
+        self.core.zp_error_of(self.player, byref(error))
+        where, row = str(self.reader.path), error.row
+        name = _NAMES.get(error.kind, "call")
+        if code == _NO_HANDLE:
+            raise without_handle(where, row, name)
+        if code == _BAD_SIZE:
+            raise impossible_size(where, row, error.size, self.page_bytes)
+        if code == _UNKNOWN:
+            raise unknown_handle(where, row, name, error.handle)
+        if code == _REISSUED:
+            raise reissued_handle(where, row, error.handle)
+        raise ReplayError(f"{where}: row {row}: cannot be played (code {code})")
+
+    # -- results ---------------------------------------------------------------------------------
+
+    def finish(self, wall_s: float) -> Result:
+        """End the replay and put its result together."""
+        raw: _Result = self.core.zp_result_of(self.player).contents
+        found = _found(raw)
+        check_replayable(self.reader, found, self.backend, self.page_bytes)
+        self._check(self.core.zp_finish(self.player, found.last_ns))
+        metadata = self.reader.metadata
+        pools = [self._pool(at) for at in range(raw.pools)]
+        areas = [high << 64 | low for high, low in zip(raw.area_high, raw.area_low, strict=True)]
+        span = found.last_ns - found.first_ns
+        latest = _state(raw.latest, found.first_ns)
+        peaks = [_state(peak, found.first_ns) for peak in raw.peaks]
+
+        def level(at: int) -> Level:
+            return Level(
+                peak=peaks[at][1 + at],
+                peak_ns=peaks[at][0],
+                end=latest[1 + at],
+                mean=areas[at] / span if span > 0 else None,
+            )
+
+        return Result(
+            trace=str(self.reader.path),
+            backend=self.backend,
+            rows=found.rows,
+            calls=found.calls,
+            driven=found.driven,
+            cpus=found.cpus,
+            order="found" if isinstance(self.reader, InOrder) else metadata.order,
+            starts_empty=metadata.starts_empty(),
+            lost=metadata.lost,
+            lost_total=metadata.lost_total(),
+            all_objects=metadata.has_all_objects(),
+            sample_period=metadata.sample_period(),
+            first_ns=found.first_ns,
+            last_ns=found.last_ns,
+            pools=sorted(pools, key=lambda pool: pool.pool),
+            objects=level(0),
+            stored_bytes=level(1),
+            held_bytes=level(2),
+            at_peak=self._moment(peaks[2]),
+            at_end=self._moment(latest, found.last_ns, raw.calls),
+            mean_density=areas[0] * self.page_bytes / areas[2] if areas[2] else None,
+            held_near_peak=raw.held_near_peak,
+            series=self._series(found.first_ns),
+            wall_s=wall_s,
+            timing=self._timing(len(pools)),
+        )
+
+    def _timing(self, pools: int) -> Timing | None:
+        found = self.core.zp_timing_of(self.player)
+        if not found:
+            return None
+        raw: _Timing = found.contents
+        latencies = [
+            latency(
+                *(call, number, self.page_bytes, list(raw.counts[at][number])),
+                *(raw.most_ticks[at][number], raw.ns_per_tick),
+            )
+            for at, call in enumerate(("malloc", "free"))
+            for number in range(CLASSES)
+        ]
+        work = [0, 0]
+        for at in range(pools):
+            figures = (c_uint64 * 2)()
+            self.core.zp_work_of(self.player, at, figures)
+            work = [sum(pair) for pair in zip(work, figures, strict=True)]
+        return Timing(
+            clock_ns=raw.overhead_ticks * raw.ns_per_tick,
+            latencies=[one for one in latencies if one is not None],
+            work={"slots_scanned": work[0], "tree_levels": work[1]} if any(work) else {},
+            whole={
+                call: histogram(raw.counts[at], raw.most_ticks[at], raw.ns_per_tick)
+                for at, call in enumerate(("malloc", "free"))
+            },
+        )
+
+    def _moment(
+        self, state: Sequence[int], t_ns: int | None = None, calls: int | None = None
+    ) -> Moment:
+        end_ns, objects, stored, held, model, kernel = state
+        return Moment(
+            t_ns=end_ns if t_ns is None else t_ns,
+            calls=calls,
+            objects=objects,
+            stored_bytes=stored,
+            held_bytes=held,
+            model_total=model,
+            kernel_total=None if kernel < 0 else kernel,
+            density=objects * self.page_bytes / held if held else None,
+        )
+
+    def _series(self, first_ns: int) -> list[Moment]:
+        calls = POINTER(c_uint64)()
+        points = self.core.zp_series_of(self.player, byref(calls))
+        return [
+            self._moment(_state(points[at], first_ns), moment, calls[at])
+            for at, moment in enumerate(self.moments.tolist())
+        ]
+
+    def _pool(self, at: int) -> PoolResult:
+        raw: _PoolResult = self.core.zp_pool_of(self.player, at).contents
+        allocator = self._allocator(raw.pool)
+        model = self.core.zp_model_of(self.player, at)
+        count = self.core.zc_stats(model, None)
+        figures = (c_int64 * count)()
+        self.core.zc_stats(model, figures)
+        stats = STATS[self.model.name]
+        near_peak = self.core.zp_near_peak_of(self.player, at)[:count]
+        return PoolResult(
+            pool=raw.pool,
+            allocator=allocator,
+            compared=self.all_objects and models(self.backend, allocator),
+            handles=_agreement(raw.handles),
+            totals=_agreement(raw.totals),
+            errors=_agreement(raw.errors),
+            shrinks=_agreement(raw.shrinks),
+            total_difference=raw.total_difference if raw.has_difference else None,
+            unknown=_unknown(raw),
+            mallocs=raw.mallocs,
+            reissued=raw.reissued,
+            refused=raw.refused,
+            failed=self._failed(at),
+            shrinks_not_replayed=raw.shrinks_not_replayed,
+            shrinks_diverged=raw.shrinks_diverged,
+            compactions=raw.compactions,
+            compactions_unmatched=raw.compactions_unmatched,
+            hazards=self._hazards(model),
+            stopped=raw.stopped.decode() or None,
+            stats=stats(list(figures), self.page_bytes),
+            stats_near_peak=stats(near_peak, self.page_bytes) if raw.snapshots else {},
+        )
+
+    def _failed(self, at: int) -> dict[str, int]:
+        met: list[tuple[int, int, int]] = []
+        position, count = c_uint64(), c_uint64()
+        while ret := self.core.zp_failed_of(self.player, at, byref(position), byref(count)):
+            rank, times = divmod(count.value, 1 << 48)
+            met.append((rank, ret, times))
+        return {errno.errorcode.get(-ret, str(ret)): times for _, ret, times in sorted(met)}
+
+    def _hazards(self, model: int) -> dict[str, tuple[int, str]]:
+        figures = (c_uint64 * 5)()
+        self.core.zc_figures(model, figures)
+        found = {}
+        for at in range(figures[3]):
+            hazard: HazardStruct = self.core.zc_hazard_at(model, at).contents
+            found[hazard.name.decode()] = (hazard.count, hazard.first.decode())
+        return found
+
+
+def _found(raw: _Result) -> Survey:
+    """What a survey would have found, but for the shrinks."""
+    calls = {name: count for name, count in zip(OPS, raw.counts, strict=False) if count}
+    cpus = np.unpackbits(np.frombuffer(raw.cpus, np.uint8), bitorder="little")
+    found = Survey(
+        rows=raw.rows - raw.counts[INSERT],
+        calls=calls,
+        cpus=np.flatnonzero(cpus).tolist(),
+    )
+    if found.driven:
+        found.first_ns, found.last_ns = raw.first_ns, raw.last_ns
+    return found
+
+
+def _state(point: _Point, first_ns: int) -> tuple[int, int, int, int, int, int]:
+    """A point as numbers; one that nothing has moved yet is at the beginning."""
+    return (
+        max(point.end_ns, first_ns),
+        *(point.objects, point.stored, point.held),
+        *(point.model, point.kernel),
+    )
+
+
+def _unknown(raw: _PoolResult) -> dict[str, int]:
+    """Calls with unknown handles, in the order in which the kinds were first met."""
+    met = sorted((raw.unknown_rank[kind], kind) for kind in _NAMES if raw.unknown[kind])
+    return {_NAMES[kind]: raw.unknown[kind] for _, kind in met}
+
+
+def _agreement(raw: _Agreement) -> Agreement:
+    return Agreement(raw.equal, raw.compared, raw.first.decode() or None)

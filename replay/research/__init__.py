@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Research on the posted ztree, apart from the tool: the race explorer."""

@@ -48,7 +48,7 @@ from ztrace.replay.figures.result import (
     Result,
     Timeline,
 )
-from ztrace.replay.order.found import INSERT, InOrder
+from ztrace.replay.order.found import InOrder
 from ztrace.replay.play.backends import as_recorded, compacts, family, models
 from ztrace.replay.play.compaction import Compaction, compaction
 from ztrace.replay.play.header import header_bytes, zswap_release
@@ -67,7 +67,7 @@ from ztrace.replay.read.rows import (
     segments,
     survey,
 )
-from ztrace.replay.read.source import Source
+from ztrace.replay.read.source import INSERT, Source
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OPS

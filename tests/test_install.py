@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "traces" / "samples" / "zsmalloc-6.1-small.parquet"
 FOLDERS = ("allocator", "replay", "tracer", "traces", "ztrace")
 Run = subprocess.CompletedProcess[str]
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "setup.py").exists(), reason="what is installed here is made from the checkout"
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,19 @@ def test_nothing_was_built(installed: Path, tmp_path: Path) -> None:
     assert not list(installed.rglob("*.so"))
     done = python(installed, tmp_path, "-c", "import ztrace.replay as it; print(it.__file__)")
     assert done.stdout.strip() == str(installed / "ztrace/replay/__init__.py")
+
+
+def test_one_package_is_installed(installed: Path) -> None:
+    names = {one.name for one in installed.iterdir() if not one.name.endswith(".dist-info")}
+    assert names - {"bin", "__pycache__"} == {"ztrace"}
+
+
+def test_packages_of_the_folders_names_are_no_matter(installed: Path, tmp_path: Path) -> None:
+    """PyPI has packages that install allocator and replay."""
+    for name in FOLDERS[:-1]:
+        (tmp_path / f"{name}.py").write_text("raise ImportError('another project')")
+    done = python(installed, tmp_path, "-m", "ztrace", "replay", SAMPLE, "--backend", "zbud")
+    assert done.returncode == 0, done.stderr
 
 
 def test_replay_gives_the_same_and_says_so_once(ztrace: Callable[..., Run]) -> None:

@@ -25,8 +25,8 @@ from ztrace.console import lost_lines
 from ztrace.present.histogram import show_histograms
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.engine import replay_trace
-from ztrace.replay.report.claims import _unfit
 from ztrace.replay.report.gather import gather_one
+from ztrace.replay.research.claims import _unfit
 from ztrace.replay.validate import validate
 from ztrace.replay.validate.placement import compare_places
 from ztrace.tracer import machine, recorder

@@ -15,18 +15,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.read.source import Source
+from ztrace.replay.read.source import AT, INSERT, Source
 from ztrace.replay.validate import Order, validate
 from ztrace.replay.validate.calls import BATCH_ROWS, FOREVER, horizons
 from ztrace.replay.validate.steps import Step
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
-
-INSERT = len(OPS)
-"""Code of the op that only a reordered trace has."""
-
-AT = "at_ns"
-"""Name of the column with the moment of effect, last in each batch."""
 
 _WITH_INSERT = pa.array([*OPS, "insert"], pa.string())
 _AT_BEGIN = [OP_CODE[name] for name in ("malloc", "free", "map", "unmap")]

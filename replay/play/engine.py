@@ -28,7 +28,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from itertools import groupby
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -48,26 +47,25 @@ from ztrace.replay.figures.result import (
     Result,
     Timeline,
 )
-from ztrace.replay.order.found import INSERT, InOrder
+from ztrace.replay.order.found import InOrder
 from ztrace.replay.play.backends import as_recorded, compacts, family, models
 from ztrace.replay.play.compaction import Compaction, compaction
 from ztrace.replay.play.header import header_bytes, zswap_release
+from ztrace.replay.read.evictions import evictions
 from ztrace.replay.read.rows import (
     COMPACT,
     FREE,
     MALLOC,
     MAP,
-    NO_HANDLE,
     NO_TOTAL,
     SHRINK,
     UNMAP,
-    WRITEBACK,
     Rows,
     Survey,
     segments,
     survey,
 )
-from ztrace.replay.read.source import Source
+from ztrace.replay.read.source import INSERT, Source
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OPS
@@ -190,14 +188,6 @@ class _Leaving(NamedTuple):
     size: int
     given_ns: int  # return of the malloc that gave the handle again
     row: int
-
-
-class _Eviction(NamedTuple):
-    """One eviction of a recorded shrink: index of the row that ends it, recorded result."""
-
-    at: int
-    handle: int
-    ret: int
 
 
 class _PoolRun:
@@ -574,26 +564,26 @@ class _Engine:
         if run is None or not run.result.compared:
             self._play(rows, first, last + 1)
             return
-        evictions = _evictions(rows, first, last)
+        wanted = evictions(rows, first, last)
         played, done = first, 0
         diverged = False
 
         def evict(handle: int) -> int:
             nonlocal played, done, diverged
-            if diverged or done == len(evictions):
+            if diverged or done == len(wanted):
                 diverged = True
                 return -errno.EEXIST
-            wanted = evictions[done]
-            known = run.live.get(wanted.handle)
-            if handle != (wanted.handle if known is None else known[0]):
+            one = wanted[done]
+            known = run.live.get(one.handle)
+            if handle != (one.handle if known is None else known[0]):
                 diverged = True
                 return -errno.EEXIST
             done += 1
-            self._play(rows, played, wanted.at + 1)
-            played = wanted.at + 1
+            self._play(rows, played, one.at + 1)
+            played = one.at + 1
             if self.runs[run.result.pool] is None:
                 raise HazardError("stopped", "the replay of this pool ended in an eviction")
-            return wanted.ret
+            return one.ret
 
         try:
             answer = run.model.shrink(rows.size[last] or 1, evict).ret
@@ -607,39 +597,11 @@ class _Engine:
         begun = rows.end_ns[played - 1] if played > first else rows.ts_ns[last]
         self._point(run, begun, NO_TOTAL, number)
         self._play(rows, played, last)
-        run.result.shrinks_diverged += diverged or done < len(evictions)
+        run.result.shrinks_diverged += diverged or done < len(wanted)
         run.result.shrinks.note(
             answer == ret, f"row {number}: shrink returned {ret}, model: {answer}"
         )
         self._point(run, rows.end_ns[last], rows.total[last], number)
-
-
-def _evictions(rows: Rows, first: int, last: int) -> list[_Eviction]:
-    """The evictions of the shrink that row ``last`` records, in order.
-
-    These are the shrinking task's writebacks in the meantime. Where those were not recorded,
-    they are its runs of calls on one object, and one succeeded if it freed the object.
-    """
-    tid, pool, begun = rows.tid[last], rows.pool[last], rows.ts_ns[last]
-    nested = [
-        i
-        for i in range(first, last)
-        if rows.tid[i] == tid and rows.pool[i] == pool and rows.ts_ns[i] >= begun
-    ]
-    known = [
-        _Eviction(i, rows.handle[i], rows.ret[i])
-        for i in nested
-        if rows.op[i] == WRITEBACK and rows.handle[i] != NO_HANDLE
-    ]
-    if known:
-        return known
-    inferred = []
-    calls = (i for i in nested if rows.op[i] in (MAP, UNMAP, FREE))
-    for handle, group in groupby(calls, key=lambda i: rows.handle[i]):
-        indices = list(group)
-        freed = any(rows.op[i] == FREE for i in indices)
-        inferred.append(_Eviction(indices[-1], handle, 0 if freed else -errno.EEXIST))
-    return inferred
 
 
 def _name(error: OSError) -> str:

@@ -57,7 +57,7 @@ from ztrace.allocator.registry import Builtin, builtin
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
 from ztrace.replay.figures.timing import BUCKETS, CLASSES, Timing, histogram, latency
-from ztrace.replay.order.found import INSERT, InOrder
+from ztrace.replay.order.found import InOrder
 from ztrace.replay.play.backends import compacts, family, models
 from ztrace.replay.play.engine import (
     FREE_WAITS_ROWS,
@@ -85,7 +85,7 @@ from ztrace.replay.read.rows import (
     survey,
     without_handle,
 )
-from ztrace.replay.read.source import Source
+from ztrace.replay.read.source import INSERT, Source
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OPS, SCHEMA
 

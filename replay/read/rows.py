@@ -17,8 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.order.found import AT, INSERT
-from ztrace.replay.read.source import Source
+from ztrace.replay.read.source import AT, INSERT, Source
 from ztrace.traces.schema import OP_CODE, OPS
 
 Ints = npt.NDArray[np.int64]

@@ -10,6 +10,13 @@ from typing import Protocol
 import pyarrow as pa
 
 from ztrace.traces.metadata import Metadata
+from ztrace.traces.schema import OPS
+
+INSERT = len(OPS)
+"""Code of an op that only a trace in found order has (replay/order/found.py)."""
+
+AT = "at_ns"
+"""Name of the column with the moment of effect, which only a trace in found order has."""
 
 
 class Source(Protocol):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from ztrace.replay.report.checks import Thresholds, check
-from ztrace.replay.report.claims import judge
 from ztrace.replay.report.gather import (
     VERSION,
     Recording,
@@ -36,6 +35,9 @@ __all__ = [
 
 def assemble(recordings: Sequence[Recording], limits: Thresholds) -> dict[str, Any]:
     """The document of a report: its recordings, what they say of the claims, and the checks."""
+    # Research that no other part of a report needs.
+    from ztrace.replay.research.claims import judge
+
     parts = [one.document for one in recordings]
     return {
         "ztrace_report": VERSION,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ztrace.replay.report.claims import difference
+from ztrace.replay.report.comparable import incomparable
 from ztrace.replay.report.gather import Recording
 from ztrace.replay.report.memory import Memory
 from ztrace.replay.report.recorded import QUANTILES
@@ -41,7 +41,7 @@ class Change:
 
 def compare(a: Recording, b: Recording, threshold: float, confidence: float) -> dict[str, Any]:
     """All figures of both, as plain JSON types. ``threshold`` is a share, 0.05 for 5 %."""
-    reason = difference(a, b)
+    reason = incomparable(a, b)
     timed = not (a.emulated or b.emulated)
     changes = [
         *_durations(a, b, threshold, confidence, timed),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Block tables of ztree fitted to traces, exactly, and what they are worth."""
 
-from ztrace.replay.tune.optimum import Limits, best_table, static_bytes
+from ztrace.replay.research.block_table import Limits, best_table, static_bytes
 from ztrace.replay.tune.trial import Gain, Held, Tuning, successors, tune, work
 
 __all__ = [

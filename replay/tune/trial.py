@@ -26,7 +26,7 @@ from ztrace.replay.play.backends import every as every_backend
 from ztrace.replay.play.backends import family
 from ztrace.replay.play.fastest import replay_fastest
 from ztrace.replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
-from ztrace.replay.tune.optimum import Limits, best_table, static_bytes
+from ztrace.replay.research.block_table import Limits, best_table, static_bytes
 from ztrace.replay.tune.sizes import live_sizes
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader

@@ -17,6 +17,7 @@ import numpy as np
 
 from ztrace.replay.play.backends import family
 from ztrace.replay.report.ageing import LEAST_TURNOVERS, TOLERATED
+from ztrace.replay.report.comparable import incomparable
 from ztrace.replay.report.gather import Recording
 from ztrace.replay.report.recorded import QUANTILES
 from ztrace.replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
@@ -26,8 +27,6 @@ COMPARABLE_DENSITY = 0.10
 """Density this much below another's is still comparable."""
 TAIL_CALLS = 10
 """A tail quantile is used where at least so many calls of each recording lie above it."""
-MOST_LOST = 0.001
-"""Share of lost events above which a recording's tail is not trusted."""
 LEAST_SCENARIOS = 3
 
 
@@ -123,26 +122,6 @@ def _ratio(ours: Recording, theirs: Recording, op: str, quantile: str) -> Interv
     return interval(values[0] / values[1], draws[0] / draws[1])
 
 
-def difference(one: Recording, other: Recording) -> str | None:
-    """Why two recordings cannot be compared in time; None if they can."""
-    a, b = one.metadata, other.metadata
-    for name, left, right in (
-        ("machines", a.machine.cpu_model, b.machine.cpu_model),
-        ("numbers of CPUs", a.machine.cpus, b.machine.cpus),
-        ("kernels", a.kernel.release, b.kernel.release),
-        ("workloads", a.command, b.command),
-        ("users", one.document["user"], other.document["user"]),
-        ("selections of objects", a.selection(), b.selection()),
-    ):
-        if left != right:
-            return f"of different {name}"
-    if one.emulated or other.emulated:
-        return "under software emulation, where durations say nothing"
-    if max(one.document["lost_share"], other.document["lost_share"]) > MOST_LOST:
-        return f"with more than {MOST_LOST:.1%} of events lost"
-    return None
-
-
 def _with(recordings: Sequence[Recording], allocator: str, op: str) -> list[Recording]:
     return [r for r in recordings if r.allocator == allocator and op in r.recorded.durations]
 
@@ -191,7 +170,7 @@ def _modelled(recordings: Sequence[Recording], op: str, other: str) -> Iterable[
 
 def _faster(one: Recording, other: Recording, op: str, found: Finding) -> Vote:
     pair = f"{one.label} and {other.label}"
-    reason = difference(one, other)
+    reason = incomparable(one, other)
     if reason is not None:
         return Vote(Verdict.OPEN, f"{pair} are recordings {reason}")
     quantile = _tail(one, other, op)
@@ -399,7 +378,7 @@ def _fast(recordings: Sequence[Recording], found: Finding) -> Vote:
             for other in recordings:
                 if other.allocator == OURS or op not in other.recorded.durations:
                     continue
-                reason = difference(one, other)
+                reason = incomparable(one, other)
                 ratio = _ratio(one, other, op, "p50") if reason is None else None
                 if ratio is None:
                     why = f"are recordings {reason}" if reason else f"have too few {op} calls"

@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ztrace.allocator import native
 from ztrace.allocator.registry import builtin
 from ztrace.allocator.table import Table
 from ztrace.console import console, count_text, lost_lines, ns_text, print_json, progress, table
 from ztrace.replay.order.file import OrderWriter
 from ztrace.replay.validate import Verdict, validate
+from ztrace.replay.validate.native import reason_missing
 from ztrace.replay.validate.placement import compare_places
 from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
 from ztrace.replay.validate.races import Race
@@ -90,7 +90,7 @@ def command(
             with progress(trace.name, reader.num_rows) as advance:
                 placement = compare_places(reader, backend=backend, advance=advance)
             return _show_placement(placement, metadata, as_json)
-        if engine is None and (missing := native.reason_missing()):
+        if engine is None and (missing := reason_missing()):
             click.echo(f"ztrace: {missing}; the search in Python takes longer", err=True)
         table = None if backend is None else _table(backend)
         writer = None

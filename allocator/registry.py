@@ -12,102 +12,64 @@ An ITEM is ``key=value`` or the bare name of a variant::
     ztree:table=FILE            other block types: a line "order slots" each, # begins a comment
 
 All take ``page_bytes=N``. Third parties add theirs under the entry point group
-``ztrace.backends``.
+``ztrace.backends``: an :class:`allocator.traits.Traits`, or just what makes a pool. See
+docs/add-an-allocator.md.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from importlib.metadata import entry_points
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from ztrace.allocator.protocol import BackendError, Pool, check_page_bytes
-from ztrace.allocator.table import read_table
+from ztrace.allocator.protocol import BackendError, Pool
+from ztrace.allocator.specification import Specification
+from ztrace.allocator.traits import Maker, Traits
 
 ENTRY_POINT_GROUP = "ztrace.backends"
 
-
-class _Builtin(Pool, Protocol):
-    """A model of ours: its name can be set to the specification it was made from."""
-
-    name: str
+OURS = ("z3fold", "zblock", "zbud", "zsmalloc", "ztree")
+"""Allocators that come with ztrace, each in the folder of its name: a new one's line is here."""
 
 
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise BackendError("must be a whole number")
-    return int(text)
+def traits(name: str) -> Traits:
+    """What is special about an allocator; BackendError if there is none of that name."""
+    if name in OURS:
+        found: Traits = importlib.import_module(f"ztrace.allocator.{name}").TRAITS
+        return found
+    for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        try:
+            loaded: Traits | Maker = entry.load()
+        except Exception as failure:  # whatever a third party's module raises
+            raise BackendError(f"backend {name} cannot be loaded: {failure!r}") from failure
+        return loaded if isinstance(loaded, Traits) else Traits(name, loaded)
+    raise BackendError(f"no backend {name!r}; there are: {', '.join(names())}")
 
 
-def _page_bytes(text: str) -> int:
-    check_page_bytes(_number(text))
-    return int(text)
+def recorded_traits(allocator: str) -> Traits:
+    """Those of an allocator that a recording names; the usual ones if no backend models it."""
+    try:
+        return traits(allocator)
+    except BackendError:
+        return Traits(allocator, _no_model)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A built-in backend: where its maker is, how its items' values are read, its variants.
-
-    The variant ``""`` is the one without a name.
-    """
-
-    module: str
-    cls: str
-    items: Mapping[str, Callable[[str], Any]]
-    variants: tuple[str, ...] = ()
-
-    def make(self, arguments: Mapping[str, Any]) -> _Builtin:
-        """Import the model, which is not done before it is needed, and make a pool."""
-        pool: _Builtin = getattr(importlib.import_module(self.module), self.cls)(**arguments)
-        return pool
+def our_traits() -> list[Traits]:
+    """Those of the allocators that come with ztrace."""
+    return [traits(name) for name in OURS]
 
 
-@dataclass(frozen=True)
-class _Spec:
-    """A specification in pieces; ``variant`` is the bare item, if any."""
-
-    text: str
-    name: str
-    items: dict[str, str] = field(default_factory=dict)
-    variant: str | None = None
-
-
-_BUILTIN: dict[str, _Kind] = {
-    "z3fold": _Kind(
-        "ztrace.allocator.z3fold.model",
-        "Z3fold",
-        {"page_bytes": _page_bytes, "cpus": _number, "work": str},
-    ),
-    "zblock": _Kind(
-        "ztrace.allocator.zblock.model",
-        "zblock",
-        {"page_bytes": _page_bytes, "table": read_table},
-        ("2022", "2025"),
-    ),
-    "zbud": _Kind("ztrace.allocator.zbud.model", "Zbud", {"page_bytes": _page_bytes}),
-    "zsmalloc": _Kind(
-        "ztrace.allocator.zsmalloc.model",
-        "Zsmalloc",
-        {"page_bytes": _page_bytes, "chain_size": _number},
-        ("6.1", "6.12", "7.2"),
-    ),
-    "ztree": _Kind(
-        "ztrace.allocator.zblock.model",
-        "ztree",
-        {"page_bytes": _page_bytes, "table": read_table},
-        ("", "late"),
-    ),
-}
+def _no_model(**items: Any) -> Pool:
+    raise BackendError("no backend models this allocator")
 
 
 def names() -> list[str]:
     """Specifications that :func:`create` takes, without items except for variants."""
     ours = [
-        f"{name}:{variant}" if variant else name
-        for name, kind in _BUILTIN.items()
-        for variant in kind.variants or ("",)
+        f"{one.name}:{variant}" if variant else one.name
+        for one in our_traits()
+        for variant in one.variants
     ]
     return [*ours, *sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))]
 
@@ -124,66 +86,83 @@ def builtin(spec: str) -> Builtin | None:
 
     BackendError as for :func:`create`.
     """
-    parts = _parse(spec)
-    kind = _BUILTIN.get(parts.name)
-    if kind is None:
+    parts = Specification.parse(spec)
+    if parts.name not in OURS:
         return None
-    arguments = _arguments(parts, kind)
-    kind.make(arguments)  # knows what is impossible
+    kind = traits(parts.name)
+    arguments = _arguments(spec, parts, kind)
+    _make(kind, arguments)  # knows what is impossible
     return Builtin(parts.name, arguments)
 
 
 def create(spec: str) -> Pool:
     """Make an empty pool from a specification; BackendError says in a line what is wrong with it.
 
-    A backend of a third party is a callable that returns a Pool and takes the items, if any
-    are given, as keyword arguments of type str.
+    A third party's callable, unless its traits say how to read them, gets the items as keyword
+    arguments of type str.
     """
-    parts = _parse(spec)
-    kind = _BUILTIN.get(parts.name)
-    if kind is not None:
-        pool = kind.make(_arguments(parts, kind))
-        pool.name = spec
-        return pool
-    for entry in entry_points(group=ENTRY_POINT_GROUP, name=parts.name):
-        if parts.variant is not None:
-            raise BackendError(f"{spec}: {parts.variant!r} is not key=value")
-        third: Pool = entry.load()(**parts.items)
-        return third
-    raise BackendError(f"no backend {parts.name!r}; there are: {', '.join(names())}")
+    parts = Specification.parse(spec)
+    kind = traits(parts.name)
+    pool = _make(kind, _arguments(spec, parts, kind))
+    if parts.name in OURS:
+        pool.name = spec  # type: ignore[misc]  # of our models it can be set
+    return pool
 
 
-def _parse(spec: str) -> _Spec:
-    name, colon, rest = spec.partition(":")
-    items: dict[str, str] = {}
-    variant = None
-    for item in rest.split(",") if colon else ():
-        key, equals, value = item.partition("=")
-        if not key or (equals and not value):
-            raise BackendError(f"{spec}: {item!r} is not an item; write NAME:ITEM,ITEM")
-        if key in items or (not equals and variant is not None):
-            raise BackendError(f"{spec}: {item!r} is one too many")
-        if equals:
-            items[key] = value
-        else:
-            variant = item
-    return _Spec(spec, name, items, variant)
+def resolve(spec: str, release: str, page_bytes: int) -> str:
+    """What a specification means for a recording of that kernel and page size (0: not known).
+
+    A variant and ``page_bytes`` that it does not say are the recorded machine's, where the model
+    has those; what it says stands. BackendError for an unknown name or what is no specification.
+    """
+    parts = Specification.parse(spec)
+    parts = traits(parts.name).with_rules(parts, release)
+    return _with_pages(parts, page_bytes) or str(parts)
 
 
-def _arguments(spec: _Spec, kind: _Kind) -> dict[str, Any]:
+def with_pages(spec: str, page_bytes: int) -> str | None:
+    """A backend for pages of that size (0: not known, any); None if it has none."""
+    return _with_pages(Specification.parse(spec), page_bytes)
+
+
+def _with_pages(parts: Specification, page_bytes: int) -> str | None:
+    for tried in (parts, parts.completed(items={"page_bytes": f"{page_bytes}"})):
+        try:
+            if not page_bytes or create(str(tried)).page_bytes == page_bytes:
+                return str(tried)
+        except (BackendError, TypeError):  # TypeError: a third party's that has no such item
+            continue
+    return None
+
+
+def _make(kind: Traits, arguments: Mapping[str, Any]) -> Pool:
+    """A pool; imports the model, which is not done before it is needed."""
+    make = kind.model
+    if isinstance(make, str):
+        module, _, attribute = make.partition(":")
+        make = getattr(importlib.import_module(module), attribute)
+    pool: Pool = make(**arguments)
+    return pool
+
+
+def _arguments(text: str, spec: Specification, kind: Traits) -> dict[str, Any]:
     """Turn a specification's items into the constructor's arguments."""
     arguments: dict[str, Any] = {}
-    if spec.variant is not None:
+    if spec.variant:
         if spec.variant not in kind.variants:
+            if kind.items is None:
+                raise BackendError(f"{text}: {spec.variant!r} is not key=value")
             known = ", ".join([*filter(None, kind.variants), *(f"{key}=..." for key in kind.items)])
-            raise BackendError(f"{spec.text}: no item {spec.variant!r}; {spec.name} takes {known}")
+            raise BackendError(f"{text}: no item {spec.variant!r}; {spec.name} takes {known}")
         arguments["variant"] = spec.variant
+    if kind.items is None:
+        return {**arguments, **spec.items}
     for key, value in spec.items.items():
         if key not in kind.items:
             known = ", ".join(f"{key}=..." for key in kind.items)
-            raise BackendError(f"{spec.text}: no item {key!r}; {spec.name} takes {known}")
+            raise BackendError(f"{text}: no item {key!r}; {spec.name} takes {known}")
         try:
             arguments[key] = kind.items[key](value)
         except BackendError as failure:
-            raise BackendError(f"{spec.text}: {key}={value}: {failure}") from failure
+            raise BackendError(f"{text}: {key}={value}: {failure}") from failure
     return arguments

@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from tests.engines import steps_of
 from tests.test_validate_small import TIMES, Kernel, Row, check
 from ztrace.allocator import native
-from ztrace.allocator.native.library import declare, library
+from ztrace.allocator.native.library import library
 from ztrace.allocator.ztree.model import BlockTree, BlockType
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate.checker import Failure, Steps
-from ztrace.replay.validate.native import _FUNCTIONS, NativeStream
+from ztrace.replay.validate.native import CHECKER, NativeStream
 from ztrace.replay.validate.races import races_in
 from ztrace.replay.validate.steps import Kind
 from ztrace.replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
@@ -230,8 +230,7 @@ def test_calls_that_nearly_make_sense() -> None:
 
 
 def test_the_core_refuses_what_cannot_be() -> None:
-    core = library()
-    declare(core, _FUNCTIONS)
+    core = library(CHECKER)
     for slots, wrap in ((0, 9), (17, 9), (2**32 - 1, 9), (8, 0), (8, 2**60 + 1), (8, 2**64 - 1)):
         assert not core.zv_create(slots, wrap, 1, 1)
     tree = c_void_p(core.zv_create(8, 9, 1, 1))
@@ -258,8 +257,7 @@ def test_the_core_refuses_what_cannot_be() -> None:
 
 def test_bytes_that_are_no_calls_crash_nothing() -> None:
     rng = np.random.default_rng(1)
-    core = library()
-    declare(core, _FUNCTIONS)
+    core = library(CHECKER)
     codes = set()
     done = c_uint64()
     for _ in range(200 * TIMES):

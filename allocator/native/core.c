@@ -453,14 +453,10 @@ ZC_API int64_t zc_compact(struct zc_pool *pool)
 	return pool->backend->compact(pool);
 }
 
-/* total_bytes, held_bytes, objects, number of hazards, why it is broken */
-ZC_API void zc_figures(const struct zc_pool *pool, uint64_t figures[5])
+ZC_API void zc_figures(const struct zc_pool *pool, struct zc_figures *figures)
 {
-	figures[0] = pool->total_bytes;
-	figures[1] = pool->held_bytes;
-	figures[2] = pool->objects;
-	figures[3] = pool->hazards_len;
-	figures[4] = (uint64_t)pool->broken;
+	*figures = (struct zc_figures){pool->total_bytes, pool->held_bytes, pool->objects,
+				       pool->hazards_len, (uint64_t)pool->broken};
 }
 
 /* Hazard number ``at``; the fatal one if ``at`` is the number of hazards. */

@@ -18,7 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ZC_ABI 2
+/* What the layout cannot tell: one more whenever a function's arguments or meaning change. */
+#define ZC_ABI 3
 
 enum { ZC_FATAL = 1, ZC_NO_MEMORY = 2, ZC_ABORTED = 3 };
 
@@ -36,6 +37,10 @@ enum { ZC_REF_BITS = 45, ZC_MAX_TYPES = 16, ZC_TABLE = 256, ZC_MAX_HAZARDS = 24,
 #define ZC_ALWAYS_INLINE __attribute__((always_inline))
 #endif
 
+struct zc_block_type {
+	uint32_t order, slots;
+};
+
 /* What a pool is made from; a field that a backend does not have is ignored. */
 struct zc_config {
 	uint32_t page_bytes;
@@ -47,9 +52,7 @@ struct zc_config {
 	uint32_t variant;    /* zsmalloc: 61, 612 or 72; successors: 1 (late), 2022 or 2025 */
 	uint32_t chain_size; /* zsmalloc */
 	uint32_t by_ref;     /* calls name objects by reference, see struct zc_backend */
-	struct {
-		uint32_t order, slots;
-	} table[ZC_TABLE];
+	struct zc_block_type table[ZC_TABLE];
 };
 
 /* A fault that a history ran into: how often, and what happened the first time. */
@@ -61,6 +64,12 @@ struct zc_hazard {
 
 struct zc_place {
 	uint64_t page, position;
+};
+
+struct zc_figures {
+	uint64_t total_bytes, held_bytes, objects;
+	uint64_t hazards; /* how many different ones */
+	uint64_t broken;  /* the positive code that ended its use */
 };
 
 /* Wants an object gone: 0, a negative errno, or ZC_ABORTED to unwind the shrink. */
@@ -98,7 +107,7 @@ struct zc_backend {
 	 */
 	void (*prefetch)(struct zc_pool *pool, uint64_t ref);
 	void (*prefetch_more)(struct zc_pool *pool, uint64_t ref);
-	/* Statistics: the number of figures, and the figures in the order of binding.py. */
+	/* Statistics: the number of figures, and the figures in the order of stats.py. */
 	size_t (*stats_len)(struct zc_pool *pool);
 	void (*stats)(struct zc_pool *pool, int64_t *figures);
 	int (*set_cpu)(struct zc_pool *pool, uint32_t cpu);

@@ -19,6 +19,7 @@ from ztrace.allocator.native.library import (
     FATAL,
     NO_MEMORY,
     Config,
+    Figures,
     PlaceStruct,
     library,
 )
@@ -125,31 +126,35 @@ class NativePool:
             raise MemoryError(f"{self.name}: the native core has no memory left")
         raise RuntimeError(f"{self.name}: the pool was left in an eviction")
 
-    def _figures(self) -> list[int]:
-        figures = (c_uint64 * 5)()
-        self._library.zc_figures(self._pool, figures)
-        return list(figures)
+    def _figures(self) -> Figures:
+        figures = Figures()
+        self._library.zc_figures(self._pool, byref(figures))
+        return figures
+
+    def _figure(self, name: str) -> int:
+        figure: int = getattr(self._figures(), name)
+        return figure
 
     @property
     def total_bytes(self) -> int:
         """The driver's own figure."""
-        return self._figures()[0]
+        return self._figure("total_bytes")
 
     @property
     def held_bytes(self) -> int:
         """Memory really held in whole pages."""
-        return self._figures()[1]
+        return self._figure("held_bytes")
 
     @property
     def objects(self) -> int:
         """Live objects."""
-        return self._figures()[2]
+        return self._figure("objects")
 
     @property
     def hazards(self) -> Hazards:
         """Faults met so far; a copy."""
         found = Hazards()
-        for at in range(self._figures()[3]):
+        for at in range(self._figures().hazards):
             hazard = self._library.zc_hazard_at(self._pool, at).contents
             name = hazard.name.decode()
             found.counts[name] = hazard.count

@@ -1,2 +1,48 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All that is known of zsmalloc: its model in Python (model.py) and in C (zsmalloc.c)."""
+"""All that is known of zsmalloc: traits (here), model in Python (model.py) and C (zsmalloc.c)."""
+
+from ztrace.allocator.traits import (
+    Check,
+    Compacts,
+    Tells,
+    Traits,
+    page_size,
+    release_number,
+    whole_number,
+)
+
+
+def variant_of(release: str) -> str:
+    """The variant with a kernel's rules; those of 6.12 for a release that cannot be read.
+
+    6.1, 6.12 and 7.2 were examined, and a kernel between them gets the rules that it shares:
+    chains are chosen by what they waste since 6.3, and since 6.15 a zspage that is being read
+    stops a compaction (zspage_write_trylock()) instead of being waited for. That is all that
+    tells 7.2 from 6.12: classes, lists, fullness groups and the choice of a zspage are textually
+    the same (mm/zsmalloc.c), so both place alike while nothing is compacted.
+    """
+    number = release_number(release) or (6, 12)
+    if number < (6, 3):
+        return "6.1"
+    return "6.12" if number < (6, 15) else "7.2"
+
+
+TRAITS = Traits(
+    name="zsmalloc",
+    model="ztrace.allocator.zsmalloc.model:Zsmalloc",
+    items={"page_bytes": page_size, "chain_size": whole_number},
+    variants=("6.1", "6.12", "7.2"),
+    variant_of=variant_of,
+    object_bytes=8,  # zs_malloc() adds the handle's, ZS_HANDLE_SIZE
+    compacts=Compacts.POOL,
+    tells=Tells.MALLOC,
+    check=Check.LOCKED,
+    members={
+        "ZSMALLOC_PAGES": ("zs_pool", "pages_allocated"),
+        "ZSPAGE_FREEOBJ": ("zspage", "freeobj"),
+    },
+    module="zsmalloc",
+    native=dict.fromkeys(("", "6.1", "6.12", "7.2"), "zsmalloc"),
+    colour=2,
+    kernels={"6.1": True, "6.12": False, "7.2": False},
+)

@@ -4,8 +4,8 @@
  *
  * The rules are those of replay/validate/{steps,search,checker}.py, which are the specification:
  * every count and every refusal is theirs. Calls come in, in order of time; what is found comes
- * out as arrays. Structures here are mirrored in replay/validate/native.py. One tree is used by
- * one thread at a time; trees share nothing.
+ * out as arrays. Structures here are mirrored in replay/validate/native.py, which
+ * layout.c lets it check. One tree is used by one thread at a time; trees share nothing.
  */
 #ifndef ZTRACE_CHECK_H
 #define ZTRACE_CHECK_H

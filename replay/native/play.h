@@ -4,7 +4,7 @@
  *
  * The rules are those of replay/play/engine.py, which is the specification: what is compared, what a
  * shrink does, how handles given out again are taken. Structures here are mirrored in
- * replay/play/native.py. One player is used by one thread at a time.
+ * replay/play/native.py, which layout.c lets it check. One player is used by one thread at a time.
  */
 #ifndef ZTRACE_PLAY_H
 #define ZTRACE_PLAY_H
@@ -34,6 +34,9 @@ enum {
 	ZP_SURVEY,         /* there are shrinks or compactions, and nobody has looked for them */
 	ZP_BAD_OP,         /* an op code out of range, or a span outside the rows */
 };
+
+/* Of a count of zp_failed_of(): the bits below its rank. */
+enum { ZP_COUNT_BITS = 48 };
 
 enum { ZP_POOLS = 256, ZP_CODES = 128, ZP_FIRST = 200, ZP_WIDTH = 6 };
 

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COUNT_BITS = 48 };
 static const uint64_t MOST_RANKS = 0xFFFF;
 
 int zp_fail(struct player *p, int code, uint64_t row, int kind, uint64_t handle)
@@ -246,8 +245,8 @@ static int play_failed(struct player *p, struct run *run, int64_t size, int ret,
 	if (!slot)
 		return zp_fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
 	if (!slot->value) /* in which order they were met, above the count */
-		slot->value = run->failed.len < MOST_RANKS ? run->failed.len << COUNT_BITS
-							   : MOST_RANKS << COUNT_BITS;
+		slot->value = run->failed.len < MOST_RANKS ? run->failed.len << ZP_COUNT_BITS
+							   : MOST_RANKS << ZP_COUNT_BITS;
 	slot->value++;
 	if (!run->compared || (ret != -EINVAL && ret != -ENOSPC))
 		return 0;

@@ -5,16 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ztrace.allocator import native
 from ztrace.replay.figures.result import Every, Result
 from ztrace.replay.play.engine import replay
-from ztrace.replay.play.native import can_replay, replay_native
+from ztrace.replay.play.native import can_replay, reason_missing, replay_native
 from ztrace.replay.read.source import Source
 
 
 def fastest_engine(backend: str) -> str:
     """``native`` where the core is there and has the backend, else ``python``."""
-    return "python" if native.reason_missing() or not can_replay(backend) else "native"
+    return "python" if reason_missing() or not can_replay(backend) else "native"
 
 
 def replay_fastest(

@@ -41,7 +41,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ztrace.allocator.native.library import NO_MEMORY, Config, HazardStruct, declare, library
+from ztrace.allocator import native
+from ztrace.allocator.native.library import (
+    NO_MEMORY,
+    Config,
+    Figures,
+    HazardStruct,
+    Interface,
+    library,
+    shape,
+)
 from ztrace.allocator.native.pool import config_of, kind_of
 from ztrace.allocator.native.stats import STATS
 from ztrace.allocator.registry import Builtin, builtin
@@ -104,6 +113,7 @@ _KINDS = {
 _COMPACT_KIND = 8
 _NAMES = {kind: OPS[code] for code, kind in _KINDS.items() if code < len(OPS)}
 _NO_HANDLE, _BAD_SIZE, _UNKNOWN, _REISSUED, _SURVEY = range(16, 21)
+_COUNT_BITS = 48
 
 
 class _Options(Structure):
@@ -209,21 +219,51 @@ class _Timing(Structure):
     )
 
 
-_FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
-    "zp_create": (c_void_p, (c_char_p, POINTER(Config), POINTER(_Options))),
-    "zp_destroy": (None, (c_void_p,)),
-    "zp_feed": (c_int, (c_void_p, POINTER(_Columns))),
-    "zp_finish": (c_int, (c_void_p, c_int64)),
-    "zp_error_of": (None, (c_void_p, POINTER(_Error))),
-    "zp_result_of": (POINTER(_Result), (c_void_p,)),
-    "zp_pool_of": (POINTER(_PoolResult), (c_void_p, c_uint32)),
-    "zp_model_of": (c_void_p, (c_void_p, c_uint32)),
-    "zp_near_peak_of": (POINTER(c_int64), (c_void_p, c_uint32)),
-    "zp_failed_of": (c_int32, (c_void_p, c_uint32, POINTER(c_uint64), POINTER(c_uint64))),
-    "zp_timing_of": (POINTER(_Timing), (c_void_p,)),
-    "zp_work_of": (None, (c_void_p, c_uint32, POINTER(c_uint64))),
-    "zp_series_of": (POINTER(_Point), (c_void_p, POINTER(POINTER(c_uint64)))),
-}
+PLAYER = Interface(
+    "zp_layout",
+    {
+        "zp_create": (c_void_p, (c_char_p, POINTER(Config), POINTER(_Options))),
+        "zp_destroy": (None, (c_void_p,)),
+        "zp_feed": (c_int, (c_void_p, POINTER(_Columns))),
+        "zp_finish": (c_int, (c_void_p, c_int64)),
+        "zp_error_of": (None, (c_void_p, POINTER(_Error))),
+        "zp_result_of": (POINTER(_Result), (c_void_p,)),
+        "zp_pool_of": (POINTER(_PoolResult), (c_void_p, c_uint32)),
+        "zp_model_of": (c_void_p, (c_void_p, c_uint32)),
+        "zp_near_peak_of": (POINTER(c_int64), (c_void_p, c_uint32)),
+        "zp_failed_of": (c_int32, (c_void_p, c_uint32, POINTER(c_uint64), POINTER(c_uint64))),
+        "zp_timing_of": (POINTER(_Timing), (c_void_p,)),
+        "zp_work_of": (None, (c_void_p, c_uint32, POINTER(c_uint64))),
+        "zp_series_of": (POINTER(_Point), (c_void_p, POINTER(POINTER(c_uint64)))),
+    },
+    {
+        "zp_options": shape(_Options),
+        "zp_columns": shape(_Columns),
+        "zp_error": shape(_Error),
+        "zp_point": shape(_Point),
+        "zp_agreement": shape(_Agreement),
+        "zp_pool_result": shape(_PoolResult),
+        "zp_result": shape(_Result),
+        "zp_timing": shape(_Timing),
+    },
+    {
+        **{f"ZP_{name.upper()}": kind for kind, name in _NAMES.items()},
+        "ZP_INSERT": _KINDS[INSERT],
+        "ZP_COMPACT": _COMPACT_KIND,
+        "ZP_NO_HANDLE": _NO_HANDLE,
+        "ZP_BAD_SIZE": _BAD_SIZE,
+        "ZP_UNKNOWN": _UNKNOWN,
+        "ZP_REISSUED": _REISSUED,
+        "ZP_SURVEY": _SURVEY,
+        "ZP_COUNT_BITS": _COUNT_BITS,
+    },
+)
+"""What play.h gives."""
+
+
+def reason_missing() -> str | None:
+    """Why the core cannot replay, in a line; None if it can."""
+    return native.reason_missing(PLAYER)
 
 
 def can_replay(backend: str) -> bool:
@@ -244,8 +284,7 @@ def replay_native(
     All backends must be the core's (:func:`can_replay`). NativeMissing if there is no core.
     ``timing`` measures each malloc and free of a model, one backend after the other.
     """
-    core = library()
-    declare(core, _FUNCTIONS)
+    core = library(PLAYER)
     chosen = [_model(backend) for backend in backends]
     recorded = reader.metadata.machine.page_bytes
     known = None
@@ -281,8 +320,7 @@ def replay_native(
 
 def core_seconds(reader: TraceReader, backend: str) -> float:
     """How long the core works on a trace without shrinks, decoding not counted."""
-    core = library()
-    declare(core, _FUNCTIONS)
+    core = library(PLAYER)
     play = _Play(core, reader, backend, *_model(backend), None, None)
     spent = 0.0
     try:
@@ -648,15 +686,15 @@ class _Play:
         met: list[tuple[int, int, int]] = []
         position, count = c_uint64(), c_uint64()
         while ret := self.core.zp_failed_of(self.player, at, byref(position), byref(count)):
-            rank, times = divmod(count.value, 1 << 48)
+            rank, times = divmod(count.value, 1 << _COUNT_BITS)
             met.append((rank, ret, times))
         return {errno.errorcode.get(-ret, str(ret)): times for _, ret, times in sorted(met)}
 
     def _hazards(self, model: int) -> dict[str, tuple[int, str]]:
-        figures = (c_uint64 * 5)()
-        self.core.zc_figures(model, figures)
+        figures = Figures()
+        self.core.zc_figures(model, byref(figures))
         found = {}
-        for at in range(figures[3]):
+        for at in range(figures.hazards):
             hazard: HazardStruct = self.core.zc_hazard_at(model, at).contents
             found[hazard.name.decode()] = (hazard.count, hazard.first.decode())
         return found

@@ -14,10 +14,7 @@ from ctypes import (
     Structure,
     byref,
     c_int,
-    c_int8,
-    c_int32,
     c_int64,
-    c_uint8,
     c_uint32,
     c_uint64,
     c_void_p,
@@ -28,39 +25,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztrace.allocator.native.library import NO_MEMORY, declare, library
+from ztrace.allocator import native
+from ztrace.allocator.native.library import NO_MEMORY, Interface, Shape, codes_of, library, shape
 from ztrace.allocator.ztree.model import BlockTree
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate.answers import Answer, Cause, Said
 from ztrace.replay.validate.checker import Failure, Tally
-from ztrace.replay.validate.steps import Call, Kind, Step
+from ztrace.replay.validate.steps import Kind, Step
 from ztrace.replay.validate.stream import SEEN, Order, Seen, Sinks, call_of
 
 _FOREVER = 2**63 - 1
 
 
-class _Call(Structure):
-    """struct zv_call."""
-
-    _fields_ = (
-        *(("ts", c_int64), ("end", c_int64), ("kind", c_int8), ("block", c_int64)),
-        *(("slot", c_int8), ("row", c_int64), ("cpu", ctypes.c_uint16), ("tid", c_uint32)),
-        ("size", c_int64),
-    )
-
-
-class _Failure(Structure):
-    """struct zv_failure."""
-
-    _fields_ = (
-        ("call", _Call),
-        ("block", c_int64),
-        ("slot", c_int32),
-        ("said", c_uint8),
-        ("cause", c_uint8),
-        ("around", c_uint64),
-        ("around_len", c_uint64),
-    )
+# struct zv_failure; struct zv_call is SEEN.
+_FAILURE = np.dtype(
+    [
+        *(("call", SEEN), ("block", np.int64), ("slot", np.int32), ("said", np.uint8)),
+        *(("cause", np.uint8), ("around", np.uint64), ("around_len", np.uint64)),
+    ],
+    align=True,
+)
 
 
 class _Tally(Structure):
@@ -81,7 +65,7 @@ class _Found(Structure):
         ("order_len", c_uint64),
         *((name, c_void_p) for name in ("race_calls", "race_steps", "race_ends")),
         ("races_len", c_uint64),
-        ("failures", POINTER(_Failure)),
+        ("failures", c_void_p),
         ("around", c_void_p),
         ("failures_len", c_uint64),
         ("failed", c_uint64),
@@ -90,13 +74,36 @@ class _Found(Structure):
     )
 
 
-_FUNCTIONS: dict[str, tuple[object, tuple[object, ...]]] = {
-    "zv_create": (c_void_p, (c_uint32, c_uint64, c_int, c_int)),
-    "zv_destroy": (None, (c_void_p,)),
-    "zv_check": (c_int, (c_void_p, c_void_p, c_uint64, c_int64, POINTER(c_uint64))),
-    "zv_finish": (c_int, (c_void_p,)),
-    "zv_found_of": (POINTER(_Found), (c_void_p,)),
-}
+def _shape(record: np.dtype[np.void]) -> Shape:
+    fields = (record.fields or {}).items()
+    return {"": (0, record.itemsize)} | {
+        name: (offset, dtype.itemsize) for name, (dtype, offset, *_) in fields
+    }
+
+
+CHECKER = Interface(
+    "zv_layout",
+    {
+        "zv_create": (c_void_p, (c_uint32, c_uint64, c_int, c_int)),
+        "zv_destroy": (None, (c_void_p,)),
+        "zv_check": (c_int, (c_void_p, c_void_p, c_uint64, c_int64, POINTER(c_uint64))),
+        "zv_finish": (c_int, (c_void_p,)),
+        "zv_found_of": (POINTER(_Found), (c_void_p,)),
+    },
+    {
+        "zv_call": _shape(SEEN),
+        "zv_failure": _shape(_FAILURE),
+        "zv_tally": shape(_Tally),
+        "zv_found": shape(_Found),
+    },
+    codes_of("ZV_", Kind, Step, Said, Cause),
+)
+"""What check.h gives."""
+
+
+def reason_missing() -> str | None:
+    """Why the core cannot check, in a line; None if it can."""
+    return native.reason_missing(CHECKER)
 
 
 class NativeStream:
@@ -114,8 +121,7 @@ class NativeStream:
         sinks: Sinks,
         on_more_failures: Callable[[int], None],
     ) -> None:
-        self._core = library()
-        declare(self._core, _FUNCTIONS)
+        self._core = library(CHECKER)
         self._sinks = sinks
         self._on_more_failures = on_more_failures
         self._failed = 0
@@ -176,25 +182,19 @@ class NativeStream:
             self._sinks.on_steps(list(zip(calls[first:end], steps[first:end], strict=True)))
 
     def _take_failures(self, found: _Found) -> None:
-        for at in range(found.failures_len):
-            one = found.failures[at]
-            first = found.around + one.around * SEEN.itemsize
-            around = tuple(call_of(each) for each in _array(first, one.around_len, SEEN))
-            call = _call(one.call)
-            answer = Answer(Said(one.said), one.block, one.slot).text(call)
-            self._sinks.on_failure(Failure(call, answer, Cause(one.cause).text, around))
+        for one in _array(found.failures, found.failures_len, _FAILURE):
+            first = found.around + int(one["around"]) * SEEN.itemsize
+            around = tuple(call_of(each) for each in _array(first, int(one["around_len"]), SEEN))
+            call = call_of(one["call"])
+            answer = Answer(Said(one["said"]), int(one["block"]), int(one["slot"])).text(call)
+            self._sinks.on_failure(Failure(call, answer, Cause(one["cause"]).text, around))
         self._on_more_failures(found.failed - self._failed - found.failures_len)
         self._failed = found.failed
 
 
-def _call(one: _Call) -> Call:
-    return Call(
-        *(one.ts, one.end, Kind(one.kind), one.block, one.slot),
-        *(one.row, one.cpu, one.tid, one.size),
-    )
-
-
-def _array(address: int, length: int, dtype: Any) -> NDArray[Any]:
+def _array(address: int | None, length: int, dtype: Any) -> NDArray[Any]:
     """A copy of an array of the core's."""
+    if address is None or not length:
+        return np.empty(0, dtype)
     size = length * np.dtype(dtype).itemsize
     return np.frombuffer(ctypes.string_at(address, size), dtype)

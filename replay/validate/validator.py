@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztrace.allocator.native import library, reason_missing
+from ztrace.allocator.native import library
 from ztrace.allocator.table import Table
 from ztrace.allocator.ztree.model import BlockTree, Ztree
 from ztrace.replay.errors import ReplayError
@@ -29,7 +29,7 @@ from ztrace.replay.validate.calls import (
     windows,
 )
 from ztrace.replay.validate.checker import Failure, Steps
-from ztrace.replay.validate.native import NativeStream
+from ztrace.replay.validate.native import CHECKER, NativeStream, reason_missing
 from ztrace.replay.validate.partial import refuse_partial
 from ztrace.replay.validate.races import Race, races_in
 from ztrace.replay.validate.steps import Call, Kind
@@ -64,7 +64,7 @@ def validate(
     began = time.perf_counter()
     refuse_partial(reader)
     if engine == "native":
-        library()
+        library(CHECKER)
     # The core has the posted rules only.
     in_core = tree_class is BlockTree and engine != "python" and not reason_missing()
     run = _Run(reader, starts_empty, tree_class, table, on_order, in_core)

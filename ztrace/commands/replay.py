@@ -11,7 +11,6 @@ from typing import NamedTuple
 import click
 from rich.console import Console
 
-from ztrace.allocator import native
 from ztrace.console import (
     bytes_text,
     console,
@@ -35,7 +34,7 @@ from ztrace.replay.order.file import read_order
 from ztrace.replay.order.found import InOrder, in_order
 from ztrace.replay.play.backends import ALL, chosen
 from ztrace.replay.play.engine import replay
-from ztrace.replay.play.native import can_replay, replay_native
+from ztrace.replay.play.native import can_replay, reason_missing, replay_native
 from ztrace.replay.read.source import Source
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
@@ -294,7 +293,7 @@ def _replay(
 
     ``advance`` gets twice the trace's rows in all.
     """
-    missing = native.reason_missing()
+    missing = reason_missing()
     if missing and engine is None:
         click.echo(f"ztrace: {missing}; the models in Python take longer", err=True)
     in_core = (

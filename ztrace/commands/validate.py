@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from ztrace.allocator import native
 from ztrace.allocator.registry import builtin
 from ztrace.allocator.table import Table
 from ztrace.console import console, count_text, lost_lines, ns_text, print_json, progress, table
 from ztrace.replay.order.file import OrderWriter
 from ztrace.replay.validate import Verdict, validate
+from ztrace.replay.validate.native import reason_missing
 from ztrace.replay.validate.placement import compare_places
 from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
 from ztrace.replay.validate.races import Race
@@ -90,7 +90,7 @@ def command(
             with progress(trace.name, reader.num_rows) as advance:
                 placement = compare_places(reader, backend=backend, advance=advance)
             return _show_placement(placement, metadata, as_json)
-        if engine is None and (missing := native.reason_missing()):
+        if engine is None and (missing := reason_missing()):
             click.echo(f"ztrace: {missing}; the search in Python takes longer", err=True)
         table = None if backend is None else _table(backend)
         writer = None
@@ -180,9 +180,20 @@ def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
     yield ORDERS[pool.order]
     if pool.counts:
         yield ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in pool.counts.items())
-    for name, one in (("place", pool.places), ("size", pool.sizes), ("refusal", pool.errors)):
-        if one.first is not None:
-            yield f"first {name} that differs: {one.first}"
+    if pool.shrinks.compared:
+        yield (
+            f"{pool.shrinks.compared:,} shrinks played, {pool.shrinks.equal:,} of them evicted the "
+            "kernel's objects"
+        )
+    firsts = {
+        "place": pool.places.first,
+        "size": pool.sizes.first,
+        "refusal": pool.errors.first,
+        "shrink": pool.shrinks.first,
+    }
+    for name, first in firsts.items():
+        if first is not None:
+            yield f"first {name} that differs: {first}"
     if pool.sizes.sure < pool.sizes.equal:
         yield (
             f"of the equal sizes {pool.sizes.equal - pool.sizes.sure:,} were read while other "

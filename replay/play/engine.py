@@ -4,7 +4,8 @@
 Rows are played in file order, the order in which the recorder saw calls return. On one CPU
 that is the order in which they took effect. On several it need not be, since calls overlap;
 then the model may place objects differently than the kernel did, and the result says so.
-Three things are not done row by row:
+Which objects are live, and what a free means that is late, is :mod:`replay.read.lives`' matter.
+Two things are not done row by row:
 
 *   A shrink. The kernel calls back for each object that it wants evicted, and those calls
     return before the shrink does. The model's shrink is called where the recorded one began;
@@ -17,10 +18,6 @@ Three things are not done row by row:
 
 *   A compaction that the recorded allocator's kernel did by itself (replay/play/compaction.py). It
     is played in that allocator's model alone.
-
-*   A handle given out again before its free was seen to return. That is in order while the
-    two calls overlap: the free let go of the object and was delayed on its way out. The model
-    is given the malloc first, so it answers with another handle.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ import errno
 import os
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +49,7 @@ from ztrace.replay.play.backends import as_recorded, compacts, family, models
 from ztrace.replay.play.compaction import Compaction, compaction
 from ztrace.replay.play.header import header_bytes, zswap_release
 from ztrace.replay.read.evictions import evictions
+from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, errno_name, is_whole
 from ztrace.replay.read.rows import (
     COMPACT,
     FREE,
@@ -73,10 +71,10 @@ from ztrace.traces.schema import OPS
 Watch = Callable[[int, Pool, int, int], None]
 """Gets pool, model, row and its return in ns after each call that a model was driven with."""
 
-FREE_WAITS_ROWS = 65536
-"""Rows after which a handle given out twice is no longer taken for a free that is late."""
-
 _USES = (MAP, UNMAP)
+
+_Object = tuple[int, int]
+"""The model's handle of an object, and its size in bytes."""
 
 HANDLES_TELL = ("ztree",)
 
@@ -154,46 +152,11 @@ def replay_trace(path: str | os.PathLike[str], backend: str, **options: Any) -> 
         return replay(reader, backend, **options)
 
 
-def is_whole(metadata: Metadata) -> bool:
-    """A trace that says it is not whole may lack mallocs and frees; any other may not."""
-    return (
-        metadata.starts_empty()
-        and not metadata.lost_total()
-        and not (metadata.filters or metadata.sampling)
-    )
-
-
-def unknown_handle(where: str, row: int, op: str, handle: int) -> ReplayError:
-    """A call with a handle that is not live, in a whole trace."""
-    return ReplayError(
-        f"{where}: row {row}: {op} of handle {handle:#x}, which is not allocated there, yet the "
-        "trace says that it is whole; mark it as begun late (pools not empty at start), or "
-        "record it again"
-    )
-
-
-def reissued_handle(where: str, row: int, handle: int) -> ReplayError:
-    """A handle that was given out while it was live, in a whole trace."""
-    return ReplayError(
-        f"{where}: row {row}: malloc gave handle {handle:#x}, which was still allocated, yet the "
-        "trace says that it is whole; a free is missing before it, or the allocator gave one "
-        "place twice"
-    )
-
-
-class _Leaving(NamedTuple):
-    """An object whose handle was given out again before its free was seen to return."""
-
-    model_handle: int
-    size: int
-    given_ns: int  # return of the malloc that gave the handle again
-    row: int
-
-
 class _PoolRun:
     """One pool of the trace and its model.
 
-    ``live`` maps a recorded handle to the model's handle and the object's size in bytes.
+    ``lives`` knows of each object the model's handle and the size in bytes; ``live`` is its
+    dictionary.
     """
 
     __slots__ = (
@@ -202,35 +165,43 @@ class _PoolRun:
         "free",
         "handles_tell",
         "held",
-        "leaving",
         "live",
+        "lives",
         "malloc",
         "map",
         "model",
         "model_total",
         "more_bytes",
         "recorded_total",
-        "refused",
         "result",
+        "take",
         "unmap",
     )
 
     def __init__(
-        self, number: int, allocator: str, backend: str, model: Pool, *, compared: bool
+        self,
+        number: int,
+        allocator: str,
+        backend: str,
+        model: Pool,
+        lives: Lives[_Object],
+        *,
+        compared: bool,
     ) -> None:
         self.model = model
         self.malloc, self.free, self.map, self.unmap = (
             *(model.malloc, model.free),
             *(model.map, model.unmap),
         )
-        self.live: dict[int, tuple[int, int]] = {}
+        self.lives = lives
+        self.live, self.take = lives.live, lives.take
         self.begun: dict[int, Begun] = {}
-        self.leaving: dict[int, _Leaving] = {}
-        self.refused: set[int] = set()
         self.held = 0
         self.model_total = 0
         self.recorded_total = NO_TOTAL
-        self.result = PoolResult(number, allocator, compared)
+        self.result = PoolResult(
+            *(number, allocator, compared), unknown=lives.unknown, failed=lives.failed
+        )
         # Of these allocators the handle tells where the object is; of others it is an address.
         self.handles_tell = family(backend) in HANDLES_TELL
         self.compaction: Compaction | None = None
@@ -310,6 +281,7 @@ class _Engine:
         self.timeline.finish()
         for run in self.met:
             run.result.stats = run.model.stats()
+            run.result.reissued = run.lives.reissued
             if run.compaction is not None:
                 run.result.compactions = run.compaction.done
                 run.result.compactions_unmatched = run.compaction.unmatched
@@ -326,7 +298,11 @@ class _Engine:
     def _meet(self, number: int) -> None:
         allocator = self.names[number] if number < len(self.names) else "unknown"
         compared = self.all_objects and models(self.backend, allocator)
-        run = _PoolRun(number, allocator, self.backend, self.make(allocator), compared=compared)
+        lives: Lives[_Object] = Lives(
+            self.path, whole=self.whole, lost=lambda old: self._drop(run, old)
+        )
+        model = self.make(allocator)
+        run = _PoolRun(number, allocator, self.backend, model, lives, compared=compared)
         if number < len(self.headers):
             run.more_bytes = more_bytes(self.backend, allocator, self.release, self.headers[number])
         self.runs[number] = run
@@ -363,7 +339,7 @@ class _Engine:
                     if op in _USES:
                         known = run.live.get(handle)
                         if known is None:
-                            self._unknown(run, op, handle, number)
+                            run.lives.miss(op, handle, number)
                         elif op == MAP:
                             run.map(known[0])
                             if run.compaction is not None:
@@ -378,11 +354,9 @@ class _Engine:
                         else:
                             self._malloc(run, size, handle, number, end_ns)
                     elif op == FREE:
-                        known = run.live.pop(handle, None)
-                        if run.leaving and handle in run.leaving:
-                            known = self._late_free(run, handle, known, ts_ns)
+                        known = run.take(handle, ts_ns)
                         if known is None:
-                            self._unknown(run, op, handle, number)
+                            run.lives.miss(op, handle, number)
                         else:
                             run.free(known[0])
                             self.objects -= 1
@@ -410,7 +384,7 @@ class _Engine:
             given = run.end(handle) if handle in run.begun else run.malloc(size)
         except OSError as refusal:
             result.refused += 1
-            run.refused.add(handle)
+            run.lives.refuse(handle)
             if result.compared:
                 what = f"row {number}: malloc({size}) gave {handle:#x}, model: {_name(refusal)}"
                 result.handles.note(False, what)
@@ -424,13 +398,7 @@ class _Engine:
                 agreement.first = (
                     f"row {number}: malloc({size}) gave {handle:#x}, model: {given:#x}"
                 )
-        live = run.live
-        if handle in live:
-            before = live[handle]
-            if handle in run.leaving:
-                self._drop(run, handle, run.leaving.pop(handle))
-            run.leaving[handle] = _Leaving(*before, end_ns, number)
-        live[handle] = (given, size)
+        run.lives.give(handle, (given, size), end_ns, number)
         result.mallocs += 1
         self.objects += 1
         self.stored += size
@@ -484,10 +452,8 @@ class _Engine:
 
     def _failed(self, run: _PoolRun, size: int, ret: int, number: int) -> None:
         """Play a malloc that failed; the page allocator's failures are not the model's."""
-        name = errno.errorcode.get(-ret, str(ret))
         result = run.result
-        result.failed[name] = result.failed.get(name, 0) + 1
-        if not result.compared or -ret not in (errno.EINVAL, errno.ENOSPC):
+        if not run.lives.fail(ret) or not result.compared:
             return
         try:
             given = run.malloc(size)
@@ -496,55 +462,29 @@ class _Engine:
         else:
             run.free(given)
             answer = f"{given:#x}"
+        name = errno_name(ret)
         what = f"row {number}: malloc({size}) failed with {name}, model: {answer}"
         result.errors.note(answer == name, what)
 
-    def _unknown(self, run: _PoolRun, op: int, handle: int, number: int) -> None:
-        """A call with a handle that is not live."""
-        if handle in run.refused:
-            if op == FREE:
-                run.refused.remove(handle)
-            return
-        name = OPS[op]
-        # 6.1's zswap_writeback_entry() unmaps an object after it has freed it.
-        if self.whole and op != UNMAP:
-            raise unknown_handle(self.path, number, name, handle)
-        run.result.unknown[name] = run.result.unknown.get(name, 0) + 1
-
-    def _late_free(
-        self, run: _PoolRun, handle: int, newer: tuple[int, int] | None, ts_ns: int
-    ) -> tuple[int, int] | None:
-        """The object that a free means whose handle has been given out again."""
-        old = run.leaving.pop(handle)
-        if newer is not None and ts_ns <= old.given_ns:
-            run.live[handle] = newer
-            return old.model_handle, old.size
-        self._drop(run, handle, old)
-        return newer
-
-    def _drop(self, run: _PoolRun, handle: int, old: _Leaving) -> None:
+    def _drop(self, run: _PoolRun, old: _Object) -> None:
         """Let go of an object whose free never came."""
-        if self.whole:
-            raise reissued_handle(self.path, old.row, handle)
-        run.free(old.model_handle)
-        run.result.reissued += 1
+        run.free(old[0])
         self.objects -= 1
-        self.stored -= old.size
+        self.stored -= old[1]
 
     def _settle(self, before: int | None, now_ns: int) -> None:
         """Give up waiting for frees of handles given out again in rows under ``before``."""
         for run in self.met:
-            for handle, old in list(run.leaving.items()):
-                if before is not None and old.row >= before:
-                    continue
-                del run.leaving[handle]
-                number = run.result.pool
-                if self.runs[number] is run:
-                    try:
-                        self._drop(run, handle, old)
-                    except HazardError as hazard:
-                        self._stop(number, f"row {old.row}: reissue", hazard)
-                    self._point(run, now_ns, NO_TOTAL, old.row)
+            number = run.result.pool
+            for handle in run.lives.overdue(before):
+                if self.runs[number] is not run:
+                    break  # stopped
+                row = run.lives.leaving[handle].row
+                try:
+                    run.lives.give_up(handle)
+                except HazardError as hazard:
+                    self._stop(number, f"row {row}: reissue", hazard)
+                self._point(run, now_ns, NO_TOTAL, row)
 
     def _stop(self, pool: int, where: str, hazard: HazardError) -> None:
         """End a pool's replay; its last state stays in the figures."""

@@ -60,16 +60,18 @@ from ztrace.replay.figures.timing import BUCKETS, CLASSES, Timing, histogram, la
 from ztrace.replay.order.found import InOrder
 from ztrace.replay.play.backends import compacts, family, models
 from ztrace.replay.play.engine import (
-    FREE_WAITS_ROWS,
     HANDLES_TELL,
     as_played,
     check_replayable,
-    is_whole,
     more_bytes,
+)
+from ztrace.replay.play.header import zswap_release
+from ztrace.replay.read.lives import (
+    FREE_WAITS_ROWS,
+    is_whole,
     reissued_handle,
     unknown_handle,
 )
-from ztrace.replay.play.header import zswap_release
 from ztrace.replay.read.rows import (
     COMPACT,
     FREE,

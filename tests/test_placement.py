@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -177,3 +178,14 @@ def test_the_command_says_so(tmp_path: Path) -> None:
     assert bad.return_value == 1
     assert "599 of 600" in bad.output
     assert "first size that differs: row 200" in bad.output
+
+
+def test_calls_on_unknown_objects_are_counted_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    rows = history("zbud")
+    mallocs = [i for i, row in enumerate(rows) if row["op"] == OPS["malloc"]]
+    del rows[mallocs[3]]
+    compare(path, rows, "zbud")
+    found = CliRunner().invoke(command, [str(path), "--json"], standalone_mode=False)
+    assert found.return_value == 1
+    assert json.loads(found.stdout)["pools"][0]["unknown"] == {"free": 1}

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
+from ztrace.commands.validate import command
 from ztrace.replay import replay_trace
 from ztrace.replay.validate.placement import compare_places
 from ztrace.traces import TraceReader
@@ -16,6 +19,12 @@ from ztrace.traces import TraceReader
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
 LEAST_CALLS = {"small": 4_000, "bursts": 10_000, "limit": 70_000}  # by a part of the name
 NAMES = sorted(path.name for path in SAMPLES.glob("*.parquet"))
+EVERY = sorted(str(path.relative_to(SAMPLES)) for path in SAMPLES.glob("**/*.parquet"))
+UNDETERMINED = {
+    "z3fold-6.1-small-2cpu.parquet": (14, 73),
+    "case-study/compile-z3fold.parquet": (0, 14),
+}
+"""Of z3fold on two CPUs: places and sizes that the order of overlapping calls decides."""
 
 
 def test_all_together_are_small() -> None:
@@ -67,3 +76,26 @@ def test_small_recordings_are_the_model_call_for_call(
         [pool] = [pool for pool in compare_places(trace).pools if pool.calls]
     assert pool.agrees
     assert pool.places.equal == pool.places.compared > 2_000
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_recording_is_explained(name: str) -> None:
+    """By the command, which says the same with ``--json``."""
+    path = str(SAMPLES / name)
+    plain = CliRunner().invoke(command, [path], standalone_mode=False)
+    assert plain.return_value == 0, plain.output
+    told = CliRunner().invoke(command, [path, "--json"], standalone_mode=False)
+    assert told.return_value == 0
+    found = json.loads(told.stdout)
+    assert found["explained"]
+    if "pools" not in found:
+        assert found["calls_explained"] == found["calls"] > 5_000
+        assert f"{found['calls']:,} of {found['calls']:,} calls" in plain.output
+        return
+    places, sizes = UNDETERMINED.get(name, (0, 0))
+    [pool] = [pool for pool in found["pools"] if pool["calls"]]
+    assert pool["places"]["equal"] + places == pool["places"]["compared"] > 450
+    assert pool["undetermined"] == places
+    assert pool["sizes"]["equal"] + sizes == pool["sizes"]["compared"] > 450
+    assert not pool["unknown"]
+    assert f"{pool['sizes']['equal']:,} of {pool['sizes']['compared']:,}" in plain.output

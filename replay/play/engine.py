@@ -4,7 +4,8 @@
 Rows are played in file order, the order in which the recorder saw calls return. On one CPU
 that is the order in which they took effect. On several it need not be, since calls overlap;
 then the model may place objects differently than the kernel did, and the result says so.
-Three things are not done row by row:
+Which objects are live, and what a free means that is late, is :mod:`replay.read.lives`' matter.
+Two things are not done row by row:
 
 *   A shrink. The kernel calls back for each object that it wants evicted, and those calls
     return before the shrink does. The model's shrink is called where the recorded one began;
@@ -17,41 +18,34 @@ Three things are not done row by row:
 
 *   A compaction that the recorded allocator's kernel did by itself (replay/play/compaction.py). It
     is played in that allocator's model alone.
-
-*   A handle given out again before its free was seen to return. That is in order while the
-    two calls overlap: the free let go of the object and was delayed on its way out. The model
-    is given the malloc first, so it answers with another handle.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ztrace.allocator import HazardError, Pool, create
-from ztrace.allocator.ztree.model import Begun, Ztree
-from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import (
     HELD,
     OBJECTS,
     STORED,
     WIDTH,
     Every,
-    PoolResult,
     Result,
     Timeline,
 )
-from ztrace.replay.order.found import InOrder
-from ztrace.replay.play.backends import as_recorded, compacts, family, models
-from ztrace.replay.play.compaction import Compaction, compaction
-from ztrace.replay.play.header import header_bytes, zswap_release
-from ztrace.replay.read.evictions import evictions
+from ztrace.replay.play.backends import compacts, models
+from ztrace.replay.play.header import zswap_release
+from ztrace.replay.play.pool_run import Object, PoolRun
+from ztrace.replay.play.recorded import as_played, check_replayable, more_bytes
+from ztrace.replay.play.shrinks import Shrinking
+from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, errno_name, is_whole
 from ztrace.replay.read.rows import (
     COMPACT,
     FREE,
@@ -66,19 +60,13 @@ from ztrace.replay.read.rows import (
     survey,
 )
 from ztrace.replay.read.source import INSERT, Source
-from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OPS
 
 Watch = Callable[[int, Pool, int, int], None]
 """Gets pool, model, row and its return in ns after each call that a model was driven with."""
 
-FREE_WAITS_ROWS = 65536
-"""Rows after which a handle given out twice is no longer taken for a free that is late."""
-
 _USES = (MAP, UNMAP)
-
-HANDLES_TELL = ("ztree",)
 
 
 def replay(
@@ -127,133 +115,10 @@ def replay(
     return _result(reader, backend, found, engine, perf_counter() - start)
 
 
-def check_replayable(reader: Source, found: Survey, backend: str, page_bytes: int) -> None:
-    """ReplayError for a trace without allocator calls, or of another page size."""
-    if not found.driven:
-        raise ReplayError(
-            f"{reader.path}: none of its {found.rows} rows is a malloc, free, map, unmap or "
-            "shrink; nothing to replay; record with the allocator's probes"
-        )
-    recorded = reader.metadata.machine.page_bytes
-    if recorded and recorded != page_bytes:
-        raise ReplayError(
-            f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
-            f"{page_bytes}; choose a backend of that page size"
-        )
-
-
-def as_played(backend: str, allocator: str, metadata: Metadata, found: Survey) -> str:
-    """The specification for a pool of ``allocator``, with what this recording adds."""
-    cpus = max(metadata.machine.cpus, *(cpu + 1 for cpu in found.cpus))
-    return as_recorded(backend, allocator, cpus, compactions=bool(found.calls.get(OPS[COMPACT])))
-
-
 def replay_trace(path: str | os.PathLike[str], backend: str, **options: Any) -> Result:
     """Open the trace at ``path`` and :func:`replay` it; same options, same errors."""
     with TraceReader(path) as reader:
         return replay(reader, backend, **options)
-
-
-def is_whole(metadata: Metadata) -> bool:
-    """A trace that says it is not whole may lack mallocs and frees; any other may not."""
-    return (
-        metadata.starts_empty()
-        and not metadata.lost_total()
-        and not (metadata.filters or metadata.sampling)
-    )
-
-
-def unknown_handle(where: str, row: int, op: str, handle: int) -> ReplayError:
-    """A call with a handle that is not live, in a whole trace."""
-    return ReplayError(
-        f"{where}: row {row}: {op} of handle {handle:#x}, which is not allocated there, yet the "
-        "trace says that it is whole; mark it as begun late (pools not empty at start), or "
-        "record it again"
-    )
-
-
-def reissued_handle(where: str, row: int, handle: int) -> ReplayError:
-    """A handle that was given out while it was live, in a whole trace."""
-    return ReplayError(
-        f"{where}: row {row}: malloc gave handle {handle:#x}, which was still allocated, yet the "
-        "trace says that it is whole; a free is missing before it, or the allocator gave one "
-        "place twice"
-    )
-
-
-class _Leaving(NamedTuple):
-    """An object whose handle was given out again before its free was seen to return."""
-
-    model_handle: int
-    size: int
-    given_ns: int  # return of the malloc that gave the handle again
-    row: int
-
-
-class _PoolRun:
-    """One pool of the trace and its model.
-
-    ``live`` maps a recorded handle to the model's handle and the object's size in bytes.
-    """
-
-    __slots__ = (
-        "begun",
-        "compaction",
-        "free",
-        "handles_tell",
-        "held",
-        "leaving",
-        "live",
-        "malloc",
-        "map",
-        "model",
-        "model_total",
-        "more_bytes",
-        "recorded_total",
-        "refused",
-        "result",
-        "unmap",
-    )
-
-    def __init__(
-        self, number: int, allocator: str, backend: str, model: Pool, *, compared: bool
-    ) -> None:
-        self.model = model
-        self.malloc, self.free, self.map, self.unmap = (
-            *(model.malloc, model.free),
-            *(model.map, model.unmap),
-        )
-        self.live: dict[int, tuple[int, int]] = {}
-        self.begun: dict[int, Begun] = {}
-        self.leaving: dict[int, _Leaving] = {}
-        self.refused: set[int] = set()
-        self.held = 0
-        self.model_total = 0
-        self.recorded_total = NO_TOTAL
-        self.result = PoolResult(number, allocator, compared)
-        # Of these allocators the handle tells where the object is; of others it is an address.
-        self.handles_tell = family(backend) in HANDLES_TELL
-        self.compaction: Compaction | None = None
-        if family(backend) == allocator:
-            self.compaction = compaction(model)
-        self.more_bytes = 0  # what this backend's zswap header takes beyond the recorded one's
-
-    def begin(self, handle: int, size: int) -> None:
-        """First part of the malloc that is going to give ``handle``, of the recorded ztree only."""
-        if self.result.compared and isinstance(self.model, Ztree):
-            self.begun[handle] = self.model.begin_malloc(size)
-
-    def end(self, handle: int) -> int:
-        """Second part; returns the model's handle."""
-        assert isinstance(self.model, Ztree)
-        return self.model.end_malloc(self.begun.pop(handle))
-
-
-def more_bytes(backend: str, allocator: str, release: str, recorded_header: int) -> int:
-    """What zswap would add to each size for ``backend``, beyond the recorded header's bytes."""
-    if models(backend, allocator):
-        return 0
-    return header_bytes(backend, release) - recorded_header
 
 
 class _Engine:
@@ -278,8 +143,8 @@ class _Engine:
         self.backend = backend
         self.make = make
         self.timeline = timeline
-        self.runs: list[_PoolRun | None] = [None] * 256  # None: not met yet, or stopped
-        self.met: list[_PoolRun] = []
+        self.runs: list[PoolRun | None] = [None] * 256  # None: not met yet, or stopped
+        self.met: list[PoolRun] = []
         self.objects = self.stored = self.held = self.total = 0
         self.kernel_total = NO_TOTAL
         self.snapshot_above = 0
@@ -310,6 +175,7 @@ class _Engine:
         self.timeline.finish()
         for run in self.met:
             run.result.stats = run.model.stats()
+            run.result.reissued = run.lives.reissued
             if run.compaction is not None:
                 run.result.compactions = run.compaction.done
                 run.result.compactions_unmatched = run.compaction.unmatched
@@ -326,7 +192,11 @@ class _Engine:
     def _meet(self, number: int) -> None:
         allocator = self.names[number] if number < len(self.names) else "unknown"
         compared = self.all_objects and models(self.backend, allocator)
-        run = _PoolRun(number, allocator, self.backend, self.make(allocator), compared=compared)
+        lives: Lives[Object] = Lives(
+            self.path, whole=self.whole, lost=lambda old: self._drop(run, old)
+        )
+        model = self.make(allocator)
+        run = PoolRun(number, allocator, self.backend, model, lives, compared=compared)
         if number < len(self.headers):
             run.more_bytes = more_bytes(self.backend, allocator, self.release, self.headers[number])
         self.runs[number] = run
@@ -363,7 +233,7 @@ class _Engine:
                     if op in _USES:
                         known = run.live.get(handle)
                         if known is None:
-                            self._unknown(run, op, handle, number)
+                            run.lives.miss(op, handle, number)
                         elif op == MAP:
                             run.map(known[0])
                             if run.compaction is not None:
@@ -374,15 +244,13 @@ class _Engine:
                             continue
                     elif op == MALLOC:
                         if ret < 0:
-                            self._failed(run, size, ret, number)
+                            run.fail(size, ret, number)
                         else:
                             self._malloc(run, size, handle, number, end_ns)
                     elif op == FREE:
-                        known = run.live.pop(handle, None)
-                        if run.leaving and handle in run.leaving:
-                            known = self._late_free(run, handle, known, ts_ns)
+                        known = run.take(handle, ts_ns)
                         if known is None:
-                            self._unknown(run, op, handle, number)
+                            run.lives.miss(op, handle, number)
                         else:
                             run.free(known[0])
                             self.objects -= 1
@@ -402,7 +270,7 @@ class _Engine:
             except HazardError as hazard:
                 self._stop(pool, f"row {number}: {OPS[op]}", hazard)
 
-    def _malloc(self, run: _PoolRun, size: int, handle: int, number: int, end_ns: int) -> None:
+    def _malloc(self, run: PoolRun, size: int, handle: int, number: int, end_ns: int) -> None:
         """Play a malloc that gave ``handle``."""
         result = run.result
         try:
@@ -410,9 +278,10 @@ class _Engine:
             given = run.end(handle) if handle in run.begun else run.malloc(size)
         except OSError as refusal:
             result.refused += 1
-            run.refused.add(handle)
+            run.lives.refuse(handle)
             if result.compared:
-                what = f"row {number}: malloc({size}) gave {handle:#x}, model: {_name(refusal)}"
+                answer = errno_name(-(refusal.errno or 0))
+                what = f"row {number}: malloc({size}) gave {handle:#x}, model: {answer}"
                 result.handles.note(False, what)
             return
         if result.compared and run.handles_tell:
@@ -424,18 +293,12 @@ class _Engine:
                 agreement.first = (
                     f"row {number}: malloc({size}) gave {handle:#x}, model: {given:#x}"
                 )
-        live = run.live
-        if handle in live:
-            before = live[handle]
-            if handle in run.leaving:
-                self._drop(run, handle, run.leaving.pop(handle))
-            run.leaving[handle] = _Leaving(*before, end_ns, number)
-        live[handle] = (given, size)
+        run.lives.give(handle, (given, size), end_ns, number)
         result.mallocs += 1
         self.objects += 1
         self.stored += size
 
-    def _point(self, run: _PoolRun, end_ns: int, total: int, number: int) -> None:
+    def _point(self, run: PoolRun, end_ns: int, total: int, number: int) -> None:
         """Take over what the model holds after a call, and compare it with the kernel's total."""
         model = run.model
         held, model_total = model.held_bytes, model.total_bytes
@@ -482,69 +345,25 @@ class _Engine:
 
     # -- calls out of the ordinary ----------------------------------------------------------
 
-    def _failed(self, run: _PoolRun, size: int, ret: int, number: int) -> None:
-        """Play a malloc that failed; the page allocator's failures are not the model's."""
-        name = errno.errorcode.get(-ret, str(ret))
-        result = run.result
-        result.failed[name] = result.failed.get(name, 0) + 1
-        if not result.compared or -ret not in (errno.EINVAL, errno.ENOSPC):
-            return
-        try:
-            given = run.malloc(size)
-        except OSError as refusal:
-            answer = _name(refusal)
-        else:
-            run.free(given)
-            answer = f"{given:#x}"
-        what = f"row {number}: malloc({size}) failed with {name}, model: {answer}"
-        result.errors.note(answer == name, what)
-
-    def _unknown(self, run: _PoolRun, op: int, handle: int, number: int) -> None:
-        """A call with a handle that is not live."""
-        if handle in run.refused:
-            if op == FREE:
-                run.refused.remove(handle)
-            return
-        name = OPS[op]
-        # 6.1's zswap_writeback_entry() unmaps an object after it has freed it.
-        if self.whole and op != UNMAP:
-            raise unknown_handle(self.path, number, name, handle)
-        run.result.unknown[name] = run.result.unknown.get(name, 0) + 1
-
-    def _late_free(
-        self, run: _PoolRun, handle: int, newer: tuple[int, int] | None, ts_ns: int
-    ) -> tuple[int, int] | None:
-        """The object that a free means whose handle has been given out again."""
-        old = run.leaving.pop(handle)
-        if newer is not None and ts_ns <= old.given_ns:
-            run.live[handle] = newer
-            return old.model_handle, old.size
-        self._drop(run, handle, old)
-        return newer
-
-    def _drop(self, run: _PoolRun, handle: int, old: _Leaving) -> None:
+    def _drop(self, run: PoolRun, old: Object) -> None:
         """Let go of an object whose free never came."""
-        if self.whole:
-            raise reissued_handle(self.path, old.row, handle)
-        run.free(old.model_handle)
-        run.result.reissued += 1
+        run.free(old[0])
         self.objects -= 1
-        self.stored -= old.size
+        self.stored -= old[1]
 
     def _settle(self, before: int | None, now_ns: int) -> None:
         """Give up waiting for frees of handles given out again in rows under ``before``."""
         for run in self.met:
-            for handle, old in list(run.leaving.items()):
-                if before is not None and old.row >= before:
-                    continue
-                del run.leaving[handle]
-                number = run.result.pool
-                if self.runs[number] is run:
-                    try:
-                        self._drop(run, handle, old)
-                    except HazardError as hazard:
-                        self._stop(number, f"row {old.row}: reissue", hazard)
-                    self._point(run, now_ns, NO_TOTAL, old.row)
+            number = run.result.pool
+            for handle in run.lives.overdue(before):
+                if self.runs[number] is not run:
+                    break  # stopped
+                row = run.lives.leaving[handle].row
+                try:
+                    run.lives.give_up(handle)
+                except HazardError as hazard:
+                    self._stop(number, f"row {row}: reissue", hazard)
+                self._point(run, now_ns, NO_TOTAL, row)
 
     def _stop(self, pool: int, where: str, hazard: HazardError) -> None:
         """End a pool's replay; its last state stays in the figures."""
@@ -560,52 +379,32 @@ class _Engine:
     def _shrink(self, rows: Rows, first: int, last: int) -> None:
         """Play the shrink that row ``last`` records and the rows that returned while it ran."""
         number, ret = rows.number[last], rows.ret[last]
-        run = self.runs[rows.pool[last]]
+        pool = rows.pool[last]
+        run = self.runs[pool]
         if run is None or not run.result.compared:
             self._play(rows, first, last + 1)
             return
-        wanted = evictions(rows, first, last)
-        played, done = first, 0
-        diverged = False
-
-        def evict(handle: int) -> int:
-            nonlocal played, done, diverged
-            if diverged or done == len(wanted):
-                diverged = True
-                return -errno.EEXIST
-            one = wanted[done]
-            known = run.live.get(one.handle)
-            if handle != (one.handle if known is None else known[0]):
-                diverged = True
-                return -errno.EEXIST
-            done += 1
-            self._play(rows, played, one.at + 1)
-            played = one.at + 1
-            if self.runs[run.result.pool] is None:
-                raise HazardError("stopped", "the replay of this pool ended in an eviction")
-            return one.ret
-
+        shrinking = Shrinking(
+            *(run, rows, first, last),
+            play=lambda start, stop: self._play(rows, start, stop),
+            stopped=lambda: self.runs[pool] is None,
+        )
         try:
-            answer = run.model.shrink(rows.size[last] or 1, evict).ret
-        except OSError as refusal:
-            answer = -(refusal.errno or 0)
+            answer = shrinking.drive()
         except HazardError as hazard:
-            if self.runs[run.result.pool] is run:
-                self._stop(run.result.pool, f"row {number}: shrink", hazard)
-            self._play(rows, played, last + 1)
+            if self.runs[pool] is run:
+                self._stop(pool, f"row {number}: shrink", hazard)
+            self._play(rows, shrinking.played, last + 1)
             return
+        played = shrinking.played
         begun = rows.end_ns[played - 1] if played > first else rows.ts_ns[last]
         self._point(run, begun, NO_TOTAL, number)
         self._play(rows, played, last)
-        run.result.shrinks_diverged += diverged or done < len(wanted)
+        run.result.shrinks_diverged += shrinking.diverged
         run.result.shrinks.note(
             answer == ret, f"row {number}: shrink returned {ret}, model: {answer}"
         )
         self._point(run, rows.end_ns[last], rows.total[last], number)
-
-
-def _name(error: OSError) -> str:
-    return errno.errorcode.get(error.errno or 0, str(error.errno))
 
 
 def _result(reader: Source, backend: str, found: Survey, engine: _Engine, wall_s: float) -> Result:
@@ -617,7 +416,7 @@ def _result(reader: Source, backend: str, found: Survey, engine: _Engine, wall_s
         calls=found.calls,
         driven=found.driven,
         cpus=found.cpus,
-        order="found" if isinstance(reader, InOrder) else metadata.order,
+        order=metadata.order,
         starts_empty=metadata.starts_empty(),
         lost=metadata.lost,
         lost_total=metadata.lost_total(),

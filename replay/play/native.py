@@ -56,19 +56,20 @@ from ztrace.allocator.registry import Builtin, builtin
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
 from ztrace.replay.figures.timing import BUCKETS, CLASSES, Timing, histogram, latency
-from ztrace.replay.order.found import InOrder
 from ztrace.replay.play.backends import compacts, family, models
-from ztrace.replay.play.engine import (
-    FREE_WAITS_ROWS,
+from ztrace.replay.play.header import zswap_release
+from ztrace.replay.play.recorded import (
     HANDLES_TELL,
     as_played,
     check_replayable,
-    is_whole,
     more_bytes,
+)
+from ztrace.replay.read.lives import (
+    FREE_WAITS_ROWS,
+    is_whole,
     reissued_handle,
     unknown_handle,
 )
-from ztrace.replay.play.header import zswap_release
 from ztrace.replay.read.rows import (
     COMPACT,
     FREE,
@@ -574,7 +575,7 @@ class _Play:
             calls=found.calls,
             driven=found.driven,
             cpus=found.cpus,
-            order="found" if isinstance(self.reader, InOrder) else metadata.order,
+            order=metadata.order,
             starts_empty=metadata.starts_empty(),
             lost=metadata.lost,
             lost_total=metadata.lost_total(),

@@ -28,9 +28,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ztrace.allocator.protocol import Place
+from ztrace.replay.read.rows import MAP, NO_HANDLE, NO_TOTAL, Rows
+from ztrace.replay.validate.by_row import PLAYED, Play, Row
 from ztrace.replay.validate.calls import CALL, COMPACT, FOREVER, FREE, MALLOC, SHRINK, windows
 from ztrace.replay.validate.placement_verdict import PoolPlacement
-from ztrace.replay.validate.recorded_order import MAP, PAGE_SHIFT, PLAYED
 from ztrace.replay.validate.z3fold_model import Correctable
 from ztrace.traces.reader import TraceReader
 
@@ -92,11 +93,12 @@ def first_places(reader: TraceReader, pool: int) -> dict[int, int]:
 
 
 class CorrectedOrder:
-    """One pool that began empty, row by row. ``cpus``: those of the machine."""
+    """One pool that began empty, row by row."""
 
-    def __init__(self, reader: TraceReader, result: PoolPlacement, cpus: int) -> None:
+    def __init__(self, reader: TraceReader, result: PoolPlacement) -> None:
+        machine = reader.metadata.machine
         self.result = result
-        self.model = Correctable(cpus)
+        self.model = Correctable(machine.cpus, machine.page_bytes or 4096)
         self._overlapping = overlapping_rows(reader, result.pool)
         self._places = first_places(reader, result.pool)
         self._reclaim = first_reclaim(reader, result.pool)
@@ -117,49 +119,42 @@ class CorrectedOrder:
         self._asked: dict[int, tuple[int, int]] = {}  # page -> when its compaction was queued, ns
         result.counts = {"decisive": 0, "corrected": 0, "compactions that did not come": 0}
 
-    def play(
-        self,
-        row: int,
-        op: int,
-        ts: int,
-        dur: int,
-        size: int | None,
-        handle: int | None,
-        ret: int,
-        place: int | None,
-        total: int | None,
-        cpu: int,
-    ) -> None:
+    def play(self, row: Row) -> None:
         """Play one row and compare what it tells."""
-        result, model = self.result, self.model
-        beside = bool(self._overlapping[row])
+        result, model, op, handle = self.result, self.model, row.op, row.handle
+        beside = bool(self._overlapping[row.number])
         result.calls += 1
-        result.cpus.add(cpu)
+        result.cpus.add(row.cpu)
         result.overlapping += beside
-        model.cpu = cpu
-        sure = not beside and ts + dur < self._reclaim
+        model.cpu = row.cpu
+        sure = not beside and row.end < self._reclaim
         if op == COMPACT:
-            if size:
-                self._early[(place or 0) >> PAGE_SHIFT] = ts + dur
+            page = row.place // model.page_bytes
+            if row.size:
+                self._early[page] = row.end
                 return
-            self._compact((place or 0) >> PAGE_SHIFT, ts + dur, sure)
+            self._compact(page, row.end, sure)
         elif op == MALLOC:
-            self._malloc(row, ts, size or 0, handle, ret, sure)
-        elif handle is None or handle not in self._live:
+            self._malloc(row, sure)
+        elif handle not in self._live:
             result.unknown["free" if op == FREE else "use"] += 1
             return
         elif op == FREE:
-            self._free(handle, ts, ts + dur, sure)
+            self._free(handle, row.ts, row.end, sure)
         elif op == MAP:
-            if place is not None:
-                self._compare(row, handle, place, sure)
+            if row.place:
+                self._compare(row.number, handle, row.place, sure)
             model.map(self._live[handle])
         else:
             model.unmap(self._live[handle])
         self._settle(sure)
-        if total is not None:
+        if row.total != NO_TOTAL:
             ours = model.total_bytes // model.page_bytes
-            result.sizes.note(row, total // model.page_bytes, ours, ours)
+            result.sizes.note(row.number, row.total // model.page_bytes, ours, ours)
+
+    def shrink(self, rows: Rows, first: int, last: int, play: Play) -> None:
+        """Is not played: what is freed meanwhile is, and from here on nothing is sure."""
+        play(first, last)
 
     def _settle(self, sure: bool) -> None:
         """Pages listed by a call are in doubt or not, according to whether it is sure."""
@@ -171,29 +166,29 @@ class CorrectedOrder:
         model.listed.clear()
         model.taken.clear()
 
-    def _malloc(
-        self, row: int, ts: int, size: int, handle: int | None, ret: int, sure: bool
-    ) -> None:
-        result = self.result
+    def _malloc(self, row: Row, sure: bool) -> None:
+        result, number, handle, ret = self.result, row.number, row.handle, row.ret
         if ret == -errno.ENOMEM:
             return  # no page was to be had: not the model's matter
         try:
-            given = self.model.malloc(size)
+            given = self.model.malloc(row.size)
         except OSError as refusal:
             code = -(refusal.errno or 0)
-            result.errors.note(ret == code, lambda: f"row {row}: kernel {ret}, model {code}")
+            result.errors.note(ret == code, lambda: f"row {number}: kernel {ret}, model {code}")
             return
-        if ret < 0 or handle is None:
-            result.errors.note(False, lambda: f"row {row}: kernel {ret}, model took {size} bytes")
+        if ret < 0 or handle == NO_HANDLE:
+            result.errors.note(
+                False, lambda: f"row {number}: kernel {ret}, model took {row.size} bytes"
+            )
             self.model.free(given)
             return
         if handle in self._live:
             result.unknown["reissued"] += 1
-            self._free(handle, ts, ts, False)
+            self._free(handle, row.ts, row.ts, False)
         self._live[handle], self._recorded[given] = given, handle
         self._seen[handle] = self.model.place(given).page
-        if row in self._places:
-            self._compare(row, handle, self._places[row], sure)
+        if number in self._places:
+            self._compare(number, handle, self._places[number], sure)
 
     def _free(self, handle: int, ts: int, end: int, sure: bool) -> None:
         """Free an object. It may queue its page, and that be compacted before the free returns."""
@@ -215,13 +210,13 @@ class CorrectedOrder:
             self._astray = False
             self._doubt.clear()
 
-    def _compact(self, address: int, end: int, sure: bool) -> None:
+    def _compact(self, kernel_page: int, end: int, sure: bool) -> None:
         """A compaction by the worker."""
         result, model = self.result, self.model
         result.compactions += 1
-        page = self._model_page.get(address, -1)
+        page = self._model_page.get(kernel_page, -1)
         if not model.is_queued(page):
-            self._early[address] = end  # by a free whose row is still to come, or by none
+            self._early[kernel_page] = end  # by a free whose row is still to come, or by none
             result.compactions_unmatched += 1
             self._astray = True
             return
@@ -238,7 +233,7 @@ class CorrectedOrder:
     def _compare(self, row: int, handle: int, address: int, sure: bool) -> None:
         """Note whether an object lies where the model has it, and move it if not."""
         model, result = self.model, self.result
-        kernel_page, position = address >> PAGE_SHIFT, address & (1 << PAGE_SHIFT) - 1
+        kernel_page, position = divmod(address, model.page_bytes)
         ours = model.place(self._live[handle])
         bound = self._kernel_page.get(ours.page)
         rival = self._model_page.get(kernel_page)

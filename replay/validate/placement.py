@@ -21,17 +21,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ztrace.allocator import create
+from ztrace.allocator.zbud.model import Zbud
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.validate.by_row import PLAYED, check_by_row
 from ztrace.replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
 from ztrace.replay.validate.corrected_order import CorrectedOrder
 from ztrace.replay.validate.lock_order import LockOrder
 from ztrace.replay.validate.partial import refuse_partial
 from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
-from ztrace.replay.validate.recorded_order import PLAYED, RecordedOrder
+from ztrace.replay.validate.recorded_order import RecordedOrder
 from ztrace.replay.validate.zbud_run import ZbudRun
 from ztrace.traces.reader import TraceReader
-
-COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "place", "total", "cpu")
 
 ALLOCATORS = ("zbud", "z3fold", "zsmalloc")
 OPS = (MALLOC, FREE, WRITEBACK, SHRINK, COMPACT)
@@ -54,7 +55,7 @@ def compare_places(
     refuse_partial(reader)
     orders = {number: _order(reader, number, backend) for number in _used_pools(reader)}
     by_row = {number for number, order in orders.items() if order in BY_ROW}
-    passes = 1 + bool(by_row) + 2 * (len(by_row) < len(orders))
+    passes = 1 + 2 * bool(by_row) + 2 * (len(by_row) < len(orders))
     step = _Share(advance, passes)
     step(reader.num_rows)  # _used_pools
     results: dict[int, PoolPlacement] = {}
@@ -128,7 +129,7 @@ def _tells_lock(reader: TraceReader, number: int) -> bool:
 def _result(reader: TraceReader, number: int, order: Order, backend: str | None) -> PoolPlacement:
     metadata = reader.metadata
     pool = metadata.pools[number]
-    spec = backend or model_of(pool.allocator, metadata.kernel.release, metadata.machine.cpus)
+    spec = backend or _model(reader, pool.allocator)
     result = PoolPlacement(number, pool.allocator, spec, pool.empty_at_start, order)
     many = pool.allocator == "zsmalloc" and metadata.machine.cpus != 1
     if order == Order.RECORDED and many and not _tells_lock(reader, number):
@@ -147,18 +148,8 @@ def _by_row(
             if order == Order.RECORDED:
                 checks[number] = RecordedOrder(str(reader.path), reader.metadata, result)
             else:
-                checks[number] = CorrectedOrder(reader, result, reader.metadata.machine.cpus)
-    row = 0
-    for batch in reader.batches(columns=COLUMNS):
-        op = batch.column("op").indices.to_pylist()
-        rest = (batch.column(name).to_pylist() for name in COLUMNS if name != "op")
-        for code, ts, dur, pool, size, handle, ret, place, total, cpu in zip(
-            op, *rest, strict=True
-        ):
-            if code in PLAYED and pool in checks:
-                checks[pool].play(row, code, ts, dur, size, handle, ret, place, total, cpu)
-            row += 1
-        step(batch.num_rows)
+                checks[number] = CorrectedOrder(reader, result)
+    check_by_row(reader, checks, _page_bytes(reader), step)
     return {number: check.result for number, check in checks.items()}
 
 
@@ -170,11 +161,28 @@ def _by_window(
     for number, order in orders.items():
         if order not in BY_ROW:
             result = _result(reader, number, order, backend)
-            runs[number] = ZbudRun(result) if order == Order.FOUND else LockOrder(result)
+            if order == Order.FOUND:
+                runs[number] = ZbudRun(result, Zbud(page_bytes=_page_bytes(reader)))
+            else:
+                runs[number] = LockOrder(result)
     for window in windows(reader, step, ops=OPS, also=("total", "place", "lock_ns")):
         for number, run in runs.items():
             run.feed(window.calls[window.calls["pool"] == number], window.until)
     return {number: run.finish() for number, run in runs.items()}
+
+
+def _page_bytes(reader: TraceReader) -> int:
+    return reader.metadata.machine.page_bytes or 4096
+
+
+def _model(reader: TraceReader, allocator: str) -> str:
+    """The specification of the model for a pool of this recording."""
+    metadata = reader.metadata
+    spec = model_of(allocator, metadata.kernel.release, metadata.machine.cpus)
+    page_bytes = _page_bytes(reader)
+    if page_bytes == create(spec).page_bytes:
+        return spec
+    return f"{spec}{',' if ':' in spec else ':'}page_bytes={page_bytes}"
 
 
 def model_of(allocator: str, kernel_release: str, cpus: int) -> str:

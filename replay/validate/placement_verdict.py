@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -42,8 +42,9 @@ class PoolPlacement:
     """One pool's comparison with its model.
 
     ``places``: calls whose object's place was compared. ``undetermined``: of those that differ,
-    the ones that calls of other CPUs may have changed, so that they prove nothing. ``counts``:
-    of the search, or of what had to be corrected.
+    the ones that calls of other CPUs may have changed, so that they prove nothing. ``shrinks``:
+    those in which the model evicted what the kernel did. ``counts``: of the search, or of what had
+    to be corrected.
     """
 
     pool: int
@@ -57,6 +58,7 @@ class PoolPlacement:
     undetermined: int = 0
     sizes: Sizes = field(default_factory=Sizes)
     errors: Agreement = field(default_factory=Agreement)
+    shrinks: Agreement = field(default_factory=Agreement)
     compactions: int = 0
     compactions_unmatched: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
@@ -69,7 +71,7 @@ class PoolPlacement:
         """Whether everything that was compared, and that the trace determines, is equal."""
         if self.places.equal + self.undetermined < self.places.compared:
             return False
-        if self.errors.equal < self.errors.compared:
+        if any(one.equal < one.compared for one in (self.errors, self.shrinks)):
             return False
         if self.order == Order.CORRECTED:
             return True  # the rest follows from what is undetermined
@@ -97,7 +99,10 @@ class Placement:
             "explained": self.agrees,
             "lost_events": self.lost,
             "pools": [
-                {**asdict(pool), "cpus": sorted(pool.cpus), "explained": pool.agrees}
+                # asdict() would make a Counter anew from its items, counting these.
+                asdict(replace(pool, unknown=Counter()))
+                | {"unknown": dict(pool.unknown), "cpus": sorted(pool.cpus)}
+                | {"explained": pool.agrees}
                 for pool in self.pools
             ],
             "measured_here": {"wall_s": self.wall_s},

@@ -7,7 +7,9 @@ then differences say nothing about the rules: the verdict says how many calls ov
 Where an object lies in the kernel: zbud, the handle itself; zsmalloc, the zspage and slot seen
 as it took the slot (column ``place`` of a malloc); z3fold, the address at which it is mapped
 (``place`` of a map), since its objects move. z3fold's queued compactions are played when the
-kernel ran them, zsmalloc's when a whole pool was compacted (rows of op ``compact``).
+kernel ran them, zsmalloc's when a whole pool was compacted (rows of op ``compact``). A shrink is
+the model's own, which must ask for the objects that the kernel evicted: what is freed within it
+leaves its page to the shrink to give back.
 """
 
 from __future__ import annotations
@@ -15,20 +17,25 @@ from __future__ import annotations
 import errno
 from collections import Counter
 
-from ztrace.allocator import HasPlace, Pool, create
+from ztrace.allocator import HasPlace, HazardError, Pool, create
 from ztrace.allocator.z3fold.model import Z3fold
 from ztrace.allocator.zsmalloc.model import Zsmalloc
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.read.evictions import evictions
+from ztrace.replay.read.rows import (
+    COMPACT,
+    FREE,
+    MALLOC,
+    MAP,
+    NO_HANDLE,
+    NO_TOTAL,
+    UNMAP,
+    Rows,
+)
+from ztrace.replay.validate.by_row import Play, Row
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 from ztrace.traces import Metadata
-from ztrace.traces.schema import OP_CODE
 
-MALLOC, FREE, MAP, UNMAP, COMPACT = (
-    OP_CODE[name] for name in ("malloc", "free", "map", "unmap", "compact")
-)
-PLAYED = (MALLOC, FREE, MAP, UNMAP, COMPACT)
-
-PAGE_SHIFT = 12
 SLOT_BITS = 16  # of a zsmalloc place; above them is the zspage's address
 
 
@@ -50,88 +57,115 @@ class RecordedOrder:
         self.objects: Counter[int] = Counter()  # live objects by page of the model
         self.latest = -(1 << 62)
 
-    def play(
-        self,
-        row: int,
-        op: int,
-        ts: int,
-        dur: int,
-        size: int | None,
-        handle: int | None,
-        ret: int,
-        place: int | None,
-        total: int | None,
-        cpu: int,
-    ) -> None:
+    def play(self, row: Row) -> None:
         """Play one row and compare what it tells."""
-        result = self.result
+        result, op, handle = self.result, row.op, row.handle
         result.calls += 1
-        result.cpus.add(cpu)
-        result.overlapping += ts <= self.latest
-        self.latest = max(self.latest, ts + dur)
+        result.cpus.add(row.cpu)
+        result.overlapping += row.ts <= self.latest
+        self.latest = max(self.latest, row.end)
         if isinstance(self.model, Z3fold):
-            self.model.cpu = cpu
+            self.model.cpu = row.cpu
         if op == COMPACT:
-            self._compact(place, size)
+            self._compact(row.place, row.size)
         elif op == MALLOC:
-            self._malloc(row, size or 0, handle, ret, place)
-        elif handle is None or handle not in self.live:
-            result.unknown["free" if op == FREE else "use"] += 1
+            self._malloc(row)
+        elif handle not in self.live:
+            # 6.1's zswap_writeback_entry() unmaps an object after it has freed it.
+            if op != UNMAP or not self.whole:
+                result.unknown["free" if op == FREE else "use"] += 1
             return
         elif op == FREE:
             self._free(handle)
         elif op == MAP:
             self.model.map(self.live[handle])
-            if place is not None and self.allocator == "z3fold":
-                self._compare(row, handle, place >> PAGE_SHIFT, place & (1 << PAGE_SHIFT) - 1)
+            if row.place and self.allocator == "z3fold":
+                self._compare(row, *divmod(row.place, self.model.page_bytes))
         else:
             self.model.unmap(self.live[handle])
-        if total is not None:
-            ours = self.model.total_bytes // self.model.page_bytes
-            result.sizes.note(row, total // self.model.page_bytes, ours, ours)
+        self._compare_size(row.number, row.total)
 
-    def _malloc(self, row: int, size: int, handle: int | None, ret: int, place: int | None) -> None:
-        result = self.result
+    def _compare_size(self, number: int, total: int) -> None:
+        if total != NO_TOTAL:
+            page_bytes = self.model.page_bytes
+            ours = self.model.total_bytes // page_bytes
+            self.result.sizes.note(number, total // page_bytes, ours, ours)
+
+    def shrink(self, rows: Rows, first: int, last: int, play: Play) -> None:
+        """Have the model shrink, and play what returned meanwhile as it asks for evictions."""
+        wanted = evictions(rows, first, last)
+        played, done, diverged = first, 0, False
+
+        def evict(handle: int) -> int:
+            nonlocal played, done, diverged
+            if diverged or done == len(wanted) or self.live.get(wanted[done].handle) != handle:
+                diverged = True
+                return -errno.EEXIST
+            one = wanted[done]
+            done += 1
+            play(played, one.at + 1)
+            played = one.at + 1
+            return one.ret
+
+        number, ret = rows.number[last], rows.ret[last]
+        try:
+            answer = f"{self.model.shrink(rows.size[last] or 1, evict).ret}"
+        except OSError as refusal:
+            answer = f"{-(refusal.errno or 0)}"
+        except HazardError as hazard:
+            raise ReplayError(f"{self.where}: row {number}: shrink: {hazard}") from hazard
+        play(played, last)
+        if diverged or done < len(wanted):
+            answer = f"asks for other objects after {done} evictions of {len(wanted)}"
+        self.result.shrinks.note(
+            answer == f"{ret}", lambda: f"row {number}: kernel {ret}, model {answer}"
+        )
+        self._compare_size(number, rows.total[last])
+
+    def _malloc(self, row: Row) -> None:
+        result, number, handle, ret = self.result, row.number, row.handle, row.ret
         if ret == -errno.ENOMEM:
             return  # no page was to be had: not the model's matter
         try:
-            given = self.model.malloc(size)
+            given = self.model.malloc(row.size)
         except OSError as refusal:
             code = -(refusal.errno or 0)
-            result.errors.note(ret == code, lambda: f"row {row}: kernel {ret}, model {code}")
+            result.errors.note(ret == code, lambda: f"row {number}: kernel {ret}, model {code}")
             return
-        if ret < 0 or handle is None:
-            result.errors.note(False, lambda: f"row {row}: kernel {ret}, model took {size} bytes")
+        if ret < 0 or handle == NO_HANDLE:
+            result.errors.note(
+                False, lambda: f"row {number}: kernel {ret}, model took {row.size} bytes"
+            )
             self.model.free(given)
             return
         if handle in self.live:
             if self.whole:
                 raise ReplayError(
-                    f"{self.where}: row {row}: malloc gave {handle:#x}, which is allocated there, "
-                    "yet the trace says that it is whole"
+                    f"{self.where}: row {number}: malloc gave {handle:#x}, which is allocated "
+                    "there, yet the trace says that it is whole"
                 )
             result.unknown["reissued"] += 1
             self._free(handle)
         self.live[handle] = given
         self.objects[self.placed.place(given).page] += 1
         if self.allocator == "zbud":
-            self._compare(row, handle, handle >> PAGE_SHIFT, handle & (1 << PAGE_SHIFT) - 1)
-        elif self.allocator == "zsmalloc" and place is not None:
-            self._compare(row, handle, place >> SLOT_BITS, place & (1 << SLOT_BITS) - 1)
+            self._compare(row, *divmod(handle, self.model.page_bytes))
+        elif self.allocator == "zsmalloc" and row.place:
+            self._compare(row, row.place >> SLOT_BITS, row.place & (1 << SLOT_BITS) - 1)
 
     def _free(self, handle: int) -> None:
         given = self.live.pop(handle)
         self.objects[self.placed.place(given).page] -= 1
         self.model.free(given)
 
-    def _compact(self, place: int | None, at_once: int | None) -> None:
+    def _compact(self, place: int, at_once: int) -> None:
         """A compaction of z3fold's queue, or of a whole zsmalloc pool."""
         result = self.result
         if isinstance(self.model, Z3fold):
             if at_once:
                 return  # within a free; the model does that itself
             result.compactions += 1
-            page = self.model_page.get((place or 0) >> PAGE_SHIFT)
+            page = self.model_page.get(place // self.model.page_bytes)
             done = page is not None and self.model.compact_page(page)
             result.compactions_unmatched += not done
         elif isinstance(self.model, Zsmalloc):
@@ -152,9 +186,9 @@ class RecordedOrder:
             return page in self.model.pages
         return bool(self.objects[page])
 
-    def _compare(self, row: int, handle: int, kernel_page: int, position: int) -> None:
+    def _compare(self, row: Row, kernel_page: int, position: int) -> None:
         """Note whether an object lies where the model has it."""
-        ours = self.placed.place(self.live[handle])
+        ours = self.placed.place(self.live[row.handle])
         bound = self.kernel_page.get(ours.page)
         rival = self.model_page.get(kernel_page)
         # A page number of the model is used once, an address of the kernel's again and again.
@@ -163,7 +197,7 @@ class RecordedOrder:
         self.result.places.note(
             equal,
             lambda: (
-                f"row {row}: {handle:#x} lies in the kernel's page {kernel_page:#x} "
+                f"row {row.number}: {row.handle:#x} lies in the kernel's page {kernel_page:#x} "
                 f"(the model's {rival}) at {position}, in the model's page {ours.page} "
                 f"at {ours.position}"
             ),

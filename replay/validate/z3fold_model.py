@@ -12,8 +12,8 @@ class Correctable(Z3fold):
     ``renamed``: (old, new) handles of objects that were moved, likewise.
     """
 
-    def __init__(self, cpus: int) -> None:
-        super().__init__(cpus=cpus, work="deferred")
+    def __init__(self, cpus: int, page_bytes: int = 4096) -> None:
+        super().__init__(page_bytes=page_bytes, cpus=cpus, work="deferred")
         self.listed: set[int] = set()
         self.taken: set[int] = set()
         self.renamed: list[tuple[int, int]] = []

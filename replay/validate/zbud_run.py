@@ -28,11 +28,11 @@ from ztrace.replay.validate.zbud_steps import Call, Kind
 
 
 class ZbudRun:
-    """One pool that began empty, a window of its calls at a time. ``model``: for tests."""
+    """One pool that began empty, a window of its calls at a time."""
 
-    def __init__(self, result: PoolPlacement, model: Zbud | None = None) -> None:
+    def __init__(self, result: PoolPlacement, model: Zbud) -> None:
         self.result = result
-        self.checker = Checker(model or Zbud(), self._fail)
+        self.checker = Checker(model, self._fail)
         self._held: Calls | None = None
 
     def feed(self, calls: Calls, limit: int) -> None:

@@ -180,9 +180,20 @@ def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
     yield ORDERS[pool.order]
     if pool.counts:
         yield ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in pool.counts.items())
-    for name, one in (("place", pool.places), ("size", pool.sizes), ("refusal", pool.errors)):
-        if one.first is not None:
-            yield f"first {name} that differs: {one.first}"
+    if pool.shrinks.compared:
+        yield (
+            f"{pool.shrinks.compared:,} shrinks played, {pool.shrinks.equal:,} of them evicted the "
+            "kernel's objects"
+        )
+    firsts = {
+        "place": pool.places.first,
+        "size": pool.sizes.first,
+        "refusal": pool.errors.first,
+        "shrink": pool.shrinks.first,
+    }
+    for name, first in firsts.items():
+        if first is not None:
+            yield f"first {name} that differs: {first}"
     if pool.sizes.sure < pool.sizes.equal:
         yield (
             f"of the equal sizes {pool.sizes.equal - pool.sizes.sure:,} were read while other "

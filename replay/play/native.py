@@ -51,8 +51,7 @@ from ztrace.allocator.native.library import (
     library,
     shape,
 )
-from ztrace.allocator.native.pool import config_of, kind_of
-from ztrace.allocator.native.stats import STATS
+from ztrace.allocator.native.pool import binding, config_of, kind_of
 from ztrace.allocator.registry import Builtin, builtin
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
@@ -655,7 +654,7 @@ class _Play:
         count = self.core.zc_stats(model, None)
         figures = (c_int64 * count)()
         self.core.zc_stats(model, figures)
-        stats = STATS[self.model.name]
+        stats = binding(self.model.name).stats
         near_peak = self.core.zp_near_peak_of(self.player, at)[:count]
         return PoolResult(
             pool=raw.pool,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.recorded import more_bytes
 from ztrace.replay.read.rows import FREE, MALLOC, segments, survey
 from ztrace.traces.reader import TraceReader
@@ -56,7 +57,7 @@ def live_sizes(
     sizes = LiveSizes(last_ns - first_ns)
     before, after = sizes.halves
     more = [
-        more_bytes("ztree", pool.allocator, metadata.kernel.release, pool.header_bytes)
+        more_bytes("ztree", pool.allocator, zswap_release(metadata), pool.header_bytes)
         for pool in metadata.pools
     ]
     live: dict[tuple[int, int], tuple[int, int]] = {}  # (pool, handle) -> (size, since)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.recorded import more_bytes
 from ztrace.replay.read.objects import Follower, Objects, calls_of
 from ztrace.replay.read.rows import survey
@@ -66,8 +67,8 @@ def live_sizes(
     halves = [_Half(first_ns, middle_ns), _Half(middle_ns, last_ns)]
     more = np.zeros(256, np.int64)
     for number, pool in enumerate(metadata.pools[:256]):
-        release, header = metadata.kernel.release, pool.header_bytes
-        more[number] = more_bytes("ztree", pool.allocator, release, header)
+        header = pool.header_bytes
+        more[number] = more_bytes("ztree", pool.allocator, zswap_release(metadata), header)
 
     def note(objects: Objects) -> None:
         given = objects["size"] + more[objects["pool"]]

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from ztrace.allocator.specification import family
 from ztrace.allocator.table import c_initialiser, table_text
 from ztrace.allocator.ztree.model import POSTED_TABLE
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Every, Result
+from ztrace.replay.play.backends import chosen
 from ztrace.replay.play.backends import every as every_backend
-from ztrace.replay.play.backends import family
 from ztrace.replay.play.fastest import replay_each
 from ztrace.replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
 from ztrace.replay.research.block_table import Limits, best_table, static_bytes
@@ -114,7 +115,8 @@ def tune(
     the successors of ztree that fit. Traces weigh by what they hold on average. ``advance`` gets
     rows, in all those of :func:`work`. ReplayError for traces that cannot be used.
     """
-    rivals = successors(readers[0].metadata) if against is None else list(against)
+    metadata = readers[0].metadata
+    rivals = successors(metadata) if against is None else chosen(against, metadata)
     whole: dict[int, Fraction] = defaultdict(Fraction)
     first: dict[int, Fraction] = defaultdict(Fraction)
     for reader in readers:

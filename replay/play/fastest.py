@@ -32,7 +32,7 @@ def replay_fastest(
     return result
 
 
-def replay_several(
+def replay_each(
     source: Source,
     backends: Sequence[str],
     *,

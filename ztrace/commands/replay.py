@@ -176,7 +176,7 @@ def _replayed(asked: Asked) -> int:
     """Replay through one model, or through several side by side."""
     from ztrace.present.comparison import series_csv, show_comparison
     from ztrace.present.replayed import show_result
-    from ztrace.replay.play.fastest import replay_several
+    from ztrace.replay.play.fastest import replay_each
 
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(asked.trace))
@@ -186,7 +186,7 @@ def _replayed(asked: Asked) -> int:
         if asked.output is not None:  # opened first: an existing file is refused before the work
             file = stack.enter_context(AtomicFile(asked.output, force=asked.force))
         with progress(asked.trace.name, 2 * reader.num_rows) as advance:
-            results = replay_several(
+            results = replay_each(
                 asked.source(reader, backends[0]),
                 backends,
                 engine=asked.engine,
@@ -213,8 +213,9 @@ def _anomalies(asked: Asked) -> int:
     from ztrace.present.anomalies import show_anomalies
     from ztrace.replay.figures.anomalies import find_anomalies
 
-    trace, backend = asked.trace, asked.backends[0]
+    trace = asked.trace
     with TraceReader(trace) as reader, progress(trace.name, 3 * reader.num_rows) as advance:
+        [backend] = chosen(asked.backends, reader.metadata)
         found = find_anomalies(asked.source(reader, backend), backend, advance)
     if asked.as_json:
         print_json(found.to_dict())

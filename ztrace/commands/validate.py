@@ -20,6 +20,7 @@ from ztrace.replay.validate.placement import compare_places
 from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
 from ztrace.replay.validate.races import Race
 from ztrace.replay.validate.steps import Call, Kind
+from ztrace.replay.validate.validator import can_explain
 from ztrace.replay.validate.verdict import TreeVerdict, Unexplained
 from ztrace.traces import Metadata, TraceReader
 
@@ -82,7 +83,7 @@ def command(
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
-        if not {pool.allocator for pool in metadata.pools} <= {"ztree", "unknown"}:
+        if not all(can_explain(pool.allocator) for pool in metadata.pools):
             if order_path is not None:
                 raise click.UsageError("--order is for traces of ztree")
             if engine == "native":

@@ -19,15 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate import Order
-from ztrace.replay.validate.steps import Step
 from ztrace.traces import TraceReader
 from ztrace.traces.writer import AtomicFile
 
 KEY = b"ztrace-order"
 VERSION = 1
-NAMES = [step.name.lower() for step in Step]
+NAMES = [step.name.lower() for step in BlockStep]
 SCHEMA = pa.schema(
     [
         pa.field("at_ns", pa.int64(), nullable=False),

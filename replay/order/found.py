@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.source import AT, INSERT, Source
 from ztrace.replay.validate import Order, validate
 from ztrace.replay.validate.calls import BATCH_ROWS, FOREVER, horizons
-from ztrace.replay.validate.steps import Step
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
 
@@ -94,10 +94,10 @@ class InOrder:
         known = self._place[
             slice(*np.searchsorted(self._row[self._place], [first, first + len(at)]))
         ]
-        effect = known[np.isin(self._step[known], (Step.WHOLE, Step.TAKE))]
+        effect = known[np.isin(self._step[known], (BlockStep.WHOLE, BlockStep.TAKE))]
         rows = self._row[effect] - first
         at[rows], seq[rows] = self._at[effect], effect
-        inserts = known[self._step[known] == Step.INSERT]
+        inserts = known[self._step[known] == BlockStep.INSERT]
         taken = np.concatenate([np.arange(len(at)), self._row[inserts] - first])
         moment = np.concatenate([at, self._at[inserts]])
         sequence = np.concatenate([seq, inserts])

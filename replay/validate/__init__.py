@@ -2,7 +2,7 @@
 """Proof that the model is the allocator that ran: an order that explains every recorded call."""
 
 from ztrace.replay.validate.stream import Order
-from ztrace.replay.validate.validator import validate
 from ztrace.replay.validate.verdict import Verdict
+from ztrace.replay.validate.ztree_run import validate
 
 __all__ = ["Order", "Verdict", "validate"]

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ztrace.allocator.registry import builtin
 from ztrace.allocator.table import Table
+from ztrace.allocator.ztree.calls import BlockCall, BlockKind
 from ztrace.console import console, count_text, lost_lines, ns_text, print_json, progress, table
 from ztrace.replay.order.file import OrderWriter
 from ztrace.replay.validate import Verdict, validate
@@ -19,7 +20,6 @@ from ztrace.replay.validate.native import reason_missing
 from ztrace.replay.validate.placement import compare_places
 from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
 from ztrace.replay.validate.races import Race
-from ztrace.replay.validate.steps import Call, Kind
 from ztrace.replay.validate.verdict import TreeVerdict, Unexplained
 from ztrace.traces import Metadata, TraceReader
 
@@ -277,12 +277,12 @@ def _notes(verdict: Verdict) -> list[str]:
     return notes
 
 
-def _describe(call: Call) -> str:
+def _describe(call: BlockCall) -> str:
     what = {
-        Kind.MALLOC: f"malloc({call.size}) = block {call.block} slot {call.slot}",
-        Kind.MISFIT: f"malloc({call.size}) = block {call.block} slot {call.slot}",
-        Kind.FREE: f"free(block {call.block} slot {call.slot})",
-        Kind.FAILED_MALLOC: f"malloc({call.size}) = -ENOMEM",
+        BlockKind.MALLOC: f"malloc({call.size}) = block {call.block} slot {call.slot}",
+        BlockKind.MISFIT: f"malloc({call.size}) = block {call.block} slot {call.slot}",
+        BlockKind.FREE: f"free(block {call.block} slot {call.slot})",
+        BlockKind.FAILED_MALLOC: f"malloc({call.size}) = -ENOMEM",
     }.get(call.kind, f"shrink, {call.kind.name.lower()} block {call.block}")
     length = ns_text(call.end - call.ts)
     return f"row {call.row} cpu {call.cpu} task {call.tid} at {call.ts} +{length}: {what}"

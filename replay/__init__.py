@@ -4,11 +4,20 @@
 >>> from ztrace.replay import replay_trace
 >>> result = replay_trace("trace.parquet", "ztree")  # doctest: +SKIP
 >>> result.held_bytes.peak, result.handles_equal  # doctest: +SKIP
+
+These names are imported when they are first asked for, so that a part of the package does not
+load the whole of it.
 """
 
-from ztrace.replay.errors import ReplayError
-from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
-from ztrace.replay.play.engine import replay, replay_trace
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ztrace.replay.errors import ReplayError
+    from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
+    from ztrace.replay.play.engine import replay, replay_trace
 
 __all__ = [
     "Agreement",
@@ -21,3 +30,16 @@ __all__ = [
     "replay",
     "replay_trace",
 ]
+
+_MODULES = {
+    "ReplayError": "ztrace.replay.errors",
+    "replay": "ztrace.replay.play.engine",
+    "replay_trace": "ztrace.replay.play.engine",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_MODULES.get(name, "ztrace.replay.figures.result"))
+    return getattr(module, name)

@@ -7,7 +7,8 @@
 ...         print(batch.num_rows)
 """
 
-from ztrace.traces.csvfile import export_csv, import_csv, import_metadata
+from typing import TYPE_CHECKING, Any
+
 from ztrace.traces.errors import TraceError, printable
 from ztrace.traces.metadata import Counters, Kernel, Machine, Metadata, PoolInfo, Probe
 from ztrace.traces.reader import TraceReader
@@ -22,6 +23,9 @@ from ztrace.traces.schema import (
 )
 from ztrace.traces.summary import Summary, summarize
 from ztrace.traces.writer import AtomicFile, TraceWriter
+
+if TYPE_CHECKING:
+    from ztrace.traces.csvfile import export_csv, import_csv, import_metadata
 
 __all__ = [
     "ALLOCATOR_OPS",
@@ -48,3 +52,12 @@ __all__ = [
     "printable",
     "summarize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """CSV's functions, whose module nobody needs who reads a trace."""
+    if name in ("export_csv", "import_csv", "import_metadata"):
+        from ztrace.traces import csvfile
+
+        return getattr(csvfile, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,7 @@ import sys
 import click
 
 from ztrace import __version__
+from ztrace.arrow import load_arrow_without_pandas
 from ztrace.errors import ZtraceError
 
 # name -> (module, one-line help shown by `ztrace --help` without importing the module)
@@ -52,6 +53,7 @@ class Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
+        load_arrow_without_pandas()
         command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
         return command
 

@@ -11,8 +11,9 @@
 #include <sys/mman.h>
 #endif
 
-static const struct zc_backend *const backends[] = {&zc_ztree, &zc_zbud, &zc_z3fold, &zc_zsmalloc,
-						    &zc_successors};
+#define ADDRESS(name) &zc_##name,
+static const struct zc_backend *const backends[] = {ZC_MODELS(ADDRESS)};
+#undef ADDRESS
 
 const struct zc_backend *zc_backend_named(const char *name)
 {

@@ -46,10 +46,10 @@ struct zc_config {
 	uint32_t page_bytes;
 	uint32_t long_bytes; /* ztree: 4 or 8 */
 	uint64_t max_index;  /* ztree: block indices wrap here */
-	uint32_t table_len;  /* ztree and successors: entries of table */
+	uint32_t table_len;  /* ztree and zblock: entries of table */
 	uint32_t cpus;       /* z3fold */
 	uint32_t deferred;   /* z3fold: queued work waits to be run */
-	uint32_t variant;    /* zsmalloc: 61, 612 or 72; successors: 1 (late), 2022 or 2025 */
+	uint32_t variant;    /* zsmalloc: 61, 612 or 72; zblock: 1 (late ztree), 2022 or 2025 */
 	uint32_t chain_size; /* zsmalloc */
 	uint32_t by_ref;     /* calls name objects by reference, see struct zc_backend */
 	struct zc_block_type table[ZC_TABLE];
@@ -107,7 +107,7 @@ struct zc_backend {
 	 */
 	void (*prefetch)(struct zc_pool *pool, uint64_t ref);
 	void (*prefetch_more)(struct zc_pool *pool, uint64_t ref);
-	/* Statistics: the number of figures, and the figures in the order of stats.py. */
+	/* Statistics: the number of figures, and the figures in the order of the folder's native.py. */
 	size_t (*stats_len)(struct zc_pool *pool);
 	void (*stats)(struct zc_pool *pool, int64_t *figures);
 	int (*set_cpu)(struct zc_pool *pool, uint32_t cpu);
@@ -133,7 +133,15 @@ struct zc_pool {
 	struct zc_hazard fatal;
 };
 
-extern const struct zc_backend zc_ztree, zc_zbud, zc_z3fold, zc_zsmalloc, zc_successors;
+/*
+ * A model is added by a C file in its allocator's folder, which defines ``const struct zc_backend
+ * zc_NAME``, by its name here, and by the folder's native.py, which the bindings find by it.
+ */
+#define ZC_MODELS(MODEL) MODEL(ztree) MODEL(zbud) MODEL(z3fold) MODEL(zsmalloc) MODEL(zblock)
+
+#define ZC_DECLARE(name) extern const struct zc_backend zc_##name;
+ZC_MODELS(ZC_DECLARE)
+#undef ZC_DECLARE
 
 const struct zc_backend *zc_backend_named(const char *name); /* NULL: there is none */
 

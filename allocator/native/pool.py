@@ -11,6 +11,7 @@ import ctypes
 import weakref
 from collections.abc import Mapping, Sequence
 from ctypes import byref, c_int, c_int64, c_uint64
+from importlib import import_module
 from typing import Any
 
 from ztrace.allocator.native.library import (
@@ -23,7 +24,6 @@ from ztrace.allocator.native.library import (
     PlaceStruct,
     library,
 )
-from ztrace.allocator.native.stats import STATS
 from ztrace.allocator.protocol import (
     BackendError,
     Evict,
@@ -33,51 +33,43 @@ from ztrace.allocator.protocol import (
     Shrunk,
     error,
 )
-from ztrace.allocator.registry import builtin
-from ztrace.allocator.zblock.model import LATE_TABLE, TABLE_2022, TABLE_2025_4K, TABLE_2025_16K
-from ztrace.allocator.zsmalloc.model import VARIANTS
-from ztrace.allocator.ztree.model import POSTED_TABLE
+from ztrace.allocator.registry import builtin, traits
 
 _LARGEST = 2**62  # what a size or a number of pages is cut to; no allocator takes as much
 
 
 def kind_of(name: str, arguments: Mapping[str, Any]) -> str:
-    """The core's name for a model: zblock and late ztree are its ``successors``."""
-    return "successors" if name == "zblock" or arguments.get("variant") == "late" else name
+    """The core's name for a model, which is the folder that the C is in."""
+    kinds = traits(name).native
+    return kinds.get(arguments.get("variant", ""), kinds[""])
+
+
+def binding(kind: str) -> Any:
+    """Module ``native`` of a folder: ``configure()``, ``stats()`` and, if it has its own, ``Pool``."""
+    return import_module(f"ztrace.allocator.{kind}.native")
 
 
 def config_of(name: str, arguments: Mapping[str, Any]) -> Config:
     """The core's configuration for a model's constructor arguments."""
     config = Config(page_bytes=arguments.get("page_bytes", 4096))
-    if kind_of(name, arguments) == "successors":
-        variant = arguments.get("variant", "2025")
-        config.variant = 1 if variant == "late" else int(variant)
-        _set_table(config, arguments.get("table") or _successors_table(variant, config.page_bytes))
-    elif name == "ztree":
-        config.long_bytes = arguments.get("long_bytes", 8)
-        config.max_index = arguments.get("max_index", 0)
-        _set_table(config, arguments.get("table", POSTED_TABLE))
-    elif name == "z3fold":
-        config.cpus = min(arguments.get("cpus", 1), 2**32 - 1)
-        config.deferred = arguments.get("work", "immediate") == "deferred"
-    elif name == "zsmalloc":
-        variant = arguments.get("variant", "6.12")
-        config.variant = int(variant.replace(".", ""))
-        config.chain_size = arguments.get("chain_size") or VARIANTS[variant].chain_size
+    binding(kind_of(name, arguments)).configure(config, arguments)
     return config
 
 
-def _set_table(config: Config, table: Sequence[tuple[int, int]]) -> None:
+def set_table(config: Config, table: Sequence[tuple[int, int]]) -> None:
+    """Set a configuration's block types."""
     config.table_len = len(table)
     for entry, (order, slots) in zip(config.table, table, strict=False):
         entry.order, entry.slots = order, slots
 
 
-def _successors_table(variant: str, page_bytes: int) -> Sequence[tuple[int, int]]:
-    """What a variant has if nothing else is asked for."""
-    if variant == "2025":
-        return TABLE_2025_4K if page_bytes == 4096 else TABLE_2025_16K
-    return LATE_TABLE if variant == "late" else TABLE_2022
+def rows(names: Sequence[str], figures: Sequence[int]) -> list[dict[str, int]]:
+    """Cut figures into rows of named ones."""
+    width = len(names)
+    return [
+        dict(zip(names, figures[at : at + width], strict=True))
+        for at in range(0, len(figures), width)
+    ]
 
 
 def create(spec: str) -> NativePool:
@@ -92,8 +84,9 @@ def create(spec: str) -> NativePool:
 
 def make(name: str, **arguments: Any) -> NativePool:
     """A pool from a model's name and its constructor's arguments, which have been checked."""
-    classes = {"z3fold": NativeZ3fold, "zbud": NativeZbud, "zsmalloc": NativeZsmalloc}
-    return classes.get(name, NativePool)(name, arguments)
+    kind = getattr(binding(kind_of(name, arguments)), "Pool", NativePool)
+    pool: NativePool = kind(name, arguments)
+    return pool
 
 
 class NativePool:
@@ -213,10 +206,11 @@ class NativePool:
         """As the model's."""
         figures = (c_int64 * self._library.zc_stats(self._pool, None))()
         self._library.zc_stats(self._pool, figures)
-        return STATS[self._kind](list(figures), self.page_bytes)
+        counted: dict[str, Any] = binding(self._kind).stats(list(figures), self.page_bytes)
+        return counted
 
 
-class NativeZbud(NativePool):
+class PlacingPool(NativePool):
     """A pool that can tell where its objects are."""
 
     def place(self, handle: int) -> Place:
@@ -225,45 +219,3 @@ class NativeZbud(NativePool):
         if self._library.zc_place(self._pool, handle, byref(place)):
             raise KeyError(handle)
         return Place(place.page, place.position)
-
-
-class NativeZ3fold(NativeZbud):
-    """z3fold, whose calls are of a CPU and whose compaction can be deferred."""
-
-    def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:
-        super().__init__(name, arguments)
-        self.cpus = arguments.get("cpus", 1)
-        self._cpu = 0
-
-    @property
-    def cpu(self) -> int:
-        """The CPU of the calls that follow, and of the worker."""
-        return self._cpu
-
-    @cpu.setter
-    def cpu(self, cpu: int) -> None:
-        if not 0 <= cpu < self.cpus or self._library.zc_set_cpu(self._pool, cpu):
-            raise ValueError(f"CPU {cpu}: this z3fold has {self.cpus} (z3fold:cpus=N)")
-        self._cpu = cpu
-
-    @property
-    def deferred(self) -> int:
-        """Pages queued for compaction."""
-        pending: int = self.stats()["compactions_pending"]
-        return pending
-
-    def run_deferred(self, limit: int = -1) -> int:
-        """Let the worker compact up to ``limit`` pages (-1: all)."""
-        return int(self._library.zc_run_deferred(self._pool, limit))
-
-    def compact_page(self, page_number: int) -> bool:
-        """Let the worker compact one page; False if not queued."""
-        return bool(self._library.zc_compact_page(self._pool, page_number) == 1)
-
-
-class NativeZsmalloc(NativeZbud):
-    """zsmalloc, which can be compacted."""
-
-    def compact(self) -> int:
-        """zs_compact(); returns the pages it says it freed."""
-        return int(self._library.zc_compact(self._pool))

@@ -14,5 +14,5 @@ TRAITS = Traits(
     variants=("2022", "2025"),
     variant_of=lambda release: "2025",
     keeps_header=lambda variant: variant == "2022",  # the later one cannot shrink
-    native=dict.fromkeys(("", "2022", "2025"), "successors"),
+    native=dict.fromkeys(("", "2022", "2025"), "zblock"),
 )

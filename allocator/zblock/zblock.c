@@ -864,7 +864,7 @@ static int successor_create(const struct zc_config *config, struct zc_pool **mad
 	struct successor *z = calloc(1, sizeof(*z));
 	if (!z)
 		return ZC_NO_MEMORY;
-	z->base.backend = &zc_successors;
+	z->base.backend = &zc_zblock;
 	z->base.page_bytes = config->page_bytes;
 	z->base.by_ref = config->by_ref;
 	z->variant = config->variant;
@@ -881,8 +881,8 @@ static int successor_create(const struct zc_config *config, struct zc_pool **mad
 	return 0;
 }
 
-const struct zc_backend zc_successors = {
-	.name = "successors",
+const struct zc_backend zc_zblock = {
+	.name = "zblock",
 	.create = successor_create,
 	.destroy = successor_destroy,
 	.malloc = successor_malloc,

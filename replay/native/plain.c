@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* The rows that nearly all are, played together; and the order in which all rows are played. */
-#include "player.h"
+#include "plain.h"
+
+#include "columns.h"
+#include "figures.h"
+#include "lives.h"
+#include "rows.h"
 
 /* Rows that are played together; what they will touch is brought nearer in time: struct ahead. */
 enum { PIECE = 4096, RING = 16 };
@@ -330,7 +335,6 @@ static int play_piece(struct player *p, uint64_t row, uint64_t end, uint64_t sto
 	return p->code;
 }
 
-/* Play rows up to ``stop_at``. */
 int zp_play(struct player *p, uint64_t row, uint64_t stop_at)
 {
 	if (p->timing || !p->in->handle)

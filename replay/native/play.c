@@ -1,36 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The player: batches in, results out. */
-#include "player.h"
+/* The player: its life, and batches in. */
+#include "columns.h"
+#include "figures.h"
+#include "lives.h"
+#include "plain.h"
+#include "pools.h"
+#include "rows.h"
+#include "shrink.h"
+#include "survey.h"
+#include "timing.h"
 
 #include <stdlib.h>
 
 /* -- batches -------------------------------------------------------------------------------- */
-
-int zp_meet(struct player *p, uint32_t number)
-{
-	struct run *run = calloc(1, sizeof(*run));
-	if (!run)
-		return zp_fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
-	p->met[p->met_len++] = run;
-	run->result.pool = number;
-	run->recorded_total = NO_TOTAL;
-	run->compared = p->options.compared[number];
-	run->more_bytes = p->options.more_bytes[number];
-	run->compacts = p->options.compacts[number] &&
-			(p->backend->compact || p->backend->compact_page);
-	const struct zc_config *config = run->compacts ? &p->options.recorded : &p->config;
-	run->cpus = run->compacts && p->backend->set_cpu ? config->cpus : 0;
-	zc_slab_init(&run->leaving_slab, sizeof(struct leaving));
-	if (p->backend->create(config, &run->model) || zc_map_init(&run->live) ||
-	    zc_map_init(&run->begun) || zc_map_init(&run->refused) ||
-	    zc_map_init(&run->leaving) || zc_map_init(&run->failed) || zc_map_init(&run->pages))
-		return zp_fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
-	run->near_peak = calloc(p->backend->stats_len(run->model), sizeof(int64_t));
-	if (!run->near_peak)
-		return zp_fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
-	p->runs[number] = run;
-	return 0;
-}
 
 static bool is_far(const struct zp_columns *in)
 {
@@ -121,88 +103,12 @@ ZC_API int zp_finish(struct player *p, int64_t last_ns)
 	return 0;
 }
 
-/* -- what came out -------------------------------------------------------------------------- */
-
-ZC_API void zp_error_of(const struct player *p, struct zp_error *error)
-{
-	*error = p->error;
-}
-
-ZC_API const struct zp_result *zp_result_of(const struct player *p)
-{
-	return &p->result;
-}
-
-ZC_API const struct zp_pool_result *zp_pool_of(const struct player *p, uint32_t at)
-{
-	return &p->met[at]->result;
-}
-
-ZC_API struct zc_pool *zp_model_of(const struct player *p, uint32_t at)
-{
-	return p->met[at]->model;
-}
-
-ZC_API const int64_t *zp_near_peak_of(const struct player *p, uint32_t at)
-{
-	return p->met[at]->near_peak;
-}
-
-/*
- * The next failed malloc's return value from a position on; or 0. *count has how often, and in the
- * upper 16 bits the rank of the return value among those met.
- */
-ZC_API int32_t zp_failed_of(const struct player *p, uint32_t at, uint64_t *position,
-			    uint64_t *count)
-{
-	const struct zc_map *failed = &p->met[at]->failed;
-	for (; *position < (failed->mask + 1) * ZC_BUCKET; ++*position) {
-		const struct zc_slot *slot = &failed->slots[*position];
-		if (slot->value) {
-			++*position;
-			*count = slot->value;
-			return (int32_t)(uint32_t)slot->key;
-		}
-	}
-	return 0;
-}
-
-ZC_API const struct zp_point *zp_series_of(const struct player *p, const uint64_t **calls)
-{
-	*calls = p->series_calls;
-	return p->series;
-}
-
-ZC_API const struct zp_timing *zp_timing_of(const struct player *p)
-{
-	return p->timing;
-}
-
-/* Slots scanned and tree levels of pool number ``at``. */
-ZC_API void zp_work_of(const struct player *p, uint32_t at, uint64_t work[2])
-{
-	work[0] = p->met[at]->model->slots_scanned;
-	work[1] = p->met[at]->model->tree_levels;
-}
-
 /* -- life ----------------------------------------------------------------------------------- */
 
 ZC_API void zp_destroy(struct player *p)
 {
-	for (uint32_t i = 0; i < p->met_len; i++) {
-		struct run *run = p->met[i];
-		zc_map_clear(&run->live);
-		zc_map_clear(&run->begun);
-		zc_map_clear(&run->refused);
-		zc_map_clear(&run->leaving);
-		zc_map_clear(&run->failed);
-		zc_map_clear(&run->pages);
-		zc_slab_clear(&run->leaving_slab);
-		if (run->model)
-			p->backend->destroy(run->model);
-		free(run->near_peak);
-		free(run);
-	}
+	for (uint32_t i = 0; i < p->met_len; i++)
+		zp_part(p, p->met[i]);
 	free(p->series);
 	free(p->series_calls);
 	free(p->evictions);

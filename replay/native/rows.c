@@ -1,80 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* One row of a trace on its model: replay/play/engine.py in C, whose rules hold here too. */
-#include "player.h"
+#include "rows.h"
 
-#include <stdlib.h>
+#include "columns.h"
+#include "compact.h"
+#include "figures.h"
+#include "lives.h"
+#include "pools.h"
+#include "timing.h"
+
 #include <string.h>
 
 static const uint64_t MOST_RANKS = 0xFFFF;
-
-int zp_fail(struct player *p, int code, uint64_t row, int kind, uint64_t handle)
-{
-	p->code = code;
-	p->error = (struct zp_error){.row = row, .handle = handle, .kind = kind};
-	return code;
-}
-
-/* -- time ----------------------------------------------------------------------------------- */
-
-/* Every time the pools grew by 1/128 is enough. */
-void zp_snapshot(struct player *p)
-{
-	p->snapshot_above = p->held + (p->held >> 7);
-	p->result.held_near_peak = p->held;
-	for (uint32_t i = 0; i < p->met_len; i++) {
-		p->backend->stats(p->met[i]->model, p->met[i]->near_peak);
-		p->met[i]->result.snapshots++;
-	}
-}
-
-static int64_t sum_recorded(const struct player *p)
-{
-	int64_t sum = 0;
-	for (uint32_t i = 0; i < p->met_len; i++) {
-		if (p->met[i]->recorded_total == NO_TOTAL)
-			return NO_TOTAL;
-		sum += p->met[i]->recorded_total;
-	}
-	return sum;
-}
-
-void zp_compare_total(struct player *p, struct run *run, int64_t total, uint64_t number)
-{
-	struct zp_pool_result *result = &run->result;
-	if (run->compared) {
-		result->totals.compared++;
-		if (total == run->model_total)
-			result->totals.equal++;
-		else if (!*result->totals.first)
-			snprintf(result->totals.first, ZP_FIRST,
-				 "row %" PRIu64 ": kernel %" PRId64 ", model %" PRId64, number,
-				 total, run->model_total);
-	}
-	int64_t difference = run->model_total - total;
-	if (!result->has_difference || llabs(difference) > llabs(result->total_difference)) {
-		result->has_difference = 1;
-		result->total_difference = difference;
-	}
-	if (total != run->recorded_total) {
-		run->recorded_total = total;
-		p->kernel_total = sum_recorded(p);
-	}
-}
-
-/* -- the end of a pool ---------------------------------------------------------------------- */
-
-int zp_stop(struct player *p, struct run *run, const char *call, uint64_t number, int code)
-{
-	if (code != ZC_FATAL)
-		return zp_fail(p, code, number, ZP_OTHER, 0);
-	run->stopped = true;
-	run->plain = false;
-	snprintf(run->result.stopped, sizeof(run->result.stopped), "row %" PRIu64 ": %s: %s: %s",
-		 number, call, run->model->fatal.name, run->model->fatal.first);
-	return 0;
-}
-
-/* -- calls ---------------------------------------------------------------------------------- */
 
 static int model_malloc(struct player *p, struct run *run, int64_t size, uint64_t *given)
 {
@@ -111,73 +48,6 @@ static const char *errno_name(int code)
 	}
 }
 
-/* An object waits for its free no more; ``old`` is gone. */
-void zp_leave(struct run *run, struct leaving *old)
-{
-	if (old->older)
-		old->older->newer = old->newer;
-	else
-		run->leaving_oldest = old->newer;
-	if (old->newer)
-		old->newer->older = old->older;
-	else
-		run->leaving_newest = old->older;
-	zc_map_take(&run->leaving, old->handle);
-	zc_slab_put(&run->leaving_slab, old, old->id);
-}
-
-/* Let go of an object whose free never came; ``old`` is gone. */
-int zp_drop(struct player *p, struct run *run, struct leaving *old)
-{
-	const struct leaving lost = *old;
-	zp_leave(run, old);
-	if (p->options.whole)
-		return zp_fail(p, ZP_REISSUED, lost.row, ZP_MALLOC, lost.handle);
-	int code = p->backend->free(run->model, lost.ref);
-	if (code)
-		return code;
-	run->result.reissued++;
-	p->objects--;
-	p->stored -= lost.size;
-	return 0;
-}
-
-static struct leaving *find_leaving(struct run *run, uint64_t handle)
-{
-	if (ZC_LIKELY(!run->leaving.len))
-		return NULL;
-	return (struct leaving *)(uintptr_t)zc_map_get(&run->leaving, handle);
-}
-
-/* Note that the handle of the object in ``value`` is given out again. */
-static int give_again(struct player *p, struct run *run, uint64_t handle, uint64_t value,
-		      int64_t given_ns, uint64_t number)
-{
-	struct leaving *old = find_leaving(run, handle);
-	int code = old ? zp_drop(p, run, old) : 0;
-	if (code)
-		return code;
-	uint32_t id = 0;
-	old = zc_slab_get(&run->leaving_slab, &id);
-	struct zc_slot *slot = old ? zc_map_put(&run->leaving, handle) : NULL;
-	if (!slot)
-		return zp_fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
-	slot->value = (uintptr_t)old;
-	*old = (struct leaving){.older = run->leaving_newest,
-				.handle = handle,
-				.id = id,
-				.ref = ref_of(value),
-				.row = number,
-				.size = size_of(value),
-				.given_ns = given_ns};
-	if (run->leaving_newest)
-		run->leaving_newest->newer = old;
-	else
-		run->leaving_oldest = old;
-	run->leaving_newest = old;
-	return 0;
-}
-
 static int refuse(struct player *p, struct run *run, uint64_t handle, uint64_t number,
 		  int64_t size, int code)
 {
@@ -198,7 +68,6 @@ static int refuse(struct player *p, struct run *run, uint64_t handle, uint64_t n
 	return 0;
 }
 
-/* What follows the model's answer to a malloc: a code, or ``given``. */
 int zp_note_malloc(struct player *p, struct run *run, int code, int64_t size, uint64_t handle,
 		   uint64_t given, uint64_t number, int64_t end_ns)
 {
@@ -214,7 +83,7 @@ int zp_note_malloc(struct player *p, struct run *run, int code, int64_t size, ui
 	if (ZC_UNLIKELY(!slot))
 		return zp_fail(p, ZC_NO_MEMORY, number, ZP_MALLOC, 0);
 	if (ZC_UNLIKELY(slot->value)) {
-		code = give_again(p, run, handle, slot->value, end_ns, number);
+		code = zp_give_again(p, run, handle, slot->value, end_ns, number);
 		if (code)
 			return code;
 	}
@@ -307,7 +176,7 @@ static int play_free(struct player *p, struct run *run, uint64_t handle, uint32_
 {
 	uint64_t given = 0;
 	int64_t size = 0;
-	struct leaving *old = find_leaving(run, handle);
+	struct leaving *old = zp_find_leaving(run, handle);
 	struct zc_slot *slot = find_live(run, handle, hint);
 	bool known = slot != NULL;
 	if (ZC_UNLIKELY(old != NULL) && known && begun_ns <= old->given_ns) {
@@ -350,55 +219,6 @@ static int play_insert(struct player *p, struct run *run, int64_t size, uint64_t
 	return 0;
 }
 
-/* -- compactions: replay/play/compaction.py ------------------------------------------------------ */
-
-static uint64_t place_at(const struct player *p, uint64_t row)
-{
-	const struct zp_columns *in = p->in;
-	return in->place && valid(in->place_valid, in->place_at, row) ? in->place[row] : 0;
-}
-
-/* The CPU of the calls that follow; one that the model has not is left out. */
-static void on_cpu(struct player *p, struct run *run, uint64_t row, enum zp_kind kind)
-{
-	uint32_t cpu = p->in->cpu[row];
-	if (cpu < run->cpus && is_wanted(p, row, kind))
-		p->backend->set_cpu(run->model, cpu);
-}
-
-/* Note where the kernel has the page of an object that it mapped. */
-static int note_page(struct player *p, struct run *run, uint64_t row)
-{
-	struct zc_place place;
-	uint64_t address = place_at(p, row);
-	uint64_t value = zc_map_get(&run->live, handle_at(p, row));
-	if (!address || !value || p->backend->place(run->model, ref_of(value), &place))
-		return 0;
-	struct zc_slot *slot = zc_map_put(&run->pages, address / p->config.page_bytes);
-	if (!slot)
-		return zp_fail(p, ZC_NO_MEMORY, number_at(p, row), ZP_MAP, 0);
-	slot->value = place.page + 1;
-	return 0;
-}
-
-/* zsmalloc compacts its pool; z3fold a page, unless it was at once, which the model knows. */
-static void play_compact(struct player *p, struct run *run, uint64_t row)
-{
-	if (!run->cpus) {
-		p->backend->compact(run->model);
-		run->result.compactions++;
-	} else if (!size_at(p, row) && p->options.recorded.deferred) {
-		uint64_t page = zc_map_get(&run->pages, place_at(p, row) / p->config.page_bytes);
-		if (page && p->backend->compact_page(run->model, page - 1))
-			run->result.compactions++;
-		else
-			run->result.compactions_unmatched++;
-	}
-}
-
-/* -- rows ----------------------------------------------------------------------------------- */
-
-/* What follows any call that a model was driven with, or failed in. */
 int zp_end_row(struct player *p, struct run *run, uint64_t row, enum zp_kind kind,
 			  int code)
 {
@@ -420,7 +240,7 @@ int zp_play_row(struct player *p, uint64_t row, uint32_t hint)
 	int64_t end_ns = end_at(p, row), total = total_at(p, row);
 	int code = 0;
 	if (ZC_UNLIKELY(run->cpus != 0))
-		on_cpu(p, run, row, kind);
+		zp_on_cpu(p, run, row, kind);
 	switch (kind) {
 	case ZP_MALLOC:
 		if (ZC_UNLIKELY(in->ret[row] < 0))
@@ -436,13 +256,13 @@ int zp_play_row(struct player *p, uint64_t row, uint32_t hint)
 	case ZP_UNMAP:
 		code = play_use(p, run, kind, handle_at(p, row), hint, number);
 		if (ZC_UNLIKELY(run->cpus != 0) && !code && kind == ZP_MAP)
-			code = note_page(p, run, row);
+			code = zp_note_page(p, run, row);
 		if (!code && total < 0)
 			return 0;
 		break;
 	case ZP_COMPACT:
 		if (run->compacts)
-			play_compact(p, run, row);
+			zp_play_compact(p, run, row);
 		else if (total < 0)
 			return 0;
 		break;
@@ -463,4 +283,14 @@ int zp_play_row(struct player *p, uint64_t row, uint32_t hint)
 			return 0;
 	}
 	return zp_end_row(p, run, row, kind, code);
+}
+
+int zp_refuse_row(struct player *p, uint64_t row)
+{
+	enum zp_kind kind = kind_at(p, row);
+	if (!has_handle(p, row))
+		return zp_fail(p, ZP_NO_HANDLE, number_at(p, row), kind, 0);
+	zp_fail(p, ZP_BAD_SIZE, number_at(p, row), kind, 0);
+	p->error.size = size_at(p, row);
+	return p->code;
 }

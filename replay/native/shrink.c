@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What happens during a shrink, and frees that are waited for. */
-#include "player.h"
+#include "shrink.h"
 
+#include "columns.h"
+#include "figures.h"
+#include "lives.h"
+#include "plain.h"
+#include "pools.h"
+
+#include <stdio.h>
 #include <stdlib.h>
-
-/* -- shrink --------------------------------------------------------------------------------- */
 
 struct shrinking {
 	struct player *p;
@@ -118,30 +122,5 @@ int zp_play_shrink(struct player *p, uint64_t first, uint64_t last)
 			 "row %" PRIu64 ": shrink returned %d, model: %" PRId64, number,
 			 in->ret[last], ret);
 	point(p, run, end_at(p, last), total_at(p, last), number);
-	return 0;
-}
-
-/* Give up waiting for frees of handles given out again in rows under ``before``. */
-int zp_settle(struct player *p, uint64_t before, int64_t now_ns)
-{
-	for (uint32_t i = 0; i < p->met_len; i++) {
-		struct run *run = p->met[i];
-		for (struct leaving *old = run->leaving_oldest, *next; old; old = next) {
-			next = old->newer;
-			if (old->row >= before)
-				continue;
-			uint64_t row = old->row;
-			if (run->stopped) {
-				zp_leave(run, old);
-				continue;
-			}
-			int code = zp_drop(p, run, old);
-			if (p->code)
-				return p->code;
-			if (code && zp_stop(p, run, "reissue", row, code))
-				return p->code;
-			point(p, run, now_ns, NO_TOTAL, row);
-		}
-	}
 	return 0;
 }

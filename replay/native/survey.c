@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* A batch is looked over before it is played: counted, and its pools met. */
-#include "player.h"
+#include "survey.h"
+
+#include "columns.h"
+#include "pools.h"
 
 /*
  * The parts of zp_survey(), each a pass over few columns of some rows. Passes are branchless where
@@ -60,7 +62,6 @@ static int note_pools(struct player *p, uint64_t row, uint64_t stop_at)
 	return 0;
 }
 
-/* The first row that cannot have happened, or ``stop_at``. */
 uint64_t zp_find_impossible(const struct player *p, uint64_t row, uint64_t stop_at)
 {
 	while (row < stop_at && !is_impossible(p, row, kind_at(p, row)))
@@ -85,7 +86,6 @@ static void count_until(struct player *p, uint64_t row, uint64_t stop_at, uint64
 	}
 }
 
-/* Look over rows before they are played: count, meet new pools. Sets the last row wanted. */
 int zp_survey(struct player *p, uint64_t row, uint64_t stop_at, int64_t *last_wanted)
 {
 	const struct zp_columns *in = p->in;
@@ -115,14 +115,4 @@ int zp_survey(struct player *p, uint64_t row, uint64_t stop_at, int64_t *last_wa
 			break;
 		}
 	return note_pools(p, row, stop_at);
-}
-
-int zp_refuse_row(struct player *p, uint64_t row)
-{
-	enum zp_kind kind = kind_at(p, row);
-	if (!has_handle(p, row))
-		return zp_fail(p, ZP_NO_HANDLE, number_at(p, row), kind, 0);
-	zp_fail(p, ZP_BAD_SIZE, number_at(p, row), kind, 0);
-	p->error.size = size_at(p, row);
-	return p->code;
 }

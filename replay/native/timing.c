@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* How long calls of a model take. */
 #define _DEFAULT_SOURCE /* clock_gettime */
-#include "player.h"
+#include "timing.h"
 
 #include <stdlib.h>
 #include <time.h>
@@ -16,7 +15,6 @@ static uint64_t now_ns(void)
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* A clock that waits for what came before: the processor's own where there is one. */
 uint64_t zp_ticks(void)
 {
 #if defined(__x86_64__)
@@ -35,7 +33,6 @@ static int compare_ticks(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
-/* Measure the clock: its rate over 20 ms, its cost as the median of many empty intervals. */
 void zp_calibrate(struct zp_timing *timing)
 {
 	enum { EMPTY = 4001 };

@@ -9,6 +9,7 @@ is preceded by a row of op ``insert`` with its handle, where it added its block.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -57,7 +58,7 @@ class InOrder:
 
     def __init__(self, reader: TraceReader, orders: Sequence[Order]) -> None:
         self.path = reader.path
-        self.metadata = reader.metadata
+        self.metadata = replace(reader.metadata, order="found")
         self.num_rows = reader.num_rows
         self._reader = reader
         self._row = np.concatenate([order.row for order in orders] or [np.empty(0, np.int64)])

@@ -22,7 +22,6 @@ Two things are not done row by row:
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from time import perf_counter
@@ -32,23 +31,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ztrace.allocator import HazardError, Pool, create
-from ztrace.allocator.ztree.model import Begun, Ztree
-from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import (
     HELD,
     OBJECTS,
     STORED,
     WIDTH,
     Every,
-    PoolResult,
     Result,
     Timeline,
 )
-from ztrace.replay.order.found import InOrder
-from ztrace.replay.play.backends import as_recorded, compacts, family, models
-from ztrace.replay.play.compaction import Compaction, compaction
-from ztrace.replay.play.header import header_bytes, zswap_release
-from ztrace.replay.read.evictions import evictions
+from ztrace.replay.play.backends import compacts, models
+from ztrace.replay.play.header import zswap_release
+from ztrace.replay.play.pool_run import Object, PoolRun
+from ztrace.replay.play.recorded import as_played, check_replayable, more_bytes
+from ztrace.replay.play.shrinks import Shrinking
 from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, errno_name, is_whole
 from ztrace.replay.read.rows import (
     COMPACT,
@@ -64,7 +60,6 @@ from ztrace.replay.read.rows import (
     survey,
 )
 from ztrace.replay.read.source import INSERT, Source
-from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OPS
 
@@ -72,11 +67,6 @@ Watch = Callable[[int, Pool, int, int], None]
 """Gets pool, model, row and its return in ns after each call that a model was driven with."""
 
 _USES = (MAP, UNMAP)
-
-_Object = tuple[int, int]
-"""The model's handle of an object, and its size in bytes."""
-
-HANDLES_TELL = ("ztree",)
 
 
 def replay(
@@ -125,106 +115,10 @@ def replay(
     return _result(reader, backend, found, engine, perf_counter() - start)
 
 
-def check_replayable(reader: Source, found: Survey, backend: str, page_bytes: int) -> None:
-    """ReplayError for a trace without allocator calls, or of another page size."""
-    if not found.driven:
-        raise ReplayError(
-            f"{reader.path}: none of its {found.rows} rows is a malloc, free, map, unmap or "
-            "shrink; nothing to replay; record with the allocator's probes"
-        )
-    recorded = reader.metadata.machine.page_bytes
-    if recorded and recorded != page_bytes:
-        raise ReplayError(
-            f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
-            f"{page_bytes}; choose a backend of that page size"
-        )
-
-
-def as_played(backend: str, allocator: str, metadata: Metadata, found: Survey) -> str:
-    """The specification for a pool of ``allocator``, with what this recording adds."""
-    cpus = max(metadata.machine.cpus, *(cpu + 1 for cpu in found.cpus))
-    return as_recorded(backend, allocator, cpus, compactions=bool(found.calls.get(OPS[COMPACT])))
-
-
 def replay_trace(path: str | os.PathLike[str], backend: str, **options: Any) -> Result:
     """Open the trace at ``path`` and :func:`replay` it; same options, same errors."""
     with TraceReader(path) as reader:
         return replay(reader, backend, **options)
-
-
-class _PoolRun:
-    """One pool of the trace and its model.
-
-    ``lives`` knows of each object the model's handle and the size in bytes; ``live`` is its
-    dictionary.
-    """
-
-    __slots__ = (
-        "begun",
-        "compaction",
-        "free",
-        "handles_tell",
-        "held",
-        "live",
-        "lives",
-        "malloc",
-        "map",
-        "model",
-        "model_total",
-        "more_bytes",
-        "recorded_total",
-        "result",
-        "take",
-        "unmap",
-    )
-
-    def __init__(
-        self,
-        number: int,
-        allocator: str,
-        backend: str,
-        model: Pool,
-        lives: Lives[_Object],
-        *,
-        compared: bool,
-    ) -> None:
-        self.model = model
-        self.malloc, self.free, self.map, self.unmap = (
-            *(model.malloc, model.free),
-            *(model.map, model.unmap),
-        )
-        self.lives = lives
-        self.live, self.take = lives.live, lives.take
-        self.begun: dict[int, Begun] = {}
-        self.held = 0
-        self.model_total = 0
-        self.recorded_total = NO_TOTAL
-        self.result = PoolResult(
-            *(number, allocator, compared), unknown=lives.unknown, failed=lives.failed
-        )
-        # Of these allocators the handle tells where the object is; of others it is an address.
-        self.handles_tell = family(backend) in HANDLES_TELL
-        self.compaction: Compaction | None = None
-        if family(backend) == allocator:
-            self.compaction = compaction(model)
-        self.more_bytes = 0  # what this backend's zswap header takes beyond the recorded one's
-
-    def begin(self, handle: int, size: int) -> None:
-        """First part of the malloc that is going to give ``handle``, of the recorded ztree only."""
-        if self.result.compared and isinstance(self.model, Ztree):
-            self.begun[handle] = self.model.begin_malloc(size)
-
-    def end(self, handle: int) -> int:
-        """Second part; returns the model's handle."""
-        assert isinstance(self.model, Ztree)
-        return self.model.end_malloc(self.begun.pop(handle))
-
-
-def more_bytes(backend: str, allocator: str, release: str, recorded_header: int) -> int:
-    """What zswap would add to each size for ``backend``, beyond the recorded header's bytes."""
-    if models(backend, allocator):
-        return 0
-    return header_bytes(backend, release) - recorded_header
 
 
 class _Engine:
@@ -249,8 +143,8 @@ class _Engine:
         self.backend = backend
         self.make = make
         self.timeline = timeline
-        self.runs: list[_PoolRun | None] = [None] * 256  # None: not met yet, or stopped
-        self.met: list[_PoolRun] = []
+        self.runs: list[PoolRun | None] = [None] * 256  # None: not met yet, or stopped
+        self.met: list[PoolRun] = []
         self.objects = self.stored = self.held = self.total = 0
         self.kernel_total = NO_TOTAL
         self.snapshot_above = 0
@@ -298,11 +192,11 @@ class _Engine:
     def _meet(self, number: int) -> None:
         allocator = self.names[number] if number < len(self.names) else "unknown"
         compared = self.all_objects and models(self.backend, allocator)
-        lives: Lives[_Object] = Lives(
+        lives: Lives[Object] = Lives(
             self.path, whole=self.whole, lost=lambda old: self._drop(run, old)
         )
         model = self.make(allocator)
-        run = _PoolRun(number, allocator, self.backend, model, lives, compared=compared)
+        run = PoolRun(number, allocator, self.backend, model, lives, compared=compared)
         if number < len(self.headers):
             run.more_bytes = more_bytes(self.backend, allocator, self.release, self.headers[number])
         self.runs[number] = run
@@ -350,7 +244,7 @@ class _Engine:
                             continue
                     elif op == MALLOC:
                         if ret < 0:
-                            self._failed(run, size, ret, number)
+                            run.fail(size, ret, number)
                         else:
                             self._malloc(run, size, handle, number, end_ns)
                     elif op == FREE:
@@ -376,7 +270,7 @@ class _Engine:
             except HazardError as hazard:
                 self._stop(pool, f"row {number}: {OPS[op]}", hazard)
 
-    def _malloc(self, run: _PoolRun, size: int, handle: int, number: int, end_ns: int) -> None:
+    def _malloc(self, run: PoolRun, size: int, handle: int, number: int, end_ns: int) -> None:
         """Play a malloc that gave ``handle``."""
         result = run.result
         try:
@@ -386,7 +280,8 @@ class _Engine:
             result.refused += 1
             run.lives.refuse(handle)
             if result.compared:
-                what = f"row {number}: malloc({size}) gave {handle:#x}, model: {_name(refusal)}"
+                answer = errno_name(-(refusal.errno or 0))
+                what = f"row {number}: malloc({size}) gave {handle:#x}, model: {answer}"
                 result.handles.note(False, what)
             return
         if result.compared and run.handles_tell:
@@ -403,7 +298,7 @@ class _Engine:
         self.objects += 1
         self.stored += size
 
-    def _point(self, run: _PoolRun, end_ns: int, total: int, number: int) -> None:
+    def _point(self, run: PoolRun, end_ns: int, total: int, number: int) -> None:
         """Take over what the model holds after a call, and compare it with the kernel's total."""
         model = run.model
         held, model_total = model.held_bytes, model.total_bytes
@@ -450,23 +345,7 @@ class _Engine:
 
     # -- calls out of the ordinary ----------------------------------------------------------
 
-    def _failed(self, run: _PoolRun, size: int, ret: int, number: int) -> None:
-        """Play a malloc that failed; the page allocator's failures are not the model's."""
-        result = run.result
-        if not run.lives.fail(ret) or not result.compared:
-            return
-        try:
-            given = run.malloc(size)
-        except OSError as refusal:
-            answer = _name(refusal)
-        else:
-            run.free(given)
-            answer = f"{given:#x}"
-        name = errno_name(ret)
-        what = f"row {number}: malloc({size}) failed with {name}, model: {answer}"
-        result.errors.note(answer == name, what)
-
-    def _drop(self, run: _PoolRun, old: _Object) -> None:
+    def _drop(self, run: PoolRun, old: Object) -> None:
         """Let go of an object whose free never came."""
         run.free(old[0])
         self.objects -= 1
@@ -500,52 +379,32 @@ class _Engine:
     def _shrink(self, rows: Rows, first: int, last: int) -> None:
         """Play the shrink that row ``last`` records and the rows that returned while it ran."""
         number, ret = rows.number[last], rows.ret[last]
-        run = self.runs[rows.pool[last]]
+        pool = rows.pool[last]
+        run = self.runs[pool]
         if run is None or not run.result.compared:
             self._play(rows, first, last + 1)
             return
-        wanted = evictions(rows, first, last)
-        played, done = first, 0
-        diverged = False
-
-        def evict(handle: int) -> int:
-            nonlocal played, done, diverged
-            if diverged or done == len(wanted):
-                diverged = True
-                return -errno.EEXIST
-            one = wanted[done]
-            known = run.live.get(one.handle)
-            if handle != (one.handle if known is None else known[0]):
-                diverged = True
-                return -errno.EEXIST
-            done += 1
-            self._play(rows, played, one.at + 1)
-            played = one.at + 1
-            if self.runs[run.result.pool] is None:
-                raise HazardError("stopped", "the replay of this pool ended in an eviction")
-            return one.ret
-
+        shrinking = Shrinking(
+            *(run, rows, first, last),
+            play=lambda start, stop: self._play(rows, start, stop),
+            stopped=lambda: self.runs[pool] is None,
+        )
         try:
-            answer = run.model.shrink(rows.size[last] or 1, evict).ret
-        except OSError as refusal:
-            answer = -(refusal.errno or 0)
+            answer = shrinking.drive()
         except HazardError as hazard:
-            if self.runs[run.result.pool] is run:
-                self._stop(run.result.pool, f"row {number}: shrink", hazard)
-            self._play(rows, played, last + 1)
+            if self.runs[pool] is run:
+                self._stop(pool, f"row {number}: shrink", hazard)
+            self._play(rows, shrinking.played, last + 1)
             return
+        played = shrinking.played
         begun = rows.end_ns[played - 1] if played > first else rows.ts_ns[last]
         self._point(run, begun, NO_TOTAL, number)
         self._play(rows, played, last)
-        run.result.shrinks_diverged += diverged or done < len(wanted)
+        run.result.shrinks_diverged += shrinking.diverged
         run.result.shrinks.note(
             answer == ret, f"row {number}: shrink returned {ret}, model: {answer}"
         )
         self._point(run, rows.end_ns[last], rows.total[last], number)
-
-
-def _name(error: OSError) -> str:
-    return errno.errorcode.get(error.errno or 0, str(error.errno))
 
 
 def _result(reader: Source, backend: str, found: Survey, engine: _Engine, wall_s: float) -> Result:
@@ -557,7 +416,7 @@ def _result(reader: Source, backend: str, found: Survey, engine: _Engine, wall_s
         calls=found.calls,
         driven=found.driven,
         cpus=found.cpus,
-        order="found" if isinstance(reader, InOrder) else metadata.order,
+        order=metadata.order,
         starts_empty=metadata.starts_empty(),
         lost=metadata.lost,
         lost_total=metadata.lost_total(),

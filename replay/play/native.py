@@ -51,21 +51,19 @@ from ztrace.allocator.native.library import (
     library,
     shape,
 )
-from ztrace.allocator.native.pool import config_of, kind_of
-from ztrace.allocator.native.stats import STATS
+from ztrace.allocator.native.pool import binding, config_of, kind_of
 from ztrace.allocator.registry import Builtin, builtin
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
 from ztrace.replay.figures.timing import BUCKETS, CLASSES, Timing, histogram, latency
-from ztrace.replay.order.found import InOrder
 from ztrace.replay.play.backends import compacts, family, models
-from ztrace.replay.play.engine import (
+from ztrace.replay.play.header import zswap_release
+from ztrace.replay.play.recorded import (
     HANDLES_TELL,
     as_played,
     check_replayable,
     more_bytes,
 )
-from ztrace.replay.play.header import zswap_release
 from ztrace.replay.read.lives import (
     FREE_WAITS_ROWS,
     is_whole,
@@ -577,7 +575,7 @@ class _Play:
             calls=found.calls,
             driven=found.driven,
             cpus=found.cpus,
-            order="found" if isinstance(self.reader, InOrder) else metadata.order,
+            order=metadata.order,
             starts_empty=metadata.starts_empty(),
             lost=metadata.lost,
             lost_total=metadata.lost_total(),
@@ -656,7 +654,7 @@ class _Play:
         count = self.core.zc_stats(model, None)
         figures = (c_int64 * count)()
         self.core.zc_stats(model, figures)
-        stats = STATS[self.model.name]
+        stats = binding(self.model.name).stats
         near_peak = self.core.zp_near_peak_of(self.player, at)[:count]
         return PoolResult(
             pool=raw.pool,

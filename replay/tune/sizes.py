@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.play.engine import more_bytes
+from ztrace.replay.play.recorded import more_bytes
 from ztrace.replay.read.rows import FREE, MALLOC, segments, survey
 from ztrace.traces.reader import TraceReader
 

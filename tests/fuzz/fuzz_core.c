@@ -84,8 +84,8 @@ static void choose_table(struct input *in, struct zc_config *config)
 
 static const char *choose(struct input *in, struct zc_config *config)
 {
-	static const char *const names[] = {"ztree", "zbud", "z3fold", "zsmalloc", "successors"};
-	static const uint32_t zsmallocs[] = {61, 612, 72}, successors[] = {1, 2022, 2025};
+	static const char *const names[] = {"ztree", "zbud", "z3fold", "zsmalloc", "zblock"};
+	static const uint32_t zsmallocs[] = {61, 612, 72}, zblocks[] = {1, 2022, 2025};
 	uint8_t kind = byte(in) % 5, more = byte(in), rules = byte(in);
 	*config = (struct zc_config){
 		.page_bytes = 4096u << (more & 3),
@@ -93,7 +93,7 @@ static const char *choose(struct input *in, struct zc_config *config)
 		.max_index = more & 8 ? 3 : 0,
 		.cpus = 1 + (more >> 4 & 3),
 		.deferred = more >> 6 & 1,
-		.variant = kind == 4 ? successors[rules % 3] : zsmallocs[rules % 3],
+		.variant = kind == 4 ? zblocks[rules % 3] : zsmallocs[rules % 3],
 		.chain_size = 4 + (rules >> 4),
 	};
 	choose_table(in, config);

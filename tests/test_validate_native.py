@@ -30,7 +30,7 @@ from ztrace.allocator.ztree.model import BlockTree, BlockType
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate.native import CHECKER, NativeStream
 from ztrace.replay.validate.races import races_in
-from ztrace.replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
+from ztrace.replay.validate.stream import SEEN, FoundOrder, PythonStream, Seen, Sinks, Stream
 from ztrace.replay.validate.verdict import KEPT
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
 
@@ -147,7 +147,7 @@ class Told:
         wraps = rng.random() < 0.5 and not (calls["kind"] >= BlockKind.PASS).any()
         tree = BlockTree(BlockType(0, 0, rng.randint(1, 5), 8, 4096), 3 if wraps else 1 << 56)
         empty = rng.random() < 0.6
-        self.orders: list[Order] = []
+        self.orders: list[FoundOrder] = []
         self.races: list[Any] = []
         self.failures: list[BlockFailure] = []
         self.count = 0

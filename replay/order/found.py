@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.source import AT, INSERT, Source
-from ztrace.replay.validate import Order, validate
+from ztrace.replay.validate import FoundOrder, validate
 from ztrace.replay.validate.calls import BATCH_ROWS, FOREVER, horizons
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
@@ -33,7 +33,7 @@ def find_order(
     """The trace in the order that validation finds; None if one CPU made it or none is found."""
     if reader.metadata.machine.cpus == 1 or reader.metadata.order == "found":
         return None
-    orders: list[Order] = []
+    orders: list[FoundOrder] = []
     try:
         verdict = validate(reader, on_order=orders.append, advance=advance)
     except ReplayError:  # no mallocs or frees, or those of another allocator
@@ -56,7 +56,7 @@ class InOrder:
     each malloc and free.
     """
 
-    def __init__(self, reader: TraceReader, orders: Sequence[Order]) -> None:
+    def __init__(self, reader: TraceReader, orders: Sequence[FoundOrder]) -> None:
         self.path = reader.path
         self.metadata = replace(reader.metadata, order="found")
         self.num_rows = reader.num_rows

@@ -31,7 +31,7 @@ from ztrace.allocator.native.library import NO_MEMORY, Interface, Shape, codes_o
 from ztrace.allocator.ztree.calls import Answer, BlockKind, BlockStep, Said
 from ztrace.allocator.ztree.model import BlockTree
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.validate.stream import SEEN, Order, Seen, Sinks, call_of
+from ztrace.replay.validate.stream import SEEN, FoundOrder, Seen, Sinks, call_of
 from ztrace.replay.validate.ztree_checker import BlockFailure, TreeTally
 
 _FOREVER = 2**63 - 1
@@ -168,7 +168,7 @@ class NativeStream:
                 _array(getattr(found, name), found.order_len, dtype)
                 for name, dtype in (("at_ns", np.int64), ("row", np.int64), ("step", np.int8))
             ]
-            self._sinks.on_order(Order(*arrays))
+            self._sinks.on_order(FoundOrder(*arrays))
         self._take_races(found)
         self._take_failures(found)
 

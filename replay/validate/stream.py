@@ -32,7 +32,7 @@ SEEN = np.dtype(
 Seen = NDArray[np.void]
 
 
-class Order(NamedTuple):
+class FoundOrder(NamedTuple):
     """A stretch of found order: arrays of equal length, in order of effect.
 
     ``at_ns`` is a moment of each step inside its call's interval, ``row`` the call's row in the
@@ -53,7 +53,7 @@ class Sinks:
 
     on_steps: Callable[[BlockSteps], None]
     on_failure: Callable[[BlockFailure], None]
-    on_order: Callable[[Order], None] | None
+    on_order: Callable[[FoundOrder], None] | None
 
 
 class Stream(Protocol):
@@ -120,7 +120,9 @@ class PythonStream:
 
     def _order_plain(self, calls: Seen) -> None:
         if self._sinks.on_order is not None:
-            self._sinks.on_order(Order(calls["ts"], calls["row"], np.zeros(len(calls), np.int8)))
+            self._sinks.on_order(
+                FoundOrder(calls["ts"], calls["row"], np.zeros(len(calls), np.int8))
+            )
 
     def _on_steps(self, steps: BlockSteps) -> None:
         """Place steps at moments that keep their order and lie inside their calls."""
@@ -134,7 +136,9 @@ class PythonStream:
             placed.append((moment, call.row, step))
         if placed:
             at_ns, row, step_ = zip(*placed, strict=True)
-            self._sinks.on_order(Order(np.array(at_ns), np.array(row), np.array(step_, np.int8)))
+            self._sinks.on_order(
+                FoundOrder(np.array(at_ns), np.array(row), np.array(step_, np.int8))
+            )
 
 
 def call_of(seen: Any) -> BlockCall:

@@ -32,7 +32,7 @@ from ztrace.replay.validate.calls import (
 from ztrace.replay.validate.native import CHECKER, NativeStream, reason_missing
 from ztrace.replay.validate.partial import refuse_partial
 from ztrace.replay.validate.races import Race, races_in
-from ztrace.replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
+from ztrace.replay.validate.stream import SEEN, FoundOrder, PythonStream, Seen, Sinks, Stream
 from ztrace.replay.validate.verdict import KEPT, TreeVerdict, Unexplained, Verdict
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
 from ztrace.traces.reader import TraceReader
@@ -47,7 +47,7 @@ def validate(
     starts_empty: bool | None = None,
     tree_class: type[BlockTree] = BlockTree,
     table: Table | None = None,
-    on_order: Callable[[Order], None] | None = None,
+    on_order: Callable[[FoundOrder], None] | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Verdict:
     """Search for an order of all recorded ztree calls that gives the recorded handles.
@@ -97,7 +97,7 @@ class _Run:
         starts_empty: bool | None,
         tree_class: type[BlockTree],
         table: Table | None,
-        on_order: Callable[[Order], None] | None,
+        on_order: Callable[[FoundOrder], None] | None,
         in_core: bool,
     ) -> None:
         metadata = reader.metadata
@@ -118,7 +118,7 @@ class _Run:
         self.carried: Calls = np.empty(0, CALL)
         self.cpus: set[int] = set()
         self.on_order = on_order
-        self.order: list[Order] = []
+        self.order: list[FoundOrder] = []
 
     # -- from windows to trees ---------------------------------------------------------------
 
@@ -333,7 +333,7 @@ class _Run:
 
     # -- the order found ---------------------------------------------------------------------
 
-    def _keep(self, order: Order) -> None:
+    def _keep(self, order: FoundOrder) -> None:
         self.order.append(order)
 
     def _emit(self, limit: int) -> None:
@@ -345,7 +345,7 @@ class _Run:
                 limit = min(limit, int(tree.held["ts"][0]))
             if tree.checker is not None and tree.checker.undecided_since is not None:
                 limit = min(limit, tree.checker.undecided_since)
-        merged = Order(
+        merged = FoundOrder(
             np.concatenate([part.at_ns for part in self.order]),
             np.concatenate([part.row for part in self.order]),
             np.concatenate([part.step for part in self.order]),
@@ -369,8 +369,8 @@ def _merged(held: Seen, seen: Seen) -> Seen:
     return merged[np.lexsort((merged["row"], merged["ts"]))]
 
 
-def _pick(order: Order, at: NDArray[np.intp]) -> Order:
-    return Order(order.at_ns[at], order.row[at], order.step[at])
+def _pick(order: FoundOrder, at: NDArray[np.intp]) -> FoundOrder:
+    return FoundOrder(order.at_ns[at], order.row[at], order.step[at])
 
 
 def _seen(calls: Calls) -> Seen:

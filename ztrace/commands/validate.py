@@ -18,7 +18,7 @@ from ztrace.replay.order.file import OrderWriter
 from ztrace.replay.validate import Verdict, validate
 from ztrace.replay.validate.native import reason_missing
 from ztrace.replay.validate.placement import compare_places
-from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
+from ztrace.replay.validate.placement_verdict import Placement, PoolPlacement, Way
 from ztrace.replay.validate.races import Race
 from ztrace.replay.validate.verdict import TreeVerdict, Unexplained
 from ztrace.traces import Metadata, TraceReader
@@ -161,17 +161,17 @@ def _show_placement(placement: Placement, metadata: Metadata, as_json: bool) -> 
         for line in _placement_notes(pool):
             out.print(f"pool {pool.pool}: {line}", soft_wrap=True)
     word = "agrees" if placement.agrees else "does NOT agree"
-    if placement.agrees and any(pool.order == Order.CORRECTED for pool in placement.pools):
+    if placement.agrees and any(pool.order == Way.CORRECTED for pool in placement.pools):
         word = "agrees, wherever the trace determines it,"
     out.print(f"the model {word} with the kernel; {placement.wall_s:.1f} s")
     return 0 if placement.agrees else 1
 
 
 ORDERS = {
-    Order.RECORDED: "calls played as they returned; explained: the object lies as in the kernel",
-    Order.FOUND: "explained: there is an order in which the model gives the kernel's handle",
-    Order.LOCK: "calls played as they held the lock; explained: the object lies as in the kernel",
-    Order.CORRECTED: "calls played as they returned, the model corrected after each difference; "
+    Way.RECORDED: "calls played as they returned; explained: the object lies as in the kernel",
+    Way.FOUND: "explained: there is an order in which the model gives the kernel's handle",
+    Way.LOCK: "calls played as they held the lock; explained: the object lies as in the kernel",
+    Way.CORRECTED: "calls played as they returned, the model corrected after each difference; "
     "decisive: comparisons that no other CPU's call can have changed",
 }
 
@@ -214,7 +214,7 @@ def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
     if pool.unknown:
         calls = ", ".join(f"{name} {count:,}" for name, count in pool.unknown.items())
         yield f"calls on objects from before the trace, or lost: {calls}"
-    if len(pool.cpus) > 1 and pool.order == Order.RECORDED:
+    if len(pool.cpus) > 1 and pool.order == Way.RECORDED:
         yield (
             f"{len(pool.cpus)} CPUs; recorded order is not the order of the allocator's lock, and "
             f"{pool.overlapping:,} calls overlapped: differences from the first of these on need "

@@ -55,9 +55,20 @@ def recorded_traits(allocator: str) -> Traits:
         return Traits(allocator, _no_model)
 
 
+def is_known(name: str) -> bool:
+    """Whether there is a backend of that name."""
+    return name in OURS or bool(entry_points(group=ENTRY_POINT_GROUP, name=name))
+
+
 def our_traits() -> list[Traits]:
     """Those of the allocators that come with ztrace."""
     return [traits(name) for name in OURS]
+
+
+def all_traits() -> list[Traits]:
+    """Those of all allocators, third parties' last."""
+    theirs = sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)} - set(OURS))
+    return [traits(name) for name in (*OURS, *theirs)]
 
 
 def _no_model(**items: Any) -> Pool:
@@ -115,17 +126,30 @@ def resolve(spec: str, release: str, page_bytes: int) -> str:
     A variant and ``page_bytes`` that it does not say are the recorded machine's, where the model
     has those; what it says stands. BackendError for an unknown name or what is no specification.
     """
+    with_rules = str(_with_rules(spec, release))
+    return with_pages(with_rules, page_bytes) or with_rules
+
+
+def recorded(
+    spec: str, release: str, page_bytes: int, cpus: int, *, compactions: bool = True
+) -> str:
+    """As :func:`resolve`, for the model of a pool that was recorded on this very allocator.
+
+    ``cpus``: of the recorded machine, 0: not known. ``compactions``: whether the trace would have
+    them as rows, which are then played.
+    """
+    parts = Specification.parse(resolve(spec, release, page_bytes))
+    return str(traits(parts.name).as_recorded(parts, cpus, compactions=compactions))
+
+
+def _with_rules(spec: str, release: str) -> Specification:
     parts = Specification.parse(spec)
-    parts = traits(parts.name).with_rules(parts, release)
-    return _with_pages(parts, page_bytes) or str(parts)
+    return traits(parts.name).with_rules(parts, release)
 
 
 def with_pages(spec: str, page_bytes: int) -> str | None:
     """A backend for pages of that size (0: not known, any); None if it has none."""
-    return _with_pages(Specification.parse(spec), page_bytes)
-
-
-def _with_pages(parts: Specification, page_bytes: int) -> str | None:
+    parts = Specification.parse(spec)
     for tried in (parts, parts.completed(items={"page_bytes": f"{page_bytes}"})):
         try:
             if not page_bytes or create(str(tried)).page_bytes == page_bytes:

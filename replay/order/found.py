@@ -15,6 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ztrace.allocator.registry import recorded_traits
+from ztrace.allocator.specification import family
+from ztrace.allocator.traits import Check
 from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.source import AT, INSERT, Source
@@ -44,7 +47,8 @@ def find_order(
 def in_order(reader: TraceReader, backend: str) -> Source:
     """The trace as it is played through a backend: one of ztree in the order found, if one is."""
     allocators = {pool.allocator for pool in reader.metadata.pools}
-    if "ztree" in allocators or (backend.startswith("ztree") and allocators <= {"unknown"}):
+    named = [family(backend)] if allocators <= {"unknown"} else allocators
+    if any(recorded_traits(name).check is Check.TREES for name in named):
         return find_order(reader) or reader
     return reader
 

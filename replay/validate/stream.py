@@ -36,7 +36,7 @@ class FoundOrder(NamedTuple):
     """A stretch of found order: arrays of equal length, in order of effect.
 
     ``at_ns`` is a moment of each step inside its call's interval, ``row`` the call's row in the
-    trace, ``step`` a :class:`replay.validate.steps.Step`.
+    trace, ``step`` a :class:`allocator.ztree.calls.BlockStep`.
     """
 
     at_ns: NDArray[np.int64]

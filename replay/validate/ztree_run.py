@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztrace.allocator.native import library
+from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.table import Table
+from ztrace.allocator.traits import Check
 from ztrace.allocator.ztree.calls import BlockCall, BlockKind
 from ztrace.allocator.ztree.model import BlockTree, Ztree
 from ztrace.replay.errors import ReplayError
@@ -37,7 +39,10 @@ from ztrace.replay.validate.verdict import KEPT, TreeVerdict, Unexplained, Verdi
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
 from ztrace.traces.reader import TraceReader
 
-FORMS = ("ztree", "unknown")  # allocators of pools that this check can be tried on
+
+def can_explain(allocator: str) -> bool:
+    """Whether this check is that of a recorded allocator, or can be tried as nobody knows which."""
+    return allocator == "unknown" or recorded_traits(allocator).check is Check.TREES
 
 
 def validate(
@@ -143,7 +148,7 @@ class _Run:
         """ReplayError for calls to a pool of another allocator; one without calls is no matter."""
         for number in pools:
             allocator = self.allocators[number] if number < len(self.allocators) else "unknown"
-            if allocator not in FORMS:
+            if not can_explain(allocator):
                 raise ReplayError(
                     f"{self.verdict.trace}: pool {number} is {allocator}; only ztree can be "
                     "validated so"

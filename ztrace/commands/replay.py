@@ -218,10 +218,10 @@ def command(
         return _compare(
             *(trace, backends, engine, every, output, force, order, recorded_order, as_json)
         )
-    [backend] = backends
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
+        [backend] = chosen(backends, metadata)
         file = None
         if output is not None:  # opened first: an existing file is refused before the work
             file = stack.enter_context(AtomicFile(output, force=force))
@@ -247,6 +247,7 @@ def _anomalies(
 ) -> int:
     """Watch one replay for faults of the allocator."""
     with TraceReader(trace) as reader, progress(trace.name, 3 * reader.num_rows) as advance:
+        [backend] = chosen([backend], reader.metadata)
         source = reader if recorded_order else _in_order(reader, backend, order)
         found = find_anomalies(source, backend, advance)
     if as_json:

@@ -21,6 +21,7 @@ from ztrace.replay.validate.placement import compare_places
 from ztrace.replay.validate.placement_verdict import Placement, PoolPlacement, Way
 from ztrace.replay.validate.races import Race
 from ztrace.replay.validate.verdict import TreeVerdict, Unexplained
+from ztrace.replay.validate.ztree_run import can_explain
 from ztrace.traces import Metadata, TraceReader
 
 SHOWN = 5  # failures and races printed; --json has more
@@ -82,7 +83,7 @@ def command(
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
-        if not {pool.allocator for pool in metadata.pools} <= {"ztree", "unknown"}:
+        if not all(can_explain(pool.allocator) for pool in metadata.pools):
             if order_path is not None:
                 raise click.UsageError("--order is for traces of ztree")
             if engine == "native":

@@ -75,10 +75,12 @@ def show_recorded(output: Path, rows: int, metadata: Metadata) -> None:
         click.echo(f"  lost, {cause}: {sum(counts.values()):,}; {ADVICE.get(cause, '')}")
     for note in metadata.notes:
         click.echo(f"  {note}")
-    backend = metadata.pools[-1].allocator if metadata.pools else "ztree"
+    from ztrace.replay.play.backends import own_model
+
+    model = own_model(metadata)
     has_mallocs = metadata.filters.get("level") in (None, "allocator")
     click.echo(
-        f"Next: ztrace replay {output} --backend {backend}"
-        if has_mallocs
+        f"Next: ztrace replay {output} --backend {model}"
+        if has_mallocs and model is not None
         else f"Next: ztrace stat {output}"
     )

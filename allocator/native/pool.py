@@ -45,7 +45,7 @@ def kind_of(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def binding(kind: str) -> Any:
-    """Module ``native`` of a folder: ``configure()``, ``stats()`` and, if it has its own, ``Pool``."""
+    """Module ``native`` of a folder: ``configure()``, ``stats()``; ``Pool`` if it has its own."""
     return import_module(f"ztrace.allocator.{kind}.native")
 
 

@@ -5,7 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOT_BITS = 4, TYPE_BITS = 4, MAX_SLOTS = 16, MAX_ORDER = 10, INDEX_BITS = 60, ID_BITS = 28 };
+enum {
+	SLOT_BITS = 4,
+	TYPE_BITS = 4,
+	MAX_SLOTS = 16,
+	MAX_ORDER = 10,
+	INDEX_BITS = 60,
+	ID_BITS = 28
+};
 
 /*
  * A reference is the block's number in its slab and the slot; ODD marks the position in ``odd`` of
@@ -97,7 +104,8 @@ static struct block *numbered(const struct ztree *z, uint32_t number)
 	return number ? zc_slab_at(&z->block_slab, number - 1) : NULL;
 }
 
-static uint64_t encode(const struct ztree *z, const struct tree *tree, uint64_t index, uint32_t slot)
+static uint64_t encode(const struct ztree *z, const struct tree *tree, uint64_t index,
+		       uint32_t slot)
 {
 	uint64_t handle = ((uint64_t)tree->number << z->type_shift) + (index << SLOT_BITS) + slot;
 	return handle & z->handle_mask;
@@ -545,15 +553,14 @@ static int name(struct ztree *z, uint64_t name, const char *call, struct named *
 	named->handle = handle;
 	named->at = decode(z, handle);
 	if (ZC_UNLIKELY(handle > z->handle_mask || named->at.kind >= z->types))
-		return zc_fatal(&z->base, "H8",
-				"%s of 0x%" PRIx64 ", which names no block type", call, handle);
+		return zc_fatal(&z->base, "H8", "%s of 0x%" PRIx64 ", which names no block type",
+				call, handle);
 	named->tree = &z->trees[named->at.kind];
 	named->block = find(z, named->at.kind, named->at.index);
 	return 0;
 }
 
-static void note_free(struct ztree *z, uint64_t handle, const struct where *at,
-		      struct block *block)
+static void note_free(struct ztree *z, uint64_t handle, const struct where *at, struct block *block)
 {
 	if (ZC_LIKELY(block && block->owned >> at->slot & 1)) {
 		block->owned &= ~(1u << at->slot);
@@ -637,8 +644,8 @@ static int free_strange(struct ztree *z, uint64_t object)
 	}
 	if (ZC_UNLIKELY(block->under_reclaim)) {
 		if (!z->is_evicting || handle != z->evicting)
-			zc_meet(pool, "H15", "free of 0x%" PRIx64 " dropped, its block is reclaimed",
-				handle);
+			zc_meet(pool, "H15",
+				"free of 0x%" PRIx64 " dropped, its block is reclaimed", handle);
 		return 0;
 	}
 	return give_back(z, tree, block, named.at.slot);
@@ -735,11 +742,13 @@ static int evict_block(struct ztree *z, struct tree *tree, struct block *block, 
 		if (refused) {
 			if (owned && !is_owned(z, handle))
 				zc_meet(&z->base, "H17",
-					"evict(0x%" PRIx64 ") freed the object, then failed: leaked",
+					"evict(0x%" PRIx64
+					") freed the object, then failed: leaked",
 					handle);
 			else if (block->mapped & bit)
 				zc_meet(&z->base, "H17",
-					"evict(0x%" PRIx64 ") failed and left the slot mapped", handle);
+					"evict(0x%" PRIx64 ") failed and left the slot mapped",
+					handle);
 			break;
 		}
 		if (is_owned(z, handle)) {
@@ -896,8 +905,11 @@ static int lay_out(struct ztree *z, const struct zc_config *config)
 		uint32_t slot_bytes = block_bytes / (slots * long_bytes) * long_bytes;
 		if (i && slot_bytes < z->trees[i - 1].slot_bytes)
 			return -EINVAL;
-		z->trees[i] = (struct tree){.number = i, .order = order, .slots = slots,
-					    .slot_bytes = slot_bytes, .block_bytes = block_bytes};
+		z->trees[i] = (struct tree){.number = i,
+					    .order = order,
+					    .slots = slots,
+					    .slot_bytes = slot_bytes,
+					    .block_bytes = block_bytes};
 	}
 	return z->trees[z->types - 1].slot_bytes < config->page_bytes ? -EINVAL : 0;
 }

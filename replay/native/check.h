@@ -108,15 +108,16 @@ struct zv_tree;
  * had no blocks before the first call. ``wants_order``: fill the order's arrays. NULL for
  * impossible arguments or if there is no memory.
  */
-ZC_API struct zv_tree *zv_create(uint32_t slots, uint64_t max_index, int starts_empty, int wants_order);
+ZC_API struct zv_tree *zv_create(uint32_t slots, uint64_t max_index, int starts_empty,
+				 int wants_order);
 ZC_API void zv_destroy(struct zv_tree *tree);
 
 /*
  * Check calls sorted by (ts, row), after those of earlier batches, as far as no call that is still
  * to come can overlap them: it begins at ``limit`` or later. *done says how many that were.
  */
-ZC_API int zv_check(struct zv_tree *tree, const struct zv_call *calls, uint64_t count, int64_t limit,
-		    uint64_t *done);
+ZC_API int zv_check(struct zv_tree *tree, const struct zv_call *calls, uint64_t count,
+		    int64_t limit, uint64_t *done);
 
 /* No more calls: of orders that no call can tell apart, the first is taken. */
 ZC_API int zv_finish(struct zv_tree *tree);

@@ -499,8 +499,9 @@ static bool is_unseen(const struct zv_tree *t, int64_t index)
 
 static struct saved save(const struct zv_tree *t, struct block *block)
 {
-	struct saved saved = {t->current, t->last, block, t->counter, block->free_slots,
-			      block->coeff, block->under_reclaim, block->present, {0}};
+	struct saved saved = {t->current,           t->last,           block,
+			      t->counter,           block->free_slots, block->coeff,
+			      block->under_reclaim, block->present,    {0}};
 	memcpy(saved.slots, block->slots, ZV_SLOTS);
 	return saved;
 }
@@ -607,8 +608,11 @@ static struct block *insert_saved(struct zv_tree *t, struct saved *saved)
 	for (size_t i = 0; i < t->watched.len; i++)
 		if (t->watched.at[i].index == block->index)
 			t->watched.at[i].block = block;
-	*saved = (struct saved){.current = current, .last = last, .block = block,
-				.counter = counter, .free_slots = block->free_slots};
+	*saved = (struct saved){.current = current,
+				.last = last,
+				.block = block,
+				.counter = counter,
+				.free_slots = block->free_slots};
 	return block;
 }
 
@@ -1081,8 +1085,8 @@ static void explore(struct zv_tree *t, const struct exit *hypothesis)
 			after = write_log(t, after, number, step);
 		}
 		if (made == runs[run].len)
-			open_frame(t, frame->first,
-				   frame->done + (t->progress.at[number] == DONE), after);
+			open_frame(t, frame->first, frame->done + (t->progress.at[number] == DONE),
+				   after);
 	}
 	install(t, &before, &t->before);
 }
@@ -1372,8 +1376,8 @@ static void look_over(struct zv_tree *t)
 	for (uint32_t i = 0; i < t->calls.len; i++) {
 		const struct zv_call *call = &t->calls.at[i];
 		uint32_t same = i;
-		for (uint32_t j = i; j-- && t->calls.at[j].row == call->row &&
-				     t->calls.at[j].ts == call->ts;)
+		for (uint32_t j = i;
+		     j-- && t->calls.at[j].row == call->row && t->calls.at[j].ts == call->ts;)
 			if (equal_calls(&t->calls.at[j], call)) {
 				same = t->same.at[j];
 				break;
@@ -1617,14 +1621,44 @@ ZC_API void zv_destroy(struct zv_tree *t)
 	for (size_t i = 0; i < MAPS; i++)
 		zc_map_clear(maps[i]);
 	void *vectors[] = {
-		t->oldest.at, t->newest.at, t->gone.at, t->watched.at,
-		t->hypotheses.list.at, t->hypotheses.variants.at, t->exits.list.at,
-		t->exits.variants.at, t->before.at, t->scratch.at, t->logs.at, t->calls.at,
-		t->progress.at, t->inserted.at, t->candidates.at, t->ranks.at, t->ranked.at, t->options.at, t->frames.at,
-		t->key.at, t->visited.entries.at, t->visited.bytes.at, t->left.entries.at,
-		t->left.bytes.at, t->same.at, t->hazy.at, t->finished.at, t->redone.at,
-		t->steps.at, t->latest.at, t->at_ns.at, t->row.at, t->step.at, t->race_calls.at,
-		t->race_steps.at, t->race_ends.at, t->failures.at, t->around.at,
+		t->oldest.at,
+		t->newest.at,
+		t->gone.at,
+		t->watched.at,
+		t->hypotheses.list.at,
+		t->hypotheses.variants.at,
+		t->exits.list.at,
+		t->exits.variants.at,
+		t->before.at,
+		t->scratch.at,
+		t->logs.at,
+		t->calls.at,
+		t->progress.at,
+		t->inserted.at,
+		t->candidates.at,
+		t->ranks.at,
+		t->ranked.at,
+		t->options.at,
+		t->frames.at,
+		t->key.at,
+		t->visited.entries.at,
+		t->visited.bytes.at,
+		t->left.entries.at,
+		t->left.bytes.at,
+		t->same.at,
+		t->hazy.at,
+		t->finished.at,
+		t->redone.at,
+		t->steps.at,
+		t->latest.at,
+		t->at_ns.at,
+		t->row.at,
+		t->step.at,
+		t->race_calls.at,
+		t->race_steps.at,
+		t->race_ends.at,
+		t->failures.at,
+		t->around.at,
 	};
 	for (size_t i = 0; i < sizeof(vectors) / sizeof(*vectors); i++)
 		free(vectors[i]);

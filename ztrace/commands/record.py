@@ -178,8 +178,8 @@ def command(
     live = sys.stderr.isatty()
 
     def on_ready(probes: int, missing: list[str]) -> None:
-        for symbol in missing:
-            _say(f"not on this kernel: {symbol}; ztrace doctor --probes says more")
+        for lack in missing:
+            _say(f"{lack}; ztrace doctor --probes says more")
         _say(f"Recording with {probes} probes. Hit Ctrl-C to end.")
 
     def on_progress(progress: Progress) -> None:

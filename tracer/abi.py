@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from ztrace.allocator.registry import our_traits
 from ztrace.tracer.btf import Btf
 from ztrace.tracer.symbols import Symbols
 
@@ -97,7 +98,8 @@ INNER = (
 
 SOURCES = ("zswap", "zram")
 
-MODULES = ("zsmalloc", "z3fold")  # built in or not, depending on the kernel
+# Built in or not, depending on the kernel.
+MODULES = tuple(one.module for one in our_traits() if one.module is not None)
 
 # Define of probes/zswap.c -> the member whose offset it is.
 MEMBERS = {
@@ -105,13 +107,9 @@ MEMBERS = {
     "ZPOOL_PRIVATE": ("zpool", "pool"),
     "ZPOOL_DRIVER_TYPE": ("zpool_driver", "type"),
     "ZPOOL_EVICTABLE": ("zpool", "evictable"),  # until 6.4: zswap puts a header before objects
-    "ZBUD_PAGES": ("zbud_pool", "pages_nr"),
-    "Z3FOLD_PAGES": ("z3fold_pool", "pages_nr"),
-    "Z3FOLD_HEADER_POOL": ("z3fold_header", "pool"),
-    "ZSMALLOC_PAGES": ("zs_pool", "pages_allocated"),
-    "ZSPAGE_FREEOBJ": ("zspage", "freeobj"),
     "FOLIO_SWAP": ("folio", "swap"),
     "ENTRY_HANDLE": ("zswap_entry", "handle"),
+    **{name: at for one in our_traits() for name, at in one.members.items()},
 }
 
 # swp_entry_t keeps the swap type above bit 58 on 64-bit machines (include/linux/swapops.h).

@@ -30,9 +30,9 @@ from ztrace.replay.report.memory import EVERY, Memory, model_dict
 from ztrace.replay.report.native_times import native_times
 from ztrace.replay.report.recorded import Recorded, page_bytes, tally
 from ztrace.replay.report.statistics import as_dict
-from ztrace.replay.validate import Order, validate
+from ztrace.replay.validate import FoundOrder, validate
 from ztrace.replay.validate.placement import compare_places
-from ztrace.replay.validate.validator import can_explain
+from ztrace.replay.validate.ztree_run import can_explain
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 
@@ -270,7 +270,7 @@ def _validate(reader: TraceReader, advance: Callable[[int], object]) -> tuple[Js
     forms = {pool.allocator for pool in reader.metadata.pools}
     try:
         if all(map(can_explain, forms)):
-            orders: list[Order] = []
+            orders: list[FoundOrder] = []
             verdict = validate(reader, on_order=orders.append, advance=advance)
             found: Json = {
                 "method": "order found" if verdict.cpus > 1 else "recorded order",

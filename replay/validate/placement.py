@@ -31,13 +31,13 @@ from ztrace.replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBAC
 from ztrace.replay.validate.corrected_order import CorrectedOrder
 from ztrace.replay.validate.lock_order import LockOrder
 from ztrace.replay.validate.partial import refuse_partial
-from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
+from ztrace.replay.validate.placement_verdict import Placement, PoolPlacement, Way
 from ztrace.replay.validate.recorded_order import RecordedOrder
 from ztrace.replay.validate.zbud_run import ZbudRun
 from ztrace.traces.reader import TraceReader
 
 OPS = (MALLOC, FREE, WRITEBACK, SHRINK, COMPACT)
-BY_ROW = (Order.RECORDED, Order.CORRECTED)
+BY_ROW = (Way.RECORDED, Way.CORRECTED)
 
 
 def compare_places(
@@ -99,21 +99,21 @@ def _used_pools(reader: TraceReader) -> list[int]:
     return sorted(used)
 
 
-def _order(reader: TraceReader, number: int, backend: str | None) -> Order:
+def _order(reader: TraceReader, number: int, backend: str | None) -> Way:
     """In which order a pool's calls are played."""
     metadata = reader.metadata
     pool = metadata.pools[number]
     if not pool.empty_at_start or backend is not None:
-        return Order.RECORDED
+        return Way.RECORDED
     check = recorded_traits(pool.allocator).check
     if check is Check.LOCKED:
         # Also of one CPU: where the kernel preempts, calls overlap on it, too.
-        return Order.LOCK if _tells_lock(reader, number) else Order.RECORDED
+        return Way.LOCK if _tells_lock(reader, number) else Way.RECORDED
     if metadata.machine.cpus == 1:
-        return Order.RECORDED
+        return Way.RECORDED
     if check is Check.CORRECTED:
-        return Order.CORRECTED if metadata.machine.cpus else Order.RECORDED
-    return Order.FOUND if check is Check.SEARCHED else Order.RECORDED
+        return Way.CORRECTED if metadata.machine.cpus else Way.RECORDED
+    return Way.FOUND if check is Check.SEARCHED else Way.RECORDED
 
 
 def _tells_lock(reader: TraceReader, number: int) -> bool:
@@ -128,26 +128,26 @@ def _tells_lock(reader: TraceReader, number: int) -> bool:
     return True
 
 
-def _result(reader: TraceReader, number: int, order: Order, backend: str | None) -> PoolPlacement:
+def _result(reader: TraceReader, number: int, order: Way, backend: str | None) -> PoolPlacement:
     metadata = reader.metadata
     pool = metadata.pools[number]
     spec = _model(reader, pool.allocator, backend)
     result = PoolPlacement(number, pool.allocator, spec, pool.empty_at_start, order)
     many = recorded_traits(pool.allocator).check is Check.LOCKED and metadata.machine.cpus != 1
-    if order == Order.RECORDED and many and not _tells_lock(reader, number):
+    if order == Way.RECORDED and many and not _tells_lock(reader, number):
         result.notes.append("the trace does not say when calls held the lock (lock_ns)")
     return result
 
 
 def _by_row(
-    reader: TraceReader, orders: Mapping[int, Order], backend: str | None, step: _Share
+    reader: TraceReader, orders: Mapping[int, Way], backend: str | None, step: _Share
 ) -> dict[int, PoolPlacement]:
     """Play pools in the order of rows."""
     checks: dict[int, RecordedOrder | CorrectedOrder] = {}
     for number, order in orders.items():
         if order in BY_ROW:
             result = _result(reader, number, order, backend)
-            if order == Order.RECORDED:
+            if order == Way.RECORDED:
                 checks[number] = RecordedOrder(str(reader.path), reader.metadata, result)
             else:
                 checks[number] = CorrectedOrder(reader, result)
@@ -156,14 +156,14 @@ def _by_row(
 
 
 def _by_window(
-    reader: TraceReader, orders: Mapping[int, Order], backend: str | None, step: _Share
+    reader: TraceReader, orders: Mapping[int, Way], backend: str | None, step: _Share
 ) -> dict[int, PoolPlacement]:
     """Play pools in an order made of the recorded times."""
     runs: dict[int, ZbudRun | LockOrder] = {}
     for number, order in orders.items():
         if order not in BY_ROW:
             result = _result(reader, number, order, backend)
-            if order == Order.FOUND:
+            if order == Way.FOUND:
                 runs[number] = ZbudRun(result, Zbud(page_bytes=_page_bytes(reader)))
             else:
                 runs[number] = LockOrder(result)

@@ -62,7 +62,7 @@ def command(
             file = stack.enter_context(AtomicFile(output, force=force))
         rivals = chosen(against, first) or successors(first)
         rows = sum(reader.num_rows for reader in readers)
-        with progress("tune", work(rows, len(rivals))) as advance:
+        with progress("tune", work(rows)) as advance:
             tuned = tune(readers, limits, against=rivals, advance=advance)
         if file is not None:
             file.write(

@@ -14,7 +14,7 @@ from ztrace.console import console, count_text, print_json, progress, table
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate import validate
 from ztrace.replay.validate.placement import compare_places
-from ztrace.replay.validate.validator import can_explain
+from ztrace.replay.validate.ztree_run import can_explain
 from ztrace.tracer.lab.debian import KERNELS
 from ztrace.tracer.lab.matrix import Cell, cells
 from ztrace.tracer.lab.together import record_together

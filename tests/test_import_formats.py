@@ -207,3 +207,18 @@ def test_any_file_name_will_do(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     for command in (("info",), ("stat",), ("replay", "--backend", "zbud")):
         done = run(*command, name)
         assert done.exit_code == 0, (command, done.output, done.exception)
+
+
+def test_reports_and_sweeps_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is not UTF-8 ended in a traceback, a sweep's after all runs."""
+    monkeypatch.chdir(tmp_path)
+    name = "host:\udcff.parquet"
+    Path(name).write_bytes(SAMPLE.read_bytes())
+    for command in (
+        ("report", name, "-o", "r.html", "--backend", "zbud"),
+        ("compare", name, name),
+        ("sweep", name, "--backend", "zbud", "-o", "s.parquet"),
+        ("report", "s.parquet", "-o", "sweep.html"),
+    ):
+        done = run(*command)
+        assert done.exit_code == 0, (command, done.output, done.exception)

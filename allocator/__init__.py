@@ -9,8 +9,12 @@
 
 from ztrace.allocator.protocol import (
     BackendError,
+    CompactsPages,
+    CompactsPool,
     Evict,
+    HasCpus,
     HasPlace,
+    HasSteps,
     HazardError,
     Hazards,
     Place,
@@ -21,8 +25,12 @@ from ztrace.allocator.registry import create, names
 
 __all__ = [
     "BackendError",
+    "CompactsPages",
+    "CompactsPool",
     "Evict",
+    "HasCpus",
     "HasPlace",
+    "HasSteps",
     "HazardError",
     "Hazards",
     "Place",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -134,6 +134,50 @@ class HasPlace(Protocol):
 
     def place(self, handle: int) -> Place:
         """Return where a live object is now."""
+        ...
+
+
+@runtime_checkable
+class HasSteps(Protocol):
+    """A pool whose malloc lets other calls come between two parts of it."""
+
+    def begin_malloc(self, size: int) -> Any:
+        """Do the first part of a malloc, which ends without a place."""
+        ...
+
+    def end_malloc(self, begun: Any) -> int:
+        """Do the second part; return the handle."""
+        ...
+
+
+@runtime_checkable
+class HasCpus(Protocol):
+    """A pool that keeps lists for each of so many ``cpus``."""
+
+    cpus: int
+    cpu: int
+    """The CPU of the calls that follow."""
+
+
+@runtime_checkable
+class CompactsPool(Protocol):
+    """A pool that is compacted as a whole."""
+
+    def compact(self) -> int:
+        """Compact the pool; return the pages freed."""
+        ...
+
+
+@runtime_checkable
+class CompactsPages(HasPlace, Protocol):
+    """A pool whose worker compacts queued pages, one by one if ``work`` is ``deferred``."""
+
+    work: str
+    pages: Mapping[int, Any]
+    """Those in use, by number."""
+
+    def compact_page(self, page: int) -> bool:
+        """Compact one page, of the model's number; False if it is not queued."""
         ...
 
 

@@ -20,16 +20,24 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ztrace.allocator.protocol import BackendError, Pool
 from ztrace.allocator.specification import Specification
 from ztrace.allocator.traits import Maker, Traits
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
 ENTRY_POINT_GROUP = "ztrace.backends"
 
-OURS = ("z3fold", "zblock", "zbud", "zsmalloc", "ztree")
+OURS = (
+    "ztree",
+    "zbud",
+    "z3fold",
+    "zsmalloc",
+    "zblock",
+)
 """Allocators that come with ztrace, each in the folder of its name: a new one's line is here."""
 
 
@@ -38,7 +46,7 @@ def traits(name: str) -> Traits:
     if name in OURS:
         found: Traits = importlib.import_module(f"ztrace.allocator.{name}").TRAITS
         return found
-    for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
+    for entry in _theirs().select(name=name):
         try:
             loaded: Traits | Maker = entry.load()
         except Exception as failure:  # whatever a third party's module raises
@@ -55,9 +63,30 @@ def recorded_traits(allocator: str) -> Traits:
         return Traits(allocator, _no_model)
 
 
+def is_known(name: str) -> bool:
+    """Whether there is a backend of that name."""
+    return name in OURS or bool(_theirs().select(name=name))
+
+
 def our_traits() -> list[Traits]:
     """Those of the allocators that come with ztrace."""
     return [traits(name) for name in OURS]
+
+
+def all_traits() -> list[Traits]:
+    """Those of all allocators by name, third parties' last."""
+    return [traits(name) for name in (*sorted(OURS), *_others())]
+
+
+def _others() -> list[str]:
+    return sorted(_theirs().names - set(OURS))
+
+
+def _theirs() -> EntryPoints:
+    """What third parties have installed."""
+    from importlib.metadata import entry_points  # not needed, as a rule, and slow to import
+
+    return entry_points(group=ENTRY_POINT_GROUP)
 
 
 def _no_model(**items: Any) -> Pool:
@@ -68,10 +97,10 @@ def names() -> list[str]:
     """Specifications that :func:`create` takes, without items except for variants."""
     ours = [
         f"{one.name}:{variant}" if variant else one.name
-        for one in our_traits()
+        for one in map(traits, sorted(OURS))
         for variant in one.variants
     ]
-    return [*ours, *sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))]
+    return [*ours, *_others()]
 
 
 class Builtin(NamedTuple):
@@ -115,17 +144,30 @@ def resolve(spec: str, release: str, page_bytes: int) -> str:
     A variant and ``page_bytes`` that it does not say are the recorded machine's, where the model
     has those; what it says stands. BackendError for an unknown name or what is no specification.
     """
+    with_rules = str(_with_rules(spec, release))
+    return with_pages(with_rules, page_bytes) or with_rules
+
+
+def recorded(
+    spec: str, release: str, page_bytes: int, cpus: int, *, compactions: bool = True
+) -> str:
+    """As :func:`resolve`, for the model of a pool that was recorded on this very allocator.
+
+    ``cpus``: of the recorded machine, 0: not known. ``compactions``: whether the trace would have
+    them as rows, which are then played.
+    """
+    parts = Specification.parse(resolve(spec, release, page_bytes))
+    return str(traits(parts.name).as_recorded(parts, cpus, compactions=compactions))
+
+
+def _with_rules(spec: str, release: str) -> Specification:
     parts = Specification.parse(spec)
-    parts = traits(parts.name).with_rules(parts, release)
-    return _with_pages(parts, page_bytes) or str(parts)
+    return traits(parts.name).with_rules(parts, release)
 
 
 def with_pages(spec: str, page_bytes: int) -> str | None:
     """A backend for pages of that size (0: not known, any); None if it has none."""
-    return _with_pages(Specification.parse(spec), page_bytes)
-
-
-def _with_pages(parts: Specification, page_bytes: int) -> str | None:
+    parts = Specification.parse(spec)
     for tried in (parts, parts.completed(items={"page_bytes": f"{page_bytes}"})):
         try:
             if not page_bytes or create(str(tried)).page_bytes == page_bytes:

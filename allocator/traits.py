@@ -95,10 +95,6 @@ def release_number(release: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
-def _no_variant(release: str) -> str:
-    return ""
-
-
 def _nothing(cpus: int, compactions: bool) -> Mapping[str, str]:
     return {}
 
@@ -117,13 +113,13 @@ class Traits:
         are given as they are. ``variants``: the bare items it takes, ``""`` if it needs none.
 
     The kernel's rules
-        ``variant_of(release)``: the variant that has the rules of a kernel, ``""`` if all have
-        the same. ``recorded_items(cpus, compactions)``: items for the model of a pool that was
-        recorded on this allocator, on so many CPUs; ``compactions``: whether those are recorded.
-        ``departures``: variants and items with which it is no more what a recording calls by its
-        name. ``keeps_header(variant)``: whether zswap keeps a swap entry before each object, as
-        it did up to 6.4 for drivers that can shrink. ``object_bytes``: what the allocator adds
-        to each object. ``compacts``; ``by_cpu``: the model's ``cpu`` is to be set before a call.
+        ``variant_of(release)``: the variant that has the rules of a kernel; None: they are of
+        no kernel, or all have the same. ``recorded_items(cpus, compactions)``: items for the
+        model of a pool that was recorded on this allocator, on so many CPUs; ``compactions``:
+        whether those are recorded. ``departures``: variants and items with which it is no more
+        what a recording calls by its name. ``keeps_header(variant)``: whether zswap keeps a swap
+        entry before each object, as it did up to 6.4 for drivers that can shrink.
+        ``object_bytes``: what the allocator adds to each object. ``compacts``: see there.
 
     Recordings
         ``handle``, ``tells`` and ``check``: see there. ``members``: members of the kernel's
@@ -141,13 +137,12 @@ class Traits:
     model: str | Maker
     items: Mapping[str, Callable[[str], Any]] | None = None
     variants: tuple[str, ...] = ("",)
-    variant_of: Callable[[str], str] = _no_variant
+    variant_of: Callable[[str], str] | None = None
     recorded_items: Callable[[int, bool], Mapping[str, str]] = _nothing
     departures: frozenset[str] = frozenset()
     keeps_header: Callable[[str], bool] = _never
     object_bytes: int = 0
     compacts: Compacts = Compacts.NEVER
-    by_cpu: bool = False
     handle: Handle = Handle.ADDRESS
     tells: Tells = Tells.NOTHING
     check: Check = Check.RECORDED
@@ -159,8 +154,19 @@ class Traits:
     out_of_tree: bool = False
 
     def with_rules(self, spec: Specification, release: str) -> Specification:
-        """A specification of this allocator with the variant that a kernel has, if it says none."""
-        return spec.completed(self.variant_of(release))
+        """A specification of this allocator with the variant that a kernel has, if it says none.
+
+        Of variants that are no kernel's, and none of them nameless, it is the last.
+        """
+        if self.variant_of is not None:
+            return spec.completed(self.variant_of(release))
+        return spec.completed("" if "" in self.variants else self.variants[-1])
+
+    def compared_variants(self, release: str) -> list[str]:
+        """Those worth a comparison on a kernel's trace: its own and the newest, or all."""
+        if self.variant_of is None:
+            return list(self.variants)
+        return list(dict.fromkeys((self.variant_of(release), self.variants[-1])))
 
     def as_recorded(
         self, spec: Specification, cpus: int, *, compactions: bool = True

@@ -10,7 +10,7 @@ import pytest
 from ztrace.allocator import native
 from ztrace.replay import Result, replay
 from ztrace.replay.play.native import can_replay, replay_native
-from ztrace.replay.validate import Order, Verdict, validate
+from ztrace.replay.validate import FoundOrder, Verdict, validate
 from ztrace.traces import TraceReader
 
 
@@ -30,13 +30,13 @@ def replay_both(reader: TraceReader, backend: str, **options: Any) -> Result:
     return expected
 
 
-def validate_both(reader: TraceReader, **options: Any) -> tuple[Verdict, list[Order]]:
+def validate_both(reader: TraceReader, **options: Any) -> tuple[Verdict, list[FoundOrder]]:
     """The Python checker's verdict and order, which must be the core's too."""
-    orders: list[Order] = []
+    orders: list[FoundOrder] = []
     expected = validate(reader, engine="python", on_order=orders.append, **options)
     if native.reason_missing() or "tree_class" in options:
         return expected, orders
-    found: list[Order] = []
+    found: list[FoundOrder] = []
     answered = validate(reader, engine="native", on_order=found.append, **options)
     assert without_time(answered) == without_time(expected)
     assert steps_of(found) == steps_of(orders)
@@ -52,7 +52,7 @@ def without_time(verdict: Verdict) -> dict[str, Any]:
     return document
 
 
-def steps_of(orders: list[Order]) -> list[tuple[int, int, int]]:
+def steps_of(orders: list[FoundOrder]) -> list[tuple[int, int, int]]:
     """An order as (at_ns, row, step)."""
     return [
         step

@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from ztrace.allocator import HasPlace, Pool, create
+from ztrace.allocator.registry import recorded
 from ztrace.commands.validate import command
 from ztrace.replay import ReplayError
-from ztrace.replay.validate.placement import compare_places, model_of
+from ztrace.replay.validate.placement import compare_places
 from ztrace.replay.validate.placement_verdict import Placement
 from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
@@ -157,12 +158,13 @@ def test_another_rule_is_seen(tmp_path: Path) -> None:
 
 
 def test_rules_are_chosen_by_the_recorded_kernel() -> None:
-    assert model_of("zsmalloc", "6.1.0-56-amd64", 1) == "zsmalloc:6.1"
-    assert model_of("zsmalloc", "6.12.117+deb12-amd64", 1) == "zsmalloc:6.12"
-    assert model_of("zsmalloc", "7.2.13+deb14-amd64", 1) == "zsmalloc:6.12"
-    assert model_of("zsmalloc", "unknown", 1) == "zsmalloc:6.12"
-    assert model_of("z3fold", "6.1.0", 2) == "z3fold:cpus=2,work=deferred"
-    assert model_of("zbud", "6.1.0", 2) == "zbud"
+    assert recorded("zsmalloc", "6.1.0-56-amd64", 4096, 1) == "zsmalloc:6.1"
+    assert recorded("zsmalloc", "6.12.117+deb12-amd64", 4096, 1) == "zsmalloc:6.12"
+    assert recorded("zsmalloc", "7.2.13+deb14-amd64", 4096, 1) == "zsmalloc:7.2"
+    assert recorded("zsmalloc", "unknown", 4096, 1) == "zsmalloc:6.12"
+    assert recorded("z3fold", "6.1.0", 4096, 2) == "z3fold:cpus=2,work=deferred"
+    assert recorded("z3fold", "6.1.0", 16384, 0) == "z3fold:page_bytes=16384,cpus=1,work=deferred"
+    assert recorded("zbud", "6.1.0", 4096, 2) == "zbud"
 
 
 def test_the_command_says_so(tmp_path: Path) -> None:

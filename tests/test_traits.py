@@ -23,7 +23,6 @@ def test_traits_and_model_agree(name: str) -> None:
         assert hasattr(pool, "place") or one.tells is Tells.NOTHING
         assert hasattr(pool, "compact") == (one.compacts is Compacts.POOL)
         assert hasattr(pool, "compact_page") == (one.compacts is Compacts.PAGES)
-        assert hasattr(pool, "cpus") == one.by_cpu
         assert variant in one.native
     assert one.items is not None and "page_bytes" in one.items
 

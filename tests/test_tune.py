@@ -19,7 +19,7 @@ from tests.test_cross_replay import Command, metadata, row, write, ztrace
 from ztrace.allocator import BackendError, create
 from ztrace.allocator.table import c_initialiser, read_table, table_text
 from ztrace.allocator.ztree.model import POSTED_TABLE, Ztree
-from ztrace.replay import ReplayError
+from ztrace.replay import ReplayError, replay
 from ztrace.replay.tune import Limits, best_table, static_bytes, tune
 from ztrace.replay.tune.sizes import live_sizes
 from ztrace.traces import TraceReader
@@ -156,6 +156,17 @@ def test_sizes_are_those_of_ztree(tmp_path: Path) -> None:
     rows.append(row(3, "map", handle=2))
     with TraceReader(write(tmp_path / "u", rows, metadata("zsmalloc"))) as reader:
         assert set(live_sizes(reader).whole()) == {17}
+
+
+def test_zram_adds_no_header(tmp_path: Path) -> None:
+    """Also on a kernel whose zswap does: what tune counts is what its replays store."""
+    zram = metadata("zsmalloc")
+    zram.source = "zram"
+    rows = [row(number, "malloc", size=1000, handle=number) for number in (1, 2)]
+    path = write(tmp_path / "t", [*rows, row(3, "map", handle=1)], zram)
+    with TraceReader(path) as reader:
+        assert set(live_sizes(reader).whole()) == {1000}
+        assert replay(reader, "ztree").stored_bytes.peak == 2000
 
 
 def test_a_trace_without_time(tmp_path: Path) -> None:

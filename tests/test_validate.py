@@ -738,7 +738,9 @@ def test_the_search_asks_the_model_too(
     mutant: type[BlockTree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """These answer otherwise than the search, which knows the rule, expects."""
-    monkeypatch.setattr("ztrace.replay.validate.checker.Checker._is_plain", lambda self: False)
+    monkeypatch.setattr(
+        "ztrace.replay.validate.ztree_checker.TreeChecker._is_plain", lambda self: False
+    )
     for name in NAMES:
         columns = recording(name)
         part = pick(columns, tree_of(columns) == 14)
@@ -752,7 +754,9 @@ def test_the_search_asks_the_model_too(
 def test_the_hot_loop_and_the_search_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = some_trees(name)
     fast = check(columns)
-    monkeypatch.setattr("ztrace.replay.validate.checker.Checker._is_plain", lambda self: False)
+    monkeypatch.setattr(
+        "ztrace.replay.validate.ztree_checker.TreeChecker._is_plain", lambda self: False
+    )
     slow = check(columns)
     assert without_time(fast.verdict) == without_time(slow.verdict)
     assert sorted(fast.order) == sorted(slow.order)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ztrace.traces.errors import TraceError
+from ztrace.traces.frames import told_to_pandas
 from ztrace.traces.metadata import FOOTER_KEY, Metadata
 from ztrace.traces.schema import COLUMNS, SCHEMA, Batch, conform
 
@@ -264,7 +265,7 @@ def open_parquet(
     """Open a Parquet writer for :data:`SCHEMA`; the parameters are there to be tuned."""
     return pq.ParquetWriter(
         sink,
-        SCHEMA,
+        told_to_pandas(SCHEMA),
         compression="zstd",
         compression_level=level,
         use_dictionary=[name for name, how in encodings.items() if how == DICTIONARY],

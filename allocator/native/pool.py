@@ -45,7 +45,7 @@ def kind_of(name: str, arguments: Mapping[str, Any]) -> str:
 
 
 def binding(kind: str) -> Any:
-    """Module ``native`` of a folder: ``configure()``, ``stats()``; ``Pool`` if it has its own."""
+    """Module ``native`` of a folder: ``configure()``, ``stats()`` and, if any, its own ``Pool``."""
     return import_module(f"ztrace.allocator.{kind}.native")
 
 

@@ -21,7 +21,6 @@ TRAITS = Traits(
     recorded_items=_recorded_items,
     keeps_header=lambda variant: True,
     compacts=Compacts.PAGES,
-    by_cpu=True,
     tells=Tells.MAP,  # objects move: their handle is the address of a word that points to them
     check=Check.CORRECTED,
     members={

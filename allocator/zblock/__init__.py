@@ -12,7 +12,6 @@ TRAITS = Traits(
     model="ztrace.allocator.zblock.model:zblock",
     items={"page_bytes": page_size, "table": read_table},
     variants=("2022", "2025"),
-    variant_of=lambda release: "2025",
     keeps_header=lambda variant: variant == "2022",  # the later one cannot shrink
     native=dict.fromkeys(("", "2022", "2025"), "zblock"),
 )

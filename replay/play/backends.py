@@ -3,26 +3,40 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
-from ztrace.allocator import BackendError, create, names
-from ztrace.replay.validate.placement import model_of
+from ztrace.allocator import registry
+from ztrace.allocator.registry import all_traits, is_known, recorded_traits, with_pages
+from ztrace.allocator.specification import Specification, family
+from ztrace.allocator.traits import Compacts, Handle
 from ztrace.traces.metadata import Metadata
 
 ALL = "all"
 
 
-def family(backend: str) -> str:
-    """The kernel's name of the allocator that a backend models: ``zsmalloc`` of zsmalloc:6.1."""
-    match = re.match(r"[A-Za-z0-9]+", backend)
-    return match[0] if match else backend
+def resolve(backend: str, metadata: Metadata) -> str:
+    """What a backend means for a trace: the recorded kernel's rules and pages if it says none.
+
+    Every command that plays traces asks this, so that a bare name never stands for the rules of
+    another release than the trace's. BackendError for an unknown backend.
+    """
+    return registry.resolve(backend, metadata.kernel.release, metadata.machine.page_bytes)
 
 
 def compacts(backend: str, allocators: Iterable[str]) -> bool:
     """Whether a backend is one that compacts, and the model of one of the recorded allocators."""
     name = family(backend)
-    return name in ("z3fold", "zsmalloc") and name in allocators
+    return name in allocators and recorded_traits(name).compacts is not Compacts.NEVER
+
+
+def compacts_pages(backend: str) -> bool:
+    """Whether it compacts page by page, so that recorded pages have to be followed."""
+    return recorded_traits(family(backend)).compacts is Compacts.PAGES
+
+
+def handles_tell(backend: str) -> bool:
+    """Whether the model's handles are the kernel's numbers, to be compared one by one."""
+    return recorded_traits(family(backend)).handle is Handle.PLACE
 
 
 def models(backend: str, allocator: str) -> bool:
@@ -35,8 +49,7 @@ def models(backend: str, allocator: str) -> bool:
         return True
     if family(backend) != allocator:
         return False
-    items = backend.partition(":")[2].split(",")
-    return allocator != "ztree" or all(not item or item.startswith("page_bytes=") for item in items)
+    return recorded_traits(allocator).is_recorded(Specification.parse(backend))
 
 
 def as_recorded(backend: str, allocator: str, cpus: int, *, compactions: bool) -> str:
@@ -45,48 +58,40 @@ def as_recorded(backend: str, allocator: str, cpus: int, *, compactions: bool) -
     z3fold on a recording of z3fold has the lists of all its CPUs and, where the compactions are
     recorded, waits for them. Elsewhere it compacts at once. What the caller says stands.
     """
-    if family(backend) != "z3fold" or allocator != "z3fold":
+    if family(backend) != allocator:
         return backend
-    name, _, rest = backend.partition(":")
-    items = rest.split(",") if rest else []
-    given = {item.partition("=")[0] for item in items}
-    if "cpus" not in given:
-        items.append(f"cpus={max(1, cpus)}")
-    if "work" not in given and compactions:
-        items.append("work=deferred")
-    return f"{name}:{','.join(items)}"
+    spec = Specification.parse(backend)
+    return str(recorded_traits(allocator).as_recorded(spec, cpus, compactions=compactions))
+
+
+def own_model(metadata: Metadata) -> str | None:
+    """The backend that models what a trace's newest pool was recorded on; None: none does."""
+    for pool in reversed(metadata.pools):
+        if is_known(pool.allocator):
+            return resolve(pool.allocator, metadata)
+    return None
 
 
 def every(metadata: Metadata) -> list[str]:
     """What ``--backend all`` means for a trace: all that model the recorded machine's pages.
 
-    Of zsmalloc, the rules of the recorded kernel and the newest ones.
+    Of an allocator whose rules changed with the kernel, those of the recorded one and the newest.
     """
-    newest = [name for name in names() if name.startswith("zsmalloc:")][-1]
-    zsmalloc = {model_of("zsmalloc", metadata.kernel.release, 1), newest}
-    chosen = []
-    for name in names():
-        if name.startswith("zsmalloc:") and name not in zsmalloc:
-            continue
-        spec = _with_pages(name, metadata.machine.page_bytes)
-        if spec is not None:
-            chosen.append(spec)
-    return chosen
+    found = (
+        fitting(str(Specification(one.name, variant)), metadata)
+        for one in all_traits()
+        for variant in one.compared_variants(metadata.kernel.release)
+    )
+    return [spec for spec in found if spec is not None]
+
+
+def fitting(backend: str, metadata: Metadata) -> str | None:
+    """As :func:`resolve`, but None if it cannot model the recorded machine's pages."""
+    return with_pages(resolve(backend, metadata), metadata.machine.page_bytes)
 
 
 def chosen(backends: Iterable[str], metadata: Metadata) -> list[str]:
-    """Each backend given once, ``all`` replaced by what it means for a trace, which comes first."""
+    """What each backend means for a trace, once; first what ``all`` does, if that is there."""
     named = list(backends)
     more = every(metadata) if ALL in named else []
-    return list(dict.fromkeys([*more, *(name for name in named if name != ALL)]))
-
-
-def _with_pages(name: str, page_bytes: int) -> str | None:
-    """A backend for pages of that size (0: not known, any); None if it has none."""
-    if not page_bytes or create(name).page_bytes == page_bytes:
-        return name
-    spec = f"{name}{',' if ':' in name else ':'}page_bytes={page_bytes}"
-    try:
-        return spec if create(spec).page_bytes == page_bytes else None
-    except (BackendError, TypeError):  # TypeError: a third party's that has no such item
-        return None
+    return list(dict.fromkeys([*more, *(resolve(one, metadata) for one in named if one != ALL)]))

@@ -40,7 +40,7 @@ from ztrace.replay.figures.result import (
     Result,
     Timeline,
 )
-from ztrace.replay.play.backends import compacts, models
+from ztrace.replay.play.backends import compacts, models, resolve
 from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.pool_run import Object, PoolRun
 from ztrace.replay.play.recorded import as_played, check_replayable, more_bytes
@@ -116,9 +116,12 @@ def replay(
 
 
 def replay_trace(path: str | os.PathLike[str], backend: str, **options: Any) -> Result:
-    """Open the trace at ``path`` and :func:`replay` it; same options, same errors."""
+    """Open the trace at ``path`` and :func:`replay` it; same options, same errors.
+
+    What the backend does not say, the trace does (:func:`replay.play.backends.resolve`).
+    """
     with TraceReader(path) as reader:
-        return replay(reader, backend, **options)
+        return replay(reader, resolve(backend, reader.metadata), **options)
 
 
 class _Engine:

@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import re
-
+from ztrace.allocator.registry import recorded_traits
+from ztrace.allocator.specification import Specification
+from ztrace.allocator.traits import release_number
 from ztrace.traces.metadata import Metadata
 
-# Drivers with a shrink callback: until 6.4 zswap keeps the swap entry with the object
-# (mm/zswap.c, struct zswap_header), so that the driver can have it written back.
-EVICTABLE = ("zbud", "z3fold", "ztree", "zblock:2022")
+# Until 6.4 zswap keeps the swap entry with the object (mm/zswap.c, struct zswap_header) if the
+# driver has a shrink callback, so that the driver can have it written back.
 HEADER_BYTES = 8
 REMOVED_IN = (6, 5)
 
@@ -25,8 +25,8 @@ def header_bytes(backend: str, kernel_release: str) -> int:
     0 for a release that cannot be read. What a pool of that very kernel really had is in a
     trace's metadata; this is for allocators that the trace was not recorded on.
     """
-    match = re.match(r"(\d+)\.(\d+)", kernel_release)
-    evictable = any(f"{backend},".startswith((f"{name}:", f"{name},")) for name in EVICTABLE)
-    if match is None or not evictable:
+    number = release_number(kernel_release)
+    if number is None or number >= REMOVED_IN:
         return 0
-    return HEADER_BYTES if (int(match[1]), int(match[2])) < REMOVED_IN else 0
+    spec = Specification.parse(backend)
+    return HEADER_BYTES if recorded_traits(spec.name).keeps_header(spec.variant) else 0

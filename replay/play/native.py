@@ -56,10 +56,9 @@ from ztrace.allocator.registry import Builtin, builtin
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
 from ztrace.replay.figures.timing import BUCKETS, CLASSES, Timing, histogram, latency
-from ztrace.replay.play.backends import compacts, family, models
+from ztrace.replay.play.backends import compacts, compacts_pages, handles_tell, models
 from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.recorded import (
-    HANDLES_TELL,
     as_played,
     check_replayable,
     more_bytes,
@@ -340,9 +339,9 @@ def _model(backend: str) -> tuple[Builtin, Config]:
 
 
 def _places(reader: Source, backends: Sequence[str]) -> bool:
-    """Whether z3fold is to follow its recorded CPUs, and pages by their places."""
+    """Whether a model is to follow its recorded CPUs, and pages by their places."""
     names = [pool.allocator for pool in reader.metadata.pools]
-    return any(family(backend) == "z3fold" and compacts(backend, names) for backend in backends)
+    return any(compacts_pages(backend) and compacts(backend, names) for backend in backends)
 
 
 class _SurveyFirst(Exception):
@@ -472,7 +471,7 @@ class _Play:
         if every is not None and known is not None:
             self.moments = every.boundaries(known.first_ns, known.last_ns)
         options = _Options(
-            handles_tell=family(backend) in HANDLES_TELL,
+            handles_tell=handles_tell(backend),
             whole=is_whole(metadata),
             surveyed=known is not None,
             timing=timing,
@@ -510,8 +509,8 @@ class _Play:
             return found
         spec = as_played(self.backend, self.model.name, self.reader.metadata, known)
         found = _model(spec)[1]
-        # zsmalloc moves objects away from under their references.
-        found.by_ref = self.model.name != "zsmalloc"
+        # A pool that is compacted as a whole moves objects away from under their references.
+        found.by_ref = compacts_pages(self.backend)
         return found
 
     def close(self) -> None:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from ztrace.allocator import Pool
-from ztrace.allocator.ztree.model import Begun, Ztree
+from typing import Any
+
+from ztrace.allocator import HasSteps, Pool
+from ztrace.allocator.specification import family
 from ztrace.replay.figures.result import PoolResult
-from ztrace.replay.play.backends import family
+from ztrace.replay.play.backends import handles_tell
 from ztrace.replay.play.compaction import Compaction, compaction
-from ztrace.replay.play.recorded import HANDLES_TELL
 from ztrace.replay.read.lives import Lives, errno_name
 from ztrace.replay.read.rows import NO_TOTAL
 
@@ -59,7 +60,7 @@ class PoolRun:
         )
         self.lives = lives
         self.live, self.take = lives.live, lives.take
-        self.begun: dict[int, Begun] = {}
+        self.begun: dict[int, Any] = {}
         self.held = 0
         self.model_total = 0
         self.recorded_total = NO_TOTAL
@@ -67,20 +68,20 @@ class PoolRun:
             *(number, allocator, compared), unknown=lives.unknown, failed=lives.failed
         )
         # Of these allocators the handle tells where the object is; of others it is an address.
-        self.handles_tell = family(backend) in HANDLES_TELL
+        self.handles_tell = handles_tell(backend)
         self.compaction: Compaction | None = None
         if family(backend) == allocator:
             self.compaction = compaction(model)
         self.more_bytes = 0  # what this backend's zswap header takes beyond the recorded one's
 
     def begin(self, handle: int, size: int) -> None:
-        """First part of the malloc that is going to give ``handle``, of the recorded ztree only."""
-        if self.result.compared and isinstance(self.model, Ztree):
+        """First part of the malloc that is going to give ``handle``, where handles are compared."""
+        if self.result.compared and self.handles_tell and isinstance(self.model, HasSteps):
             self.begun[handle] = self.model.begin_malloc(size)
 
     def end(self, handle: int) -> int:
         """Second part; returns the model's handle."""
-        assert isinstance(self.model, Ztree)
+        assert isinstance(self.model, HasSteps)
         return self.model.end_malloc(self.begun.pop(handle))
 
     def fail(self, size: int, ret: int, number: int) -> None:

@@ -11,8 +11,6 @@ from ztrace.replay.read.source import Source
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.schema import OPS
 
-HANDLES_TELL = ("ztree",)
-
 
 def check_replayable(reader: Source, found: Survey, backend: str, page_bytes: int) -> None:
     """ReplayError for a trace without allocator calls, or of another page size."""

@@ -89,10 +89,10 @@ def survey(reader: Source, advance: Callable[[int], object]) -> Survey:
     shrinks: list[tuple[int, int]] = []  # (entry in ns, row)
     rows = 0
     for batch in reader.batches(["ts_ns", "dur_ns", "op", "cpu"]):
-        op = _codes(batch)
+        op = op_codes(batch)
         counts += np.bincount(op, minlength=len(counts))
         cpus.update(np.unique(batch.column("cpu").to_numpy()).tolist())
-        ts, end = _times(batch)
+        ts, end = call_times(batch)
         driven = np.isin(op, DRIVEN)
         if driven.any():
             first.append(int(ts[driven].min()))
@@ -120,7 +120,7 @@ def _find_spans(reader: Source, shrinks: list[tuple[int, int]], found: Survey) -
     latest = -_LARGEST_NS
     for batch in reader.batches(["ts_ns", "dur_ns"]):
         # In a found order a row stands where it took effect.
-        placed = batch.column(AT).to_numpy() if AT in batch.schema.names else _times(batch)[1]
+        placed = batch.column(AT).to_numpy() if AT in batch.schema.names else call_times(batch)[1]
         ends = np.maximum(np.maximum.accumulate(placed), latest)
         at = np.searchsorted(ends, entries[known:], side="right")
         within = int((at < len(ends)).sum())
@@ -213,7 +213,7 @@ def _load(
     where: str,
     compactions: bool,
 ) -> Rows:
-    op = _codes(table)
+    op = op_codes(table)
     driven = np.isin(op, DRIVEN)
     total_null = table.column("total").is_null().to_numpy()
     wanted = driven | ~total_null
@@ -224,9 +224,9 @@ def _load(
     size = table.column("size").fill_null(0).to_numpy()
     ret = table.column("ret").to_numpy()
     handle_null = table.column("handle").is_null().to_numpy()
-    _check(op, size, ret, handle_null, page_bytes, first, where)
+    check_rows(op, size, ret, handle_null, page_bytes, first, where)
 
-    ts, end = _times(table)
+    ts, end = call_times(table)
     total = np.minimum(table.column("total").fill_null(0).to_numpy(), np.uint64(_LARGEST_TOTAL))
     total = np.where(total_null, NO_TOTAL, total.astype(np.int64))
     handle = table.column("handle").fill_null(pa.scalar(NO_HANDLE, pa.uint64())).to_numpy()
@@ -253,7 +253,7 @@ def _load(
     )
 
 
-def _check(
+def check_rows(
     op: npt.NDArray[np.int8],
     size: npt.NDArray[np.uint32],
     ret: npt.NDArray[np.int32],
@@ -291,7 +291,7 @@ def impossible_size(where: str, row: int, size: int, page_bytes: int) -> ReplayE
     )
 
 
-def _codes(batch: pa.RecordBatch | pa.Table) -> npt.NDArray[np.int8]:
+def op_codes(batch: pa.RecordBatch | pa.Table) -> npt.NDArray[np.int8]:
     """The op codes of a batch; the reader's dictionary is OPS in order."""
     column = batch.column("op")
     if isinstance(column, pa.ChunkedArray):
@@ -301,7 +301,7 @@ def _codes(batch: pa.RecordBatch | pa.Table) -> npt.NDArray[np.int8]:
     return codes
 
 
-def _times(batch: pa.RecordBatch | pa.Table) -> tuple[Ints, Ints]:
+def call_times(batch: pa.RecordBatch | pa.Table) -> tuple[Ints, Ints]:
     """Entry and return of each call in ns, held within what can be added up."""
     ts: Ints = np.clip(batch.column("ts_ns").to_numpy(), -_LARGEST_NS, _LARGEST_NS)
     return ts, ts + batch.column("dur_ns").to_numpy().astype(np.int64)

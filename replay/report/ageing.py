@@ -22,10 +22,12 @@ import pyarrow as pa
 from ztrace.allocator import create
 from ztrace.replay.play.fastest import replay_fastest
 from ztrace.replay.play.header import header_bytes, zswap_release
+from ztrace.replay.read.objects import Follower, calls_of
+from ztrace.replay.read.rows import MALLOC
 from ztrace.replay.report.statistics import Floats, Interval, as_dict, rounded, slope, stream_of
 from ztrace.traces.metadata import Metadata, PoolInfo
 from ztrace.traces.reader import TraceReader
-from ztrace.traces.schema import OP_CODE, conform
+from ztrace.traces.schema import conform
 
 MOMENTS = 24
 MOST_FILLED = 200_000
@@ -37,8 +39,6 @@ TOLERATED = 0.05
 """Growth over the whole recording below which nothing has deteriorated that matters."""
 
 Ints = npt.NDArray[np.int64]
-LAST_NS = 2**63
-_MALLOC, _FREE = OP_CODE["malloc"], OP_CODE["free"]
 
 
 @dataclass
@@ -104,53 +104,33 @@ def follow(
     found.moment = list(range(step - 1, len(times_ns), step))[:MOMENTS]
     due = [times_ns[i] for i in found.moment]
     headers = {b: _header(reader.metadata, b, own) for b, own in backends.items()}
-    live: dict[tuple[int, int], int] = {}
-    leaving: set[tuple[int, int]] = set()
-    mallocs = reached = 0
+    recorded = np.zeros(256, np.int64)
+    for number, pool in enumerate(reader.metadata.pools[:256]):
+        recorded[number] = pool.header_bytes
+    follower = Follower(reader)
 
-    def take(now_ns: int) -> int:
-        """Fill at the moments before now; returns the next one."""
-        nonlocal reached
-        while reached < len(due) and now_ns > due[reached]:
-            found.mallocs.append(mallocs)
-            found.live.append(len(live))
-            sizes = np.array(list(live.values()), np.int64)
-            for backend, header in headers.items():
-                found.fresh[backend].append(fresh_bytes(backend, sizes, header))
-            reached += 1
-        return due[reached] if reached < len(due) else LAST_NS
+    def fill() -> None:
+        """Fill what is live now into fresh models."""
+        live = follower.live()
+        sizes = np.maximum(1, live["size"] - recorded[live["pool"]])
+        found.mallocs.append(follower.mallocs)
+        found.live.append(len(live))
+        for backend, header in headers.items():
+            found.fresh[backend].append(fresh_bytes(backend, sizes, header))
 
-    waits_until = due[0]
-    recorded = [pool.header_bytes for pool in reader.metadata.pools] + [0] * 256
-    columns = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret")
-    for batch in reader.batches(columns):
-        op = batch.column("op").indices.to_numpy()
-        ret = batch.column("ret").to_numpy()
-        wanted = ((op == _MALLOC) & (ret >= 0)) | (op == _FREE)
-        end = batch.column("ts_ns").to_numpy() + batch.column("dur_ns").to_numpy().astype(np.int64)
-        rows = zip(
-            end[wanted].tolist(),
-            op[wanted].tolist(),
-            batch.column("pool").to_numpy()[wanted].tolist(),
-            batch.column("size").fill_null(0).to_numpy()[wanted].tolist(),
-            batch.column("handle").fill_null(0).to_numpy()[wanted].tolist(),
-            strict=True,
-        )
-        for now_ns, code, pool, size, handle in rows:
-            if now_ns > waits_until:
-                waits_until = take(now_ns)
-            key = (pool, handle)
-            if code == _MALLOC:
-                if live.pop(key, None) is not None:
-                    leaving.add(key)  # given out again before its free was seen to return
-                live[key] = max(1, size - recorded[pool])
-                mallocs += 1
-            elif key in leaving:
-                leaving.discard(key)
-            else:
-                live.pop(key, None)
-        advance(batch.num_rows)
-    take(LAST_NS)
+    for piece in calls_of(reader, reader.metadata.machine.page_bytes or 4096):
+        rest = piece
+        while len(found.live) < len(due):
+            later = rest.ends_ns > due[len(found.live)]
+            if not later.any():
+                break
+            before, rest = rest.cut(int(later.argmax()))
+            follower.feed(before)
+            fill()
+        follower.feed(rest)
+        advance(piece.rows)
+    while len(found.live) < len(due):
+        fill()
     return found
 
 
@@ -177,7 +157,7 @@ class _Objects:
         order = np.arange(self.num_rows)
         found = {
             "ts_ns": order,
-            "op": np.full(self.num_rows, _MALLOC, np.int8),
+            "op": np.full(self.num_rows, MALLOC, np.int8),
             "size": self._sizes,
             "handle": order + 1,
         }

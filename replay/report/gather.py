@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from ztrace.allocator import BackendError, create
+from ztrace.allocator.registry import is_known, our_traits, recorded_traits
+from ztrace.allocator.specification import family
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Result
 from ztrace.replay.order.found import InOrder
-from ztrace.replay.play.backends import every, family
+from ztrace.replay.play.backends import fitting
 from ztrace.replay.play.fastest import replay_fastest
 from ztrace.replay.play.header import header_bytes, zswap_release
 from ztrace.replay.read.source import Source
@@ -28,13 +30,14 @@ from ztrace.replay.report.memory import EVERY, Memory, model_dict
 from ztrace.replay.report.native_times import native_times
 from ztrace.replay.report.recorded import Recorded, page_bytes, tally
 from ztrace.replay.report.statistics import as_dict
-from ztrace.replay.validate import Order, validate
-from ztrace.replay.validate.placement import compare_places, model_of
+from ztrace.replay.validate import FoundOrder, validate
+from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate.ztree_run import can_explain
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 
 VERSION = 1
-CLAIMED = ("ztree", "zsmalloc", "z3fold", "zbud")
+CLAIMED = tuple(one.name for one in sorted(our_traits(), key=lambda one: one.colour) if one.colour)
 """Allocators that the claims are about; their models are replayed unless others are asked for."""
 
 Json = dict[str, Any]
@@ -142,12 +145,14 @@ def gather_one(
 
 
 def default_backends(metadata: Metadata) -> list[str]:
-    """The models of the claims, as the recorded kernel has them, that fit its pages."""
-    zsmalloc = model_of("zsmalloc", metadata.kernel.release, 1)
-    fitting = {name.partition(",page_bytes")[0]: name for name in every(metadata)}
-    fitting = {key.partition(":page_bytes")[0]: name for key, name in fitting.items()}
-    wanted = [zsmalloc if name == "zsmalloc" else name for name in CLAIMED]
-    return [fitting[name] for name in wanted if name in fitting]
+    """The models of the claims, as the recorded kernel has them, that fit its pages.
+
+    Those of other allocators that the trace was recorded on come after them.
+    """
+    used = dict.fromkeys(pool.allocator for pool in metadata.pools)
+    also = [name for name in used if name not in CLAIMED and is_known(name)]
+    found = (fitting(name, metadata) for name in (*CLAIMED, *also))
+    return [spec for spec in found if spec is not None]
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
@@ -264,8 +269,8 @@ def _validate(reader: TraceReader, advance: Callable[[int], object]) -> tuple[Js
     """Calls explained, and the trace in the order found if there is one."""
     forms = {pool.allocator for pool in reader.metadata.pools}
     try:
-        if forms <= {"ztree", "unknown"}:
-            orders: list[Order] = []
+        if all(map(can_explain, forms)):
+            orders: list[FoundOrder] = []
             verdict = validate(reader, on_order=orders.append, advance=advance)
             found: Json = {
                 "method": "order found" if verdict.cpus > 1 else "recorded order",
@@ -298,7 +303,7 @@ def _validate(reader: TraceReader, advance: Callable[[int], object]) -> tuple[Js
 
 
 def _limits(backend: str, metadata: Metadata) -> list[int]:
-    """The largest object of each class, zswap's header and zsmalloc's handle taken off, bytes.
+    """The largest object of each class, zswap's header and the allocator's taken off, bytes.
 
     zbud and z3fold have no classes; theirs are whole numbers of the chunks they round up to.
     """
@@ -311,7 +316,6 @@ def _limits(backend: str, metadata: Metadata) -> list[int]:
             model.malloc(1)
         rows = model.stats().get("classes", [])
         slots = {int(row["slot_bytes"]) for row in rows if "slot_bytes" in row}
-    # zs_malloc() adds the 8 bytes of the handle to the size (mm/zsmalloc.c, ZS_HANDLE_SIZE).
-    handle = 8 if family(backend) == "zsmalloc" else 0
-    more = handle + header_bytes(backend, zswap_release(metadata))
+    own = recorded_traits(family(backend)).object_bytes
+    more = own + header_bytes(backend, zswap_release(metadata))
     return sorted({max(1, slot - more) for slot in slots})

@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ztrace.replay.play.backends import family
+from ztrace.allocator.registry import recorded_traits
+from ztrace.allocator.specification import family
 from ztrace.replay.report.tables import EMULATED, loss_text, pointer
 
 Json = dict[str, Any]
 
 MIB = 1 << 20
+_NO_COLOUR = 5  # where the search for one begins, of an allocator that has none of its own
 OPS = ("malloc", "free", "map", "store", "load")
 
 
@@ -93,10 +95,9 @@ def _tails(document: Json, op: str) -> Json:
 
 def _colours(allocators: Sequence[str]) -> list[int]:
     """The same number for an allocator and for its model in all plots; 0 is the kernel's."""
-    usual = {"ztree": 1, "zsmalloc": 2, "z3fold": 3, "zbud": 4}
     taken: list[int] = []
     for allocator in allocators:
-        number = usual.get(family(allocator), 5)
+        number = recorded_traits(family(allocator)).colour or _NO_COLOUR
         while number in taken and len(taken) < 8:
             number = number % 8 + 1
         taken.append(number)

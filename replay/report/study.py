@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ztrace.replay.play.backends import family
+from ztrace.allocator.specification import family
 from ztrace.replay.report.gather import CLAIMED
 from ztrace.replay.report.render import as_markdown
 from ztrace.replay.report.tables import (

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ztrace.replay.play.backends import family
+from ztrace.allocator.specification import family
 from ztrace.replay.report.ageing import LEAST_TURNOVERS, TOLERATED
 from ztrace.replay.report.comparable import incomparable
 from ztrace.replay.report.gather import Recording

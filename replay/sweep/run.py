@@ -8,9 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ztrace.allocator.specification import family
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Level, Result
 from ztrace.replay.order.found import in_order
+from ztrace.replay.play.backends import resolve
 from ztrace.replay.play.fastest import fastest_engine, replay_fastest
 from ztrace.replay.read.scaled import Scaled
 from ztrace.replay.read.source import Source
@@ -46,14 +48,15 @@ def _identity(run: Run) -> Row:
 
 
 def _figures(run: Run) -> Row:
-    backend = run.specification
     reader = _open(run.trace, fingerprint(run.trace))
-    source = _ordered(reader, backend.startswith("ztree"))
+    backend = resolve(run.specification, reader.metadata)
+    source = _ordered(reader, family(backend))
     scale = float(run.parameter("scale") or 1)
     trace = source if scale == 1 else Scaled(source, scale)
     result = replay_fastest(trace, backend)
     metadata = reader.metadata
     return {
+        "model": backend,
         "kernel": metadata.kernel.release,
         "recorded_allocators": ",".join(sorted({pool.allocator for pool in metadata.pools})),
         **_metrics(result),
@@ -131,8 +134,8 @@ def _open(trace: str, state: str) -> TraceReader:
 
 
 @lru_cache(maxsize=2)
-def _ordered(reader: TraceReader, as_ztree: bool) -> Source:
-    return in_order(reader, "ztree" if as_ztree else "")
+def _ordered(reader: TraceReader, allocator: str) -> Source:
+    return in_order(reader, allocator)
 
 
 def _fsspec() -> Any:

@@ -8,10 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import numpy as np
+import numpy.typing as npt
+
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.recorded import more_bytes
-from ztrace.replay.read.rows import FREE, MALLOC, segments, survey
+from ztrace.replay.read.objects import Follower, Objects, calls_of
+from ztrace.replay.read.rows import survey
 from ztrace.traces.reader import TraceReader
+
+Ints = npt.NDArray[np.int64]
+
+_LOW_BITS = 31
+_LOW = (1 << _LOW_BITS) - 1
 
 
 @dataclass
@@ -52,33 +62,48 @@ def live_sizes(
     first_ns, last_ns = found.first_ns, found.last_ns
     if last_ns <= first_ns:
         raise ReplayError(f"{reader.path}: no allocator calls over any time; nothing to learn from")
-    middle_ns = (first_ns + last_ns) // 2
     sizes = LiveSizes(last_ns - first_ns)
-    before, after = sizes.halves
-    more = [
-        more_bytes("ztree", pool.allocator, metadata.kernel.release, pool.header_bytes)
-        for pool in metadata.pools
-    ]
-    live: dict[tuple[int, int], tuple[int, int]] = {}  # (pool, handle) -> (size, since)
+    middle_ns = (first_ns + last_ns) // 2
+    halves = [_Half(first_ns, middle_ns), _Half(middle_ns, last_ns)]
+    more = np.zeros(256, np.int64)
+    for number, pool in enumerate(metadata.pools[:256]):
+        header = pool.header_bytes
+        more[number] = more_bytes("ztree", pool.allocator, zswap_release(metadata), header)
 
-    def end(size: int, since: int, until: int) -> None:
-        if since < middle_ns:
-            before[size] += max(0, min(until, middle_ns) - since)
-        if until > middle_ns:
-            after[size] += max(0, until - max(since, middle_ns))
+    def note(objects: Objects) -> None:
+        given = objects["size"] + more[objects["pool"]]
+        taken = (given > 0) & (given <= page_bytes)
+        for half in halves:
+            half.note(given[taken], objects["given_ns"][taken], objects["ended_ns"][taken])
 
-    for rows in segments(reader, [], page_bytes, compactions=False):
-        todo = zip(rows.op, rows.pool, rows.handle, rows.ret, rows.size, rows.end_ns, strict=True)
-        for op, pool, handle, ret, size, end_ns in todo:
-            if op == FREE or (op == MALLOC and ret >= 0):
-                known = live.pop((pool, handle), None)
-                if known is not None:
-                    end(*known, end_ns)
-            if op == MALLOC and ret >= 0:
-                given = size + (more[pool] if pool < len(more) else 0)
-                if 0 < given <= page_bytes:
-                    live[pool, handle] = given, end_ns
-        advance(rows.rows)
-    for known in live.values():
-        end(*known, last_ns)
+    follower = Follower(reader)
+    for piece in calls_of(reader, page_bytes):
+        note(follower.feed(piece))
+        advance(piece.rows)
+    note(follower.finish())
+    left = follower.live()
+    left["ended_ns"] = last_ns
+    note(left)
+    for into, half in zip(sizes.halves, halves, strict=True):
+        into.update(half.sums)
     return sizes
+
+
+@dataclass
+class _Half:
+    """A stretch of time, and ns of objects' lives in it by their size."""
+
+    from_ns: int
+    to_ns: int
+    sums: Counter[int] = field(default_factory=Counter)
+
+    def note(self, size: Ints, given_ns: Ints, ended_ns: Ints) -> None:
+        """Add objects."""
+        lived = np.minimum(ended_ns, self.to_ns) - np.maximum(given_ns, self.from_ns)
+        some = lived > 0
+        size, lived = size[some], lived[some]
+        # Sums of doubles are exact as long as they are whole and below 2^53.
+        low, high = lived & _LOW, lived >> _LOW_BITS
+        sums = [np.bincount(size, part).astype(np.int64).tolist() for part in (low, high)]
+        for at in np.unique(size).tolist():
+            self.sums[at] += sums[0][at] + (sums[1][at] << _LOW_BITS)

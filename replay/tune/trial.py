@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from ztrace.allocator.specification import family
 from ztrace.allocator.table import c_initialiser, table_text
 from ztrace.allocator.ztree.model import POSTED_TABLE
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Every, Result
+from ztrace.replay.play.backends import chosen
 from ztrace.replay.play.backends import every as every_backend
-from ztrace.replay.play.backends import family
-from ztrace.replay.play.fastest import replay_fastest
+from ztrace.replay.play.fastest import replay_each
 from ztrace.replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
 from ztrace.replay.research.block_table import Limits, best_table, static_bytes
 from ztrace.replay.tune.sizes import live_sizes
@@ -40,8 +41,6 @@ MOMENTS = 2000
 """Moments of a trace at which held bytes are looked at, evenly in time."""
 
 POSTED, TUNED, HALF = "posted", "tuned", "tuned on the first half"
-PASSES = 4
-"""How often a trace is gone over besides the replays; each of those takes two."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,8 @@ def tune(
     the successors of ztree that fit. Traces weigh by what they hold on average. ``advance`` gets
     rows, in all those of :func:`work`. ReplayError for traces that cannot be used.
     """
-    rivals = successors(readers[0].metadata) if against is None else list(against)
+    metadata = readers[0].metadata
+    rivals = successors(metadata) if against is None else chosen(against, metadata)
     whole: dict[int, Fraction] = defaultdict(Fraction)
     first: dict[int, Fraction] = defaultdict(Fraction)
     for reader in readers:
@@ -139,7 +139,13 @@ def tune(
             path.write_text(table_text(fitted))
             specs[name] = f"ztree:page_bytes={limits.page_bytes},table={path}"
         specs |= {rival: rival for rival in rivals}
-        results = {name: [_play(r, spec, advance) for r in readers] for name, spec in specs.items()}
+        of_traces = [
+            replay_each(
+                r, list(specs.values()), every=Every(percent=100 / MOMENTS), advance=advance
+            )
+            for r in readers
+        ]
+    results = dict(zip(specs, map(list, zip(*of_traces, strict=True)), strict=True))
     return Tuning(
         traces=[str(reader.path) for reader in readers],
         limits=limits,
@@ -162,13 +168,9 @@ def successors(metadata: Metadata) -> list[str]:
     return [spec for spec in fitting if spec not in posted]
 
 
-def work(rows: int, rivals: int) -> int:
-    """What ``advance`` gets for a trace of that many rows and that many backends to compare."""
-    return (2 + 2 * (3 + rivals)) * rows
-
-
-def _play(reader: TraceReader, backend: str, advance: Callable[[int], object]) -> Result:
-    return replay_fastest(reader, backend, every=Every(percent=100 / MOMENTS), advance=advance)
+def work(rows: int) -> int:
+    """What ``advance`` gets for a trace of that many rows."""
+    return 4 * rows
 
 
 def _held(name: str, results: Sequence[Result]) -> Held:

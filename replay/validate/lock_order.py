@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from ztrace.allocator import create
+from ztrace.allocator.traits import SLOT_BITS
 from ztrace.allocator.zsmalloc.model import SizeClass, Zsmalloc, Zspage
 from ztrace.replay.validate.calls import ABSENT, COMPACT, FOREVER, FREE, MALLOC, Calls
 from ztrace.replay.validate.page_counts import Counter
 from ztrace.replay.validate.placement_verdict import PoolPlacement
-from ztrace.replay.validate.recorded_order import SLOT_BITS
 
 OPS = (MALLOC, FREE, COMPACT)
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""zbud, z3fold and zsmalloc against their recorded calls: does every object lie where the model
-puts it?
+"""Allocators whose handles are addresses against their recorded calls: does every object lie where
+the model puts it?
 
-Their handles are addresses, so what is compared is which objects share a page (or zspage) and
-where in it they lie, and the pool's size after each call. How depends on what a trace tells of
-the order in which calls took effect:
+Of these, zbud, z3fold, zsmalloc and those of third parties, what is compared is which objects
+share a page (or zspage) and where in it they lie, and the pool's size after each call. How depends
+on what a trace tells of the order in which calls took effect:
 
-- one CPU: the recorded order is that order (recorded_order.py);
+- one CPU, and any third party's: the recorded order (recorded_order.py);
 - zbud on several: an order is searched (zbud_checker.py);
 - zsmalloc on several: calls are played as they held the lock (lock_order.py), where recorded;
 - z3fold on several: not determined. Calls are played in recorded order, and differences told
@@ -21,7 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ztrace.allocator import create
+from ztrace.allocator.registry import recorded, recorded_traits, resolve
+from ztrace.allocator.specification import family
+from ztrace.allocator.traits import Check, Tells
 from ztrace.allocator.zbud.model import Zbud
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate.by_row import PLAYED, check_by_row
@@ -29,14 +31,13 @@ from ztrace.replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBAC
 from ztrace.replay.validate.corrected_order import CorrectedOrder
 from ztrace.replay.validate.lock_order import LockOrder
 from ztrace.replay.validate.partial import refuse_partial
-from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
+from ztrace.replay.validate.placement_verdict import Placement, PoolPlacement, Way
 from ztrace.replay.validate.recorded_order import RecordedOrder
 from ztrace.replay.validate.zbud_run import ZbudRun
 from ztrace.traces.reader import TraceReader
 
-ALLOCATORS = ("zbud", "z3fold", "zsmalloc")
 OPS = (MALLOC, FREE, WRITEBACK, SHRINK, COMPACT)
-BY_ROW = (Order.RECORDED, Order.CORRECTED)
+BY_ROW = (Way.RECORDED, Way.CORRECTED)
 
 
 def compare_places(
@@ -45,7 +46,7 @@ def compare_places(
     backend: str | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Placement:
-    """Play a trace of zbud, z3fold or zsmalloc through its model and compare what can be.
+    """Play a trace whose recording tells places through its model and compare what can be.
 
     ``backend`` replaces the model chosen from the trace's kernel. ReplayError for a trace of
     another allocator, without allocator calls, of some objects only, or with calls that cannot
@@ -93,25 +94,26 @@ def _used_pools(reader: TraceReader) -> list[int]:
     pools = reader.metadata.pools
     for number in sorted(used):
         allocator = pools[number].allocator if number < len(pools) else "unknown"
-        if allocator not in ALLOCATORS:
+        if recorded_traits(allocator).tells is Tells.NOTHING:
             raise ReplayError(f"{reader.path}: pool {number} is {allocator}; no places to compare")
     return sorted(used)
 
 
-def _order(reader: TraceReader, number: int, backend: str | None) -> Order:
+def _order(reader: TraceReader, number: int, backend: str | None) -> Way:
     """In which order a pool's calls are played."""
     metadata = reader.metadata
     pool = metadata.pools[number]
     if not pool.empty_at_start or backend is not None:
-        return Order.RECORDED
-    if pool.allocator == "zsmalloc":
+        return Way.RECORDED
+    check = recorded_traits(pool.allocator).check
+    if check is Check.LOCKED:
         # Also of one CPU: where the kernel preempts, calls overlap on it, too.
-        return Order.LOCK if _tells_lock(reader, number) else Order.RECORDED
+        return Way.LOCK if _tells_lock(reader, number) else Way.RECORDED
     if metadata.machine.cpus == 1:
-        return Order.RECORDED
-    if pool.allocator == "z3fold":
-        return Order.CORRECTED if metadata.machine.cpus else Order.RECORDED
-    return Order.FOUND
+        return Way.RECORDED
+    if check is Check.CORRECTED:
+        return Way.CORRECTED if metadata.machine.cpus else Way.RECORDED
+    return Way.FOUND if check is Check.SEARCHED else Way.RECORDED
 
 
 def _tells_lock(reader: TraceReader, number: int) -> bool:
@@ -126,26 +128,26 @@ def _tells_lock(reader: TraceReader, number: int) -> bool:
     return True
 
 
-def _result(reader: TraceReader, number: int, order: Order, backend: str | None) -> PoolPlacement:
+def _result(reader: TraceReader, number: int, order: Way, backend: str | None) -> PoolPlacement:
     metadata = reader.metadata
     pool = metadata.pools[number]
-    spec = backend or _model(reader, pool.allocator)
+    spec = _model(reader, pool.allocator, backend)
     result = PoolPlacement(number, pool.allocator, spec, pool.empty_at_start, order)
-    many = pool.allocator == "zsmalloc" and metadata.machine.cpus != 1
-    if order == Order.RECORDED and many and not _tells_lock(reader, number):
+    many = recorded_traits(pool.allocator).check is Check.LOCKED and metadata.machine.cpus != 1
+    if order == Way.RECORDED and many and not _tells_lock(reader, number):
         result.notes.append("the trace does not say when calls held the lock (lock_ns)")
     return result
 
 
 def _by_row(
-    reader: TraceReader, orders: Mapping[int, Order], backend: str | None, step: _Share
+    reader: TraceReader, orders: Mapping[int, Way], backend: str | None, step: _Share
 ) -> dict[int, PoolPlacement]:
     """Play pools in the order of rows."""
     checks: dict[int, RecordedOrder | CorrectedOrder] = {}
     for number, order in orders.items():
         if order in BY_ROW:
             result = _result(reader, number, order, backend)
-            if order == Order.RECORDED:
+            if order == Way.RECORDED:
                 checks[number] = RecordedOrder(str(reader.path), reader.metadata, result)
             else:
                 checks[number] = CorrectedOrder(reader, result)
@@ -154,14 +156,14 @@ def _by_row(
 
 
 def _by_window(
-    reader: TraceReader, orders: Mapping[int, Order], backend: str | None, step: _Share
+    reader: TraceReader, orders: Mapping[int, Way], backend: str | None, step: _Share
 ) -> dict[int, PoolPlacement]:
     """Play pools in an order made of the recorded times."""
     runs: dict[int, ZbudRun | LockOrder] = {}
     for number, order in orders.items():
         if order not in BY_ROW:
             result = _result(reader, number, order, backend)
-            if order == Order.FOUND:
+            if order == Way.FOUND:
                 runs[number] = ZbudRun(result, Zbud(page_bytes=_page_bytes(reader)))
             else:
                 runs[number] = LockOrder(result)
@@ -175,29 +177,10 @@ def _page_bytes(reader: TraceReader) -> int:
     return reader.metadata.machine.page_bytes or 4096
 
 
-def _model(reader: TraceReader, allocator: str) -> str:
+def _model(reader: TraceReader, allocator: str, backend: str | None) -> str:
     """The specification of the model for a pool of this recording."""
     metadata = reader.metadata
-    spec = model_of(allocator, metadata.kernel.release, metadata.machine.cpus)
-    page_bytes = _page_bytes(reader)
-    if page_bytes == create(spec).page_bytes:
-        return spec
-    return f"{spec}{',' if ':' in spec else ':'}page_bytes={page_bytes}"
-
-
-def model_of(allocator: str, kernel_release: str, cpus: int) -> str:
-    """The backend that models an allocator as a kernel has it.
-
-    zsmalloc's rules changed in 6.3 and 6.4; a kernel between the ones that were examined gets
-    the nearer rules. z3fold's lists are per CPU.
-    """
-    if allocator == "z3fold":
-        return f"z3fold:cpus={max(1, cpus)},work=deferred"
-    if allocator == "zsmalloc":
-        head = kernel_release.split("-")[0].split("+")[0].split(".")
-        try:
-            version = int(head[0]), int(head[1])
-        except (ValueError, IndexError):
-            version = 6, 12
-        return "zsmalloc:6.1" if version < (6, 3) else "zsmalloc:6.12"
-    return allocator
+    rules = metadata.kernel.release, _page_bytes(reader)
+    if backend is not None and family(backend) != allocator:
+        return resolve(backend, *rules)
+    return recorded(backend or allocator, *rules, metadata.machine.cpus)

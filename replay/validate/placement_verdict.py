@@ -28,7 +28,7 @@ class Agreement:
             self.first = what()
 
 
-class Order(StrEnum):
+class Way(StrEnum):
     """In which order a pool's calls were played on its model."""
 
     RECORDED = "recorded"  # as the calls returned
@@ -51,7 +51,7 @@ class PoolPlacement:
     allocator: str
     backend: str
     starts_empty: bool
-    order: Order = Order.RECORDED
+    order: Way = Way.RECORDED
     calls: int = 0
     overlapping: int = 0
     places: Agreement = field(default_factory=Agreement)
@@ -73,7 +73,7 @@ class PoolPlacement:
             return False
         if any(one.equal < one.compared for one in (self.errors, self.shrinks)):
             return False
-        if self.order == Order.CORRECTED:
+        if self.order == Way.CORRECTED:
             return True  # the rest follows from what is undetermined
         return self.sizes.equal == self.sizes.compared and not self.compactions_unmatched
 

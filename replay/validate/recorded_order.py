@@ -17,9 +17,17 @@ from __future__ import annotations
 import errno
 from collections import Counter
 
-from ztrace.allocator import HasPlace, HazardError, Pool, create
-from ztrace.allocator.z3fold.model import Z3fold
-from ztrace.allocator.zsmalloc.model import Zsmalloc
+from ztrace.allocator import (
+    CompactsPages,
+    CompactsPool,
+    HasCpus,
+    HasPlace,
+    HazardError,
+    Pool,
+    create,
+)
+from ztrace.allocator.registry import recorded_traits
+from ztrace.allocator.traits import SLOT_BITS, Tells
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.evictions import evictions
 from ztrace.replay.read.rows import (
@@ -36,8 +44,6 @@ from ztrace.replay.validate.by_row import Play, Row
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 from ztrace.traces import Metadata
 
-SLOT_BITS = 16  # of a zsmalloc place; above them is the zspage's address
-
 
 class RecordedOrder:
     """One pool: its model, and which of the kernel's pages is which of the model's."""
@@ -49,7 +55,7 @@ class RecordedOrder:
         if not isinstance(self.model, HasPlace):
             raise ReplayError(f"{result.backend}: this model does not tell where objects lie")
         self.placed: HasPlace = self.model
-        self.allocator = result.allocator
+        self.tells = recorded_traits(result.allocator).tells
         self.result = result
         self.live: dict[int, int] = {}  # recorded handle -> the model's
         self.kernel_page: dict[int, int] = {}  # the model's page -> the kernel's
@@ -64,7 +70,7 @@ class RecordedOrder:
         result.cpus.add(row.cpu)
         result.overlapping += row.ts <= self.latest
         self.latest = max(self.latest, row.end)
-        if isinstance(self.model, Z3fold):
+        if isinstance(self.model, HasCpus):
             self.model.cpu = row.cpu
         if op == COMPACT:
             self._compact(row.place, row.size)
@@ -79,7 +85,7 @@ class RecordedOrder:
             self._free(handle)
         elif op == MAP:
             self.model.map(self.live[handle])
-            if row.place and self.allocator == "z3fold":
+            if row.place and self.tells is Tells.MAP:
                 self._compare(row, *divmod(row.place, self.model.page_bytes))
         else:
             self.model.unmap(self.live[handle])
@@ -148,9 +154,9 @@ class RecordedOrder:
             self._free(handle)
         self.live[handle] = given
         self.objects[self.placed.place(given).page] += 1
-        if self.allocator == "zbud":
+        if self.tells is Tells.HANDLE:
             self._compare(row, *divmod(handle, self.model.page_bytes))
-        elif self.allocator == "zsmalloc" and row.place:
+        elif self.tells is Tells.MALLOC and row.place:
             self._compare(row, row.place >> SLOT_BITS, row.place & (1 << SLOT_BITS) - 1)
 
     def _free(self, handle: int) -> None:
@@ -159,16 +165,16 @@ class RecordedOrder:
         self.model.free(given)
 
     def _compact(self, place: int, at_once: int) -> None:
-        """A compaction of z3fold's queue, or of a whole zsmalloc pool."""
+        """A compaction of a queued page, as of z3fold, or of a whole pool, as of zsmalloc."""
         result = self.result
-        if isinstance(self.model, Z3fold):
+        if isinstance(self.model, CompactsPages):
             if at_once:
                 return  # within a free; the model does that itself
             result.compactions += 1
             page = self.model_page.get(place // self.model.page_bytes)
             done = page is not None and self.model.compact_page(page)
             result.compactions_unmatched += not done
-        elif isinstance(self.model, Zsmalloc):
+        elif isinstance(self.model, CompactsPool):
             result.compactions += 1
             self.model.compact()
         else:
@@ -176,13 +182,13 @@ class RecordedOrder:
         self._count_objects()
 
     def _count_objects(self) -> None:
-        """Count again after objects have moved. z3fold knows its pages, and moves too often."""
-        if not isinstance(self.model, Z3fold):
+        """Count again after objects have moved; where it is page by page, that is too often."""
+        if not isinstance(self.model, CompactsPages):
             self.objects = Counter(self.placed.place(given).page for given in self.live.values())
 
     def _is_used(self, page: int) -> bool:
         """Whether a page of the model still holds an object."""
-        if isinstance(self.model, Z3fold):
+        if isinstance(self.model, CompactsPages):
             return page in self.model.pages
         return bool(self.objects[page])
 

@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ztrace.replay.validate.checker import Failure, Tally
+from ztrace.allocator.ztree.calls import BlockCall
 from ztrace.replay.validate.races import Race
-from ztrace.replay.validate.steps import Call
+from ztrace.replay.validate.ztree_checker import BlockFailure, TreeTally
 
 KEPT = 20  # failures and races kept in full; all are counted
 
@@ -20,7 +20,7 @@ class Unexplained:
 
     pool: int
     tree: int
-    failure: Failure
+    failure: BlockFailure
     cause: str
 
 
@@ -31,7 +31,7 @@ class TreeVerdict:
     pool: int
     tree: int
     slot_bytes: int
-    tally: Tally
+    tally: TreeTally
     began_before: bool  # the tree had blocks before the trace
     assumed_empty: bool  # the trace does not say so, its first malloc does
 
@@ -122,6 +122,6 @@ class Verdict:
         }
 
 
-def call_dict(call: Call) -> dict[str, Any]:
+def call_dict(call: BlockCall) -> dict[str, Any]:
     """A call as plain JSON types."""
     return {**call._asdict(), "kind": call.kind.name.lower()}

@@ -11,6 +11,7 @@ import click
 
 from ztrace.console import console, print_json, progress, table
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.play.backends import chosen, resolve
 from ztrace.replay.report import default_backends, gather_one, labels, passes
 from ztrace.replay.report.comparison import compare, compare_replays
 from ztrace.replay.report.gather import Recording
@@ -66,7 +67,9 @@ def command(
     if backends is not None:
         first = _gather(a, names[0], backends)
         second = first if b is None else _gather(b, names[-1], backends)
-        found = compare_replays(first, second, backends, threshold, confidence)
+        # A bare name means the rules of each recording's own kernel.
+        ours, theirs = resolve(backends[0], first.metadata), resolve(backends[1], second.metadata)
+        found = compare_replays(first, second, (ours, theirs), threshold, confidence)
     elif b is not None:
         found = compare(_gather(a, names[0]), _gather(b, names[-1]), threshold, confidence)
     else:
@@ -81,7 +84,7 @@ def command(
 def _gather(path: Path, name: str, backends: Sequence[str] = ()) -> Recording:
     """Replay through ``backends``, or the models of the claims; of the former all must work."""
     with TraceReader(path) as reader:
-        models = list(dict.fromkeys(backends)) or default_backends(reader.metadata)
+        models = chosen(backends, reader.metadata) or default_backends(reader.metadata)
         with progress(path.name, passes(len(models)) * reader.num_rows) as advance:
             found = gather_one(reader, name, models, advance, timing=bool(backends))
     for backend, why in found.document["not_replayed"].items() if backends else ():

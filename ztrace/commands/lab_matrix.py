@@ -14,6 +14,7 @@ from ztrace.console import console, count_text, print_json, progress, table
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate import validate
 from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate.ztree_run import can_explain
 from ztrace.tracer.lab.debian import KERNELS
 from ztrace.tracer.lab.matrix import Cell, cells
 from ztrace.tracer.lab.together import record_together
@@ -74,7 +75,7 @@ def matrix(
     """
     wanted = {
         kernel: row
-        for kernel, row in cells(() if patch else ("ztree",))
+        for kernel, row in cells(with_out_of_tree=patch is not None)
         if not kernels or kernel in kernels
     }
     if keep is not None:
@@ -132,7 +133,7 @@ def examine(cell: Cell, path: Path) -> Outcome:
             counters_agree=bool(checks) and all(one.agrees for one in checks),
         )
         try:
-            if cell.backend == "ztree":
+            if all(can_explain(pool.allocator) for pool in metadata.pools):
                 verdict = validate(trace)
                 outcome.compared = verdict.total("calls")
                 outcome.explained = verdict.total("explained")

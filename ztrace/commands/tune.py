@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ztrace.allocator.table import c_initialiser, table_text
 from ztrace.console import bytes_text, console, count_text, print_json, progress, table
+from ztrace.replay.play.backends import chosen
 from ztrace.replay.tune import Limits, Tuning, successors, tune, work
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
@@ -59,9 +60,9 @@ def command(
         file = None
         if output is not None:  # opened first: an existing file is refused before the work
             file = stack.enter_context(AtomicFile(output, force=force))
-        rivals = list(against) or successors(first)
+        rivals = chosen(against, first) or successors(first)
         rows = sum(reader.num_rows for reader in readers)
-        with progress("tune", work(rows, len(rivals))) as advance:
+        with progress("tune", work(rows)) as advance:
             tuned = tune(readers, limits, against=rivals, advance=advance)
         if file is not None:
             file.write(

@@ -12,15 +12,16 @@ from rich.console import Console
 
 from ztrace.allocator.registry import builtin
 from ztrace.allocator.table import Table
+from ztrace.allocator.ztree.calls import BlockCall, BlockKind
 from ztrace.console import console, count_text, lost_lines, ns_text, print_json, progress, table
 from ztrace.replay.order.file import OrderWriter
 from ztrace.replay.validate import Verdict, validate
 from ztrace.replay.validate.native import reason_missing
 from ztrace.replay.validate.placement import compare_places
-from ztrace.replay.validate.placement_verdict import Order, Placement, PoolPlacement
+from ztrace.replay.validate.placement_verdict import Placement, PoolPlacement, Way
 from ztrace.replay.validate.races import Race
-from ztrace.replay.validate.steps import Call, Kind
 from ztrace.replay.validate.verdict import TreeVerdict, Unexplained
+from ztrace.replay.validate.ztree_run import can_explain
 from ztrace.traces import Metadata, TraceReader
 
 SHOWN = 5  # failures and races printed; --json has more
@@ -82,7 +83,7 @@ def command(
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
-        if not {pool.allocator for pool in metadata.pools} <= {"ztree", "unknown"}:
+        if not all(can_explain(pool.allocator) for pool in metadata.pools):
             if order_path is not None:
                 raise click.UsageError("--order is for traces of ztree")
             if engine == "native":
@@ -161,17 +162,17 @@ def _show_placement(placement: Placement, metadata: Metadata, as_json: bool) -> 
         for line in _placement_notes(pool):
             out.print(f"pool {pool.pool}: {line}", soft_wrap=True)
     word = "agrees" if placement.agrees else "does NOT agree"
-    if placement.agrees and any(pool.order == Order.CORRECTED for pool in placement.pools):
+    if placement.agrees and any(pool.order == Way.CORRECTED for pool in placement.pools):
         word = "agrees, wherever the trace determines it,"
     out.print(f"the model {word} with the kernel; {placement.wall_s:.1f} s")
     return 0 if placement.agrees else 1
 
 
 ORDERS = {
-    Order.RECORDED: "calls played as they returned; explained: the object lies as in the kernel",
-    Order.FOUND: "explained: there is an order in which the model gives the kernel's handle",
-    Order.LOCK: "calls played as they held the lock; explained: the object lies as in the kernel",
-    Order.CORRECTED: "calls played as they returned, the model corrected after each difference; "
+    Way.RECORDED: "calls played as they returned; explained: the object lies as in the kernel",
+    Way.FOUND: "explained: there is an order in which the model gives the kernel's handle",
+    Way.LOCK: "calls played as they held the lock; explained: the object lies as in the kernel",
+    Way.CORRECTED: "calls played as they returned, the model corrected after each difference; "
     "decisive: comparisons that no other CPU's call can have changed",
 }
 
@@ -214,7 +215,7 @@ def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
     if pool.unknown:
         calls = ", ".join(f"{name} {count:,}" for name, count in pool.unknown.items())
         yield f"calls on objects from before the trace, or lost: {calls}"
-    if len(pool.cpus) > 1 and pool.order == Order.RECORDED:
+    if len(pool.cpus) > 1 and pool.order == Way.RECORDED:
         yield (
             f"{len(pool.cpus)} CPUs; recorded order is not the order of the allocator's lock, and "
             f"{pool.overlapping:,} calls overlapped: differences from the first of these on need "
@@ -277,12 +278,12 @@ def _notes(verdict: Verdict) -> list[str]:
     return notes
 
 
-def _describe(call: Call) -> str:
+def _describe(call: BlockCall) -> str:
     what = {
-        Kind.MALLOC: f"malloc({call.size}) = block {call.block} slot {call.slot}",
-        Kind.MISFIT: f"malloc({call.size}) = block {call.block} slot {call.slot}",
-        Kind.FREE: f"free(block {call.block} slot {call.slot})",
-        Kind.FAILED_MALLOC: f"malloc({call.size}) = -ENOMEM",
+        BlockKind.MALLOC: f"malloc({call.size}) = block {call.block} slot {call.slot}",
+        BlockKind.MISFIT: f"malloc({call.size}) = block {call.block} slot {call.slot}",
+        BlockKind.FREE: f"free(block {call.block} slot {call.slot})",
+        BlockKind.FAILED_MALLOC: f"malloc({call.size}) = -ENOMEM",
     }.get(call.kind, f"shrink, {call.kind.name.lower()} block {call.block}")
     length = ns_text(call.end - call.ts)
     return f"row {call.row} cpu {call.cpu} task {call.tid} at {call.ts} +{length}: {what}"

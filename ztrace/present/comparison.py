@@ -10,9 +10,11 @@ from dataclasses import asdict, fields
 
 from rich.console import Console
 
+from ztrace.allocator.registry import recorded_traits
+from ztrace.allocator.specification import family
+from ztrace.allocator.traits import Compacts
 from ztrace.console import bytes_text, count_text, lost_lines, partial_lines, table
 from ztrace.replay.figures.result import Moment, Result
-from ztrace.replay.play.backends import family
 from ztrace.traces.metadata import Metadata
 
 _BACKENDS_A_TABLE = 6  # columns of a series that fit 80 columns
@@ -96,13 +98,13 @@ def _work(result: Result) -> list[str]:
 def _compaction(result: Result) -> str:
     """What a model that compacts did about it; empty for the others."""
     done, not_done = result.count("compactions"), result.count("compactions_unmatched")
-    name = family(result.backend)
+    how = recorded_traits(family(result.backend)).compacts
     if done or not_done:
         rest = f", {count_text(not_done)} not matched" if not_done else ""
         return f"{result.backend}: {count_text(done)} compactions as recorded{rest}"
-    if name == "z3fold" and "work=deferred" not in result.backend:
+    if how is Compacts.PAGES and "work=deferred" not in result.backend:
         return f"{result.backend}: compacts at once, as if its worker never waited"
-    return f"{result.backend}: never compacted" if name in ("z3fold", "zsmalloc") else ""
+    return "" if how is Compacts.NEVER else f"{result.backend}: never compacted"
 
 
 def _series_headers(results: Sequence[Result]) -> list[str]:

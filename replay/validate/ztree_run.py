@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztrace.allocator.native import library
+from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.table import Table
+from ztrace.allocator.traits import Check
+from ztrace.allocator.ztree.calls import BlockCall, BlockKind
 from ztrace.allocator.ztree.model import BlockTree, Ztree
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate.calls import (
@@ -28,16 +31,18 @@ from ztrace.replay.validate.calls import (
     groups,
     windows,
 )
-from ztrace.replay.validate.checker import Failure, Steps
 from ztrace.replay.validate.native import CHECKER, NativeStream, reason_missing
 from ztrace.replay.validate.partial import refuse_partial
 from ztrace.replay.validate.races import Race, races_in
-from ztrace.replay.validate.steps import Call, Kind
-from ztrace.replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
+from ztrace.replay.validate.stream import SEEN, FoundOrder, PythonStream, Seen, Sinks, Stream
 from ztrace.replay.validate.verdict import KEPT, TreeVerdict, Unexplained, Verdict
+from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
 from ztrace.traces.reader import TraceReader
 
-FORMS = ("ztree", "unknown")  # allocators of pools that this check can be tried on
+
+def can_explain(allocator: str) -> bool:
+    """Whether this check is that of a recorded allocator, or can be tried as nobody knows which."""
+    return allocator == "unknown" or recorded_traits(allocator).check is Check.TREES
 
 
 def validate(
@@ -47,7 +52,7 @@ def validate(
     starts_empty: bool | None = None,
     tree_class: type[BlockTree] = BlockTree,
     table: Table | None = None,
-    on_order: Callable[[Order], None] | None = None,
+    on_order: Callable[[FoundOrder], None] | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Verdict:
     """Search for an order of all recorded ztree calls that gives the recorded handles.
@@ -82,7 +87,7 @@ class _Tree:
     verdict: TreeVerdict
     held: Seen = field(default_factory=lambda: np.empty(0, SEEN))
     checker: Stream | None = None
-    marked: dict[int, Call] = field(default_factory=dict)  # blocks under reclaim
+    marked: dict[int, BlockCall] = field(default_factory=dict)  # blocks under reclaim
     races: list[Race] = field(default_factory=list)
     race_counts: Counter[str] = field(default_factory=Counter)
     unexplained: list[Unexplained] = field(default_factory=list)
@@ -97,7 +102,7 @@ class _Run:
         starts_empty: bool | None,
         tree_class: type[BlockTree],
         table: Table | None,
-        on_order: Callable[[Order], None] | None,
+        on_order: Callable[[FoundOrder], None] | None,
         in_core: bool,
     ) -> None:
         metadata = reader.metadata
@@ -118,7 +123,7 @@ class _Run:
         self.carried: Calls = np.empty(0, CALL)
         self.cpus: set[int] = set()
         self.on_order = on_order
-        self.order: list[Order] = []
+        self.order: list[FoundOrder] = []
 
     # -- from windows to trees ---------------------------------------------------------------
 
@@ -143,7 +148,7 @@ class _Run:
         """ReplayError for calls to a pool of another allocator; one without calls is no matter."""
         for number in pools:
             allocator = self.allocators[number] if number < len(self.allocators) else "unknown"
-            if allocator not in FORMS:
+            if not can_explain(allocator):
                 raise ReplayError(
                     f"{self.verdict.trace}: pool {number} is {allocator}; only ztree can be "
                     "validated so"
@@ -177,9 +182,9 @@ class _Run:
         fitting = np.searchsorted(self.slot_sizes, calls["size"]).astype(np.int64)
         tree = np.where(nothing, fitting, (handle >> np.uint64(60)).astype(np.int64))
         seen = _seen(calls)
-        seen["kind"] = np.where(is_malloc, Kind.MALLOC, Kind.FREE)
-        seen["kind"][nothing] = Kind.FAILED_MALLOC
-        seen["kind"][is_malloc & ~nothing & (fitting != tree)] = Kind.MISFIT
+        seen["kind"] = np.where(is_malloc, BlockKind.MALLOC, BlockKind.FREE)
+        seen["kind"][nothing] = BlockKind.FAILED_MALLOC
+        seen["kind"][is_malloc & ~nothing & (fitting != tree)] = BlockKind.MISFIT
         seen["block"] = (handle & np.uint64((1 << 60) - 1)) >> np.uint64(4)
         seen["slot"] = handle & np.uint64(15)
         return calls["pool"].astype(np.int64) * 16 + np.minimum(tree, 15), seen
@@ -233,7 +238,7 @@ class _Run:
         held = tree.held
         if tree.checker is None:
             # Shrinks that pass a tree before anything is in it say nothing of it.
-            held = tree.held = held[np.maximum.accumulate(held["kind"] != Kind.PASS)]
+            held = tree.held = held[np.maximum.accumulate(held["kind"] != BlockKind.PASS)]
             first = next(groups(held, limit), None)
             if first is None:
                 return
@@ -248,13 +253,15 @@ class _Run:
         declared = pool < len(self.declared) and self.declared[pool]
         empty = self.starts_empty if self.starts_empty is not None else declared
         if not empty and self.starts_empty is None:
-            is_first = (first["kind"] == Kind.MALLOC) & (first["block"] == 0) & (first["slot"] == 0)
+            is_first = (
+                (first["kind"] == BlockKind.MALLOC) & (first["block"] == 0) & (first["slot"] == 0)
+            )
             empty = bool(is_first.any())
             verdict.assumed_empty = empty
         verdict.began_before = not empty
         model = self.tree_class(self.model.types[number], self.model.trees[number].max_index)
 
-        def on_steps(steps: Steps) -> None:
+        def on_steps(steps: BlockSteps) -> None:
             for race in races_in(pool, number, steps, tree.marked):
                 tree.race_counts[race.hazard] += 1
                 if tree.race_counts[race.hazard] <= KEPT:
@@ -263,7 +270,7 @@ class _Run:
         def on_more_failures(count: int) -> None:
             self.verdict.unexplained_count += count
 
-        def on_failure(failure: Failure) -> None:
+        def on_failure(failure: BlockFailure) -> None:
             on_more_failures(1)
             if len(tree.unexplained) < KEPT:
                 cause = self._cause(failure, tree)
@@ -278,7 +285,7 @@ class _Run:
         verdict.tally = checker.tally
         return checker
 
-    def _cause(self, failure: Failure, tree: _Tree) -> str:
+    def _cause(self, failure: BlockFailure, tree: _Tree) -> str:
         if self.verdict.lost:
             return f"one of the {self.verdict.lost} lost events"
         if tree.verdict.began_before or tree.verdict.assumed_empty:
@@ -331,7 +338,7 @@ class _Run:
 
     # -- the order found ---------------------------------------------------------------------
 
-    def _keep(self, order: Order) -> None:
+    def _keep(self, order: FoundOrder) -> None:
         self.order.append(order)
 
     def _emit(self, limit: int) -> None:
@@ -343,7 +350,7 @@ class _Run:
                 limit = min(limit, int(tree.held["ts"][0]))
             if tree.checker is not None and tree.checker.undecided_since is not None:
                 limit = min(limit, tree.checker.undecided_since)
-        merged = Order(
+        merged = FoundOrder(
             np.concatenate([part.at_ns for part in self.order]),
             np.concatenate([part.row for part in self.order]),
             np.concatenate([part.step for part in self.order]),
@@ -367,8 +374,8 @@ def _merged(held: Seen, seen: Seen) -> Seen:
     return merged[np.lexsort((merged["row"], merged["ts"]))]
 
 
-def _pick(order: Order, at: NDArray[np.intp]) -> Order:
-    return Order(order.at_ns[at], order.row[at], order.step[at])
+def _pick(order: FoundOrder, at: NDArray[np.intp]) -> FoundOrder:
+    return FoundOrder(order.at_ns[at], order.row[at], order.step[at])
 
 
 def _seen(calls: Calls) -> Seen:
@@ -390,21 +397,21 @@ def _sections(shrink: Any, evictions: Calls) -> Iterator[tuple[int, tuple[Any, .
         number, block = handles[0] >> 60, (handles[0] & (1 << 60) - 1) >> 4
 
         def section(
-            tree: int, first: int, last: int, kind: Kind, slot: int = 0, block: int = block
+            tree: int, first: int, last: int, kind: BlockKind, slot: int = 0, block: int = block
         ) -> Any:
             return pool * 16 + tree, (first, max(first, last), kind, block, slot, *who)
 
         chosen = int(one["ts"][0])
         for passed in range(number + 1, 16):
-            yield section(passed, begin, chosen, Kind.PASS)
-        yield section(number, begin, chosen, Kind.CHOOSE)
+            yield section(passed, begin, chosen, BlockKind.PASS)
+        yield section(number, begin, chosen, BlockKind.CHOOSE)
         following = [*one["ts"][1:].tolist(), end]
         for handle, ret, done, until in zip(
             handles, one["ret"].tolist(), one["end"].tolist(), following, strict=True
         ):
             if not ret:
-                yield section(number, done, until, Kind.RECOVER, handle & 15)
-        yield section(number, int(one["end"][-1]), end, Kind.SETTLE)
+                yield section(number, done, until, BlockKind.RECOVER, handle & 15)
+        yield section(number, int(one["end"][-1]), end, BlockKind.SETTLE)
 
 
 def _rounds(evictions: Calls) -> Iterator[Calls]:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A tree of blocks of the posted ztree, and its rules: what the pool (ztree.c) and the validation of
- * recordings (replay/native/tree.c) both do. BlockTree of model.py.
+ * recordings (replay/native/tree_steps.c) both do. BlockTree of model.py.
  */
 #ifndef ZTRACE_ZTREE_H
 #define ZTRACE_ZTREE_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * One block tree against its recorded calls, as a stream: Checker of replay/validate/checker.py in
- * C, whose names and comments hold here too.
+ * One block tree against its recorded calls, as a stream: TreeChecker of
+ * replay/validate/ztree_checker.py in C, whose names and comments hold here too.
  */
 #include "check.h"
 
@@ -163,7 +163,7 @@ static void look_over(struct zv_tree *t)
 	}
 }
 
-/* The group has an order: Checker._search, where there are exits. */
+/* The group has an order: Checker of checker.py, where there are exits. */
 static void accept(struct zv_tree *t, uint32_t base)
 {
 	struct zv_search *s = &t->search;

@@ -2,9 +2,9 @@
 /*
  * Searches for an order of one ztree block tree's recorded calls that gives the recorded handles.
  *
- * The rules are those of replay/validate/{steps,search,checker}.py, which are the specification:
- * every count and every refusal is theirs. Calls come in, in order of time; what is found comes
- * out as arrays. Structures here are mirrored in replay/validate/native.py, which
+ * The rules are those of allocator/ztree/steps.py and replay/validate/{search,checker}.py, which are
+ * the specification: every count and every refusal is theirs. Calls come in, in order of time; what
+ * is found comes out as arrays. Structures here are mirrored in replay/validate/native.py, which
  * layout.c lets it check. One tree is used by one thread at a time; trees share nothing.
  */
 #ifndef ZTRACE_CHECK_H
@@ -12,7 +12,7 @@
 
 #include "core.h"
 
-/* What a call asks of the tree: Kind of steps.py. */
+/* What a call asks of the tree: BlockKind of calls.py. */
 enum {
 	ZV_MALLOC,
 	ZV_FREE,
@@ -25,10 +25,10 @@ enum {
 	ZV_KINDS
 };
 
-/* How far a step takes a call: Step of steps.py. */
+/* How far a step takes a call: BlockStep of calls.py. */
 enum { ZV_WHOLE, ZV_LOOK, ZV_INSERT, ZV_TAKE };
 
-/* What the model does instead of a call that nothing explains: Said of answers.py. */
+/* What the model does instead of a call that nothing explains: Said of calls.py. */
 enum {
 	ZV_OTHER_TYPE,
 	ZV_NO_FREE_SLOT,
@@ -43,7 +43,7 @@ enum {
 	ZV_DOES_NOT_TAKE,
 };
 
-/* What a fault like this likely comes from: Cause of answers.py. */
+/* What a fault like this likely comes from: Cause of causes.py. */
 enum { ZV_CUT_SHORT, ZV_MALLOC_LOST, ZV_FREE_LOST, ZV_BLOCKS_LOST, ZV_OTHER_RULE };
 
 /*
@@ -66,7 +66,7 @@ struct zv_call {
 	int64_t size;
 };
 
-/* Tally of checker.py. */
+/* TreeTally of ztree_checker.py. */
 struct zv_tally {
 	uint64_t calls, explained, in_part, groups, overlapping, largest_group, dead_ends;
 	uint64_t most_hypotheses, out_of_order, cut_short, split;

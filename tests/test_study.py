@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.documents import assemble
 from ztrace.cli import main
-from ztrace.replay.report import Thresholds, assemble, default_backends, gather_one
+from ztrace.replay.report import Thresholds, default_backends, gather_one
 from ztrace.replay.report.study import SIZE_QUANTILES, study, tables
 from ztrace.replay.report.tables import Table
 from ztrace.replay.validate import validate

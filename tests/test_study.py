@@ -219,4 +219,6 @@ def test_bundled_slices_are_small_and_all_there() -> None:
         ops = pq.read_table(FOLDER / name, columns=["op"])["op"].to_pylist()
         counts = (len(ops), ops.count("malloc"), ops.count("free"))
         assert f"| {name} | {' | '.join(f'{n:,}' for n in counts)} |" in described
-    assert sum((FOLDER / name).stat().st_size for name in files) <= 1_500_000
+    # Beside the rows: 3 KB a file that tell pandas of nullable integers.
+    most = 1_500_000 + 3_000 * len(files)
+    assert sum((FOLDER / name).stat().st_size for name in files) <= most

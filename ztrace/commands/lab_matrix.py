@@ -73,7 +73,7 @@ def matrix(
     """
     wanted = {
         kernel: row
-        for kernel, row in cells(() if patch else ("ztree",))
+        for kernel, row in cells(with_out_of_tree=patch is not None)
         if not kernels or kernel in kernels
     }
     if keep is not None:

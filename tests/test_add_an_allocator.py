@@ -149,6 +149,17 @@ def test_a_report_has_the_recorded_allocators_own_model(folder: Path) -> None:
     assert recording["validation"]["explained"] == recording["validation"]["calls"] > 0
 
 
+def test_a_limit_that_its_driver_cannot_shrink_to(folder: Path) -> None:
+    """OSError of shrink is the kernel's -EINVAL: jobs that fail."""
+    trace = str(ROOT / "traces" / "samples" / "zbud-6.1-small.parquet")
+    done = ztrace(folder, "replay", trace, "--backend", "halves", "--limit", "100K", "--json")
+    assert not done.returncode, done.stderr
+    [*_, late] = json.loads(done.stdout)["limited"]
+    counts = late["counts"]
+    assert counts["jobs"] == counts["reclaim_fails"] > 0 == counts["written_back"]
+    assert counts["rejected"] > 0
+
+
 def test_its_items_and_pages(folder: Path) -> None:
     record(folder / "trace.parquet")
     for item, complaint in (

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.validate import FoundOrder
+from ztrace.replay.validate.stream import FoundOrder
 from ztrace.traces import TraceReader
 from ztrace.traces.writer import AtomicFile
 
@@ -74,7 +74,7 @@ def read_order(path: Path, trace_rows: int) -> Iterator[FoundOrder]:
     ReplayError for a file that is no order, or the order of another trace.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as stored, pq.ParquetFile(stored) as file:
             about = json.loads(
                 (file.schema_arrow.metadata or {}).get(KEY) or (file.metadata.metadata or {})[KEY]
             )

@@ -36,3 +36,9 @@ def checked(source: Source, columns: Sequence[str], rows: int = 65536) -> Iterat
             raise ReplayError(str(error)) from error
         yield batch
         first += batch.num_rows
+
+
+def check(source: Source) -> None:
+    """Look over a whole trace, for who then reads it in ways of its own. Errors as above."""
+    for _ in checked(source, ("ts_ns", "dur_ns", "op", "ret")):
+        pass

@@ -60,13 +60,9 @@ _ESSENTIAL = ("64BIT", "SLUB", "COMPACTION", "ZSMALLOC", "ZTRACE", "CC_OPTIMIZE_
 
 @dataclass(frozen=True)
 class Program:
-    """``binary`` is the kernel, ``symbols`` its System.map, ``release`` what it calls itself.
-
-    ``kernel`` is what the user called it.
-    """
+    """``binary`` is the kernel, ``release`` what it calls itself, ``kernel`` what the user does."""
 
     binary: Path
-    symbols: Path
     release: str
     kernel: str
 
@@ -99,12 +95,12 @@ def build_program(
                 if shutil.which(tool) is None:
                     raise TracerError(f"{tool} not found; as root: apt install {PACKAGES}")
             _build(source, work / "build", config, allocators, say)
-            for name in ("linux", "System.map", "include/config/kernel.release"):
+            for name in ("linux", "include/config/kernel.release"):
                 shutil.copy(work / "build" / name, folder / Path(name).name)
 
         folder = build_once(cache_dir() / "program" / "images" / digest, build)
     release = (folder / "kernel.release").read_text().strip()
-    return Program(folder / "linux", folder / "System.map", release, kernel)
+    return Program(folder / "linux", release, kernel)
 
 
 def _folder_name(kernel: str, smp: bool) -> str:
@@ -235,8 +231,9 @@ def _failed(source: Source, said: Sequence[str], allocators: Sequence[Allocator]
     first = next(iter([*wrong, *telling, *said]), "make failed")
     first = re.sub(rf"^.*?{PLAYER_FOLDER}/(\.\./)?", "", first)
     for allocator in allocators:
-        if allocator.given and any(f"{PLAYER_FOLDER}/{allocator.name}/" in line for line in said):
-            first = first.removeprefix(f"{allocator.name}/")
+        its = (f"{allocator.name}/", f"backend-{allocator.name}.")
+        if allocator.given and first.startswith(its):
+            first = re.sub(r"^\S+?:\((\S+)\): ", r"\1: ", first.removeprefix(its[0]))
             return TracerError(
                 f"{allocator.given}: does not build in kernel {source.name}: {first}"
             )

@@ -31,12 +31,12 @@ _MIB = 1 << 20
 _SHM = Path("/dev/shm")
 _PDEATHSIG = 1
 
-# Of what a kernel says as it dies, the line that says why.
+# Of what a kernel says as it dies: the line that says why, and where it was.
 _DYING = re.compile(
     r"Kernel panic|Kernel mode (fault|signal)|^BUG\b|\bBUG:|Oops|kernel BUG at|Unable to handle|"
     r"general protection|Out of memory|out of memory"
 )
-_AT = re.compile(r"ip (?:0x)?([0-9a-f]+)")
+_AT = re.compile(r"^RIP: [0-9a-f]+:(\S+)")
 
 
 def play(
@@ -105,6 +105,7 @@ class _Listener:
         self.error: str | None = None
         self.dying: list[str] = []
         self.last = "nothing"
+        self.at: str | None = None
 
     def hear(self, line: str) -> None:
         """One line of its console."""
@@ -121,28 +122,17 @@ class _Listener:
             self.last = line.strip()
             if _DYING.search(line):
                 self.dying.append(self.last)
+            elif at := _AT.match(self.last):
+                self.at = self.at or at[1]
 
     def failure(self, why: str = "") -> TracerError:
         """The one line of a guest that did not finish."""
-        said = self.dying[-1] if self.dying else self.error or self.last
-        at = _AT.search(said)
-        symbol = symbol_at(self.program.symbols, int(at[1], 16)) if at else None
-        where = f" (in {symbol})" if symbol else ""
+        said = self.dying[0] if self.dying else self.error or self.last
+        where = f" (in {self.at})" if self.at and self.dying else ""
         return TracerError(
             f"{self.allocator} in kernel {self.program.kernel}: {why or 'the kernel said'}: "
             f"{said}{where}"
         )
-
-
-def symbol_at(symbols: Path, address: int) -> str | None:
-    """The function that an address lies in, by a System.map."""
-    best: tuple[int, str] | None = None
-    for line in symbols.read_text().splitlines():
-        value, kind, name = line.split()
-        at = int(value, 16)
-        if kind in "tT" and at <= address and (best is None or at > best[0]):
-            best = at, name
-    return best[1] if best else None
 
 
 def _die_with_parent() -> None:

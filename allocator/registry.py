@@ -20,16 +20,24 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ztrace.allocator.protocol import BackendError, Pool
 from ztrace.allocator.specification import Specification
 from ztrace.allocator.traits import Maker, Traits
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
 ENTRY_POINT_GROUP = "ztrace.backends"
 
-OURS = ("z3fold", "zblock", "zbud", "zsmalloc", "ztree")
+OURS = (
+    "ztree",
+    "zbud",
+    "z3fold",
+    "zsmalloc",
+    "zblock",
+)
 """Allocators that come with ztrace, each in the folder of its name: a new one's line is here."""
 
 
@@ -38,7 +46,7 @@ def traits(name: str) -> Traits:
     if name in OURS:
         found: Traits = importlib.import_module(f"ztrace.allocator.{name}").TRAITS
         return found
-    for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
+    for entry in _theirs().select(name=name):
         try:
             loaded: Traits | Maker = entry.load()
         except Exception as failure:  # whatever a third party's module raises
@@ -57,7 +65,7 @@ def recorded_traits(allocator: str) -> Traits:
 
 def is_known(name: str) -> bool:
     """Whether there is a backend of that name."""
-    return name in OURS or bool(entry_points(group=ENTRY_POINT_GROUP, name=name))
+    return name in OURS or bool(_theirs().select(name=name))
 
 
 def our_traits() -> list[Traits]:
@@ -66,9 +74,19 @@ def our_traits() -> list[Traits]:
 
 
 def all_traits() -> list[Traits]:
-    """Those of all allocators, third parties' last."""
-    theirs = sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)} - set(OURS))
-    return [traits(name) for name in (*OURS, *theirs)]
+    """Those of all allocators by name, third parties' last."""
+    return [traits(name) for name in (*sorted(OURS), *_others())]
+
+
+def _others() -> list[str]:
+    return sorted(_theirs().names - set(OURS))
+
+
+def _theirs() -> EntryPoints:
+    """What third parties have installed."""
+    from importlib.metadata import entry_points  # not needed, as a rule, and slow to import
+
+    return entry_points(group=ENTRY_POINT_GROUP)
 
 
 def _no_model(**items: Any) -> Pool:
@@ -79,10 +97,10 @@ def names() -> list[str]:
     """Specifications that :func:`create` takes, without items except for variants."""
     ours = [
         f"{one.name}:{variant}" if variant else one.name
-        for one in our_traits()
+        for one in map(traits, sorted(OURS))
         for variant in one.variants
     ]
-    return [*ours, *sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))]
+    return [*ours, *_others()]
 
 
 class Builtin(NamedTuple):

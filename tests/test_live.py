@@ -8,8 +8,8 @@ import io
 import numpy as np
 from rich.console import Console
 
-from ztrace.commands.record import status_line
 from ztrace.commands.top import summary, view
+from ztrace.present.recording import status_line
 from ztrace.tracer.recorder import Progress
 from ztrace.tracer.ring import OP_NAMES
 from ztrace.traces import OPS

@@ -43,6 +43,16 @@ def test_a_command_on_a_trace_loads_nothing_heavy(arguments: tuple[str, ...]) ->
     assert loaded_by(*arguments, str(SAMPLE)) == set()
 
 
+@pytest.mark.parametrize(("name", "loaded"), [("record", False), ("stat", True)])
+def test_a_recorder_has_no_arrow_in_memory(name: str, loaded: bool) -> None:
+    code = (
+        "import sys; from ztrace.cli import cli\n"
+        f"cli.get_command(None, {name!r}); sys.exit('pyarrow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT)
+    assert done.returncode == loaded
+
+
 def test_what_is_loaded_is_seen() -> None:
     """The check itself: an export writes CSV, which the others do not."""
     assert "pyarrow.csv" in loaded_by("export", str(SAMPLE))

@@ -29,8 +29,9 @@ from ztrace.allocator.ztree.model import FREE, Block, BlockTree, Released, Ztree
 from ztrace.cli import main
 from ztrace.replay import ReplayError
 from ztrace.replay.order.file import read_order
-from ztrace.replay.validate import Verdict, validate
 from ztrace.replay.validate import calls as calls_module
+from ztrace.replay.validate.ztree_run import explain_trees
+from ztrace.replay.validate.ztree_verdict import TreesVerdict
 from ztrace.traces import OP_CODE, OPS, Metadata, PoolInfo, TraceReader, TraceWriter
 from ztrace.traces.schema import SCHEMA
 
@@ -106,7 +107,7 @@ def tree_of(columns: Columns) -> NDArray[np.int64]:
 class Checked:
     """A verdict and the order that came with it."""
 
-    verdict: Verdict
+    verdict: TreesVerdict
     order: list[tuple[int, int, int]]  # (at_ns, row, step)
 
 
@@ -117,7 +118,7 @@ def check(columns: Columns, metadata: Metadata | None = None, **options: Any) ->
     return Checked(verdict, steps_of(orders))
 
 
-def unexplained(verdict: Verdict) -> int:
+def unexplained(verdict: TreesVerdict) -> int:
     """Calls not explained; the two ways to count them must agree."""
     missing = verdict.total("calls") - verdict.total("explained")
     assert missing == verdict.unexplained_count
@@ -738,7 +739,9 @@ def test_the_search_asks_the_model_too(
     mutant: type[BlockTree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """These answer otherwise than the search, which knows the rule, expects."""
-    monkeypatch.setattr("ztrace.replay.validate.checker.Checker._is_plain", lambda self: False)
+    monkeypatch.setattr(
+        "ztrace.replay.validate.ztree_checker.TreeChecker._is_plain", lambda self: False
+    )
     for name in NAMES:
         columns = recording(name)
         part = pick(columns, tree_of(columns) == 14)
@@ -752,7 +755,9 @@ def test_the_search_asks_the_model_too(
 def test_the_hot_loop_and_the_search_agree(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = some_trees(name)
     fast = check(columns)
-    monkeypatch.setattr("ztrace.replay.validate.checker.Checker._is_plain", lambda self: False)
+    monkeypatch.setattr(
+        "ztrace.replay.validate.ztree_checker.TreeChecker._is_plain", lambda self: False
+    )
     slow = check(columns)
     assert without_time(fast.verdict) == without_time(slow.verdict)
     assert sorted(fast.order) == sorted(slow.order)
@@ -861,9 +866,9 @@ def test_batches_cut_by_row_groups_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with TraceReader(SAMPLES / TWO) as reader:
-        expected = validate(reader)
+        expected = explain_trees(reader)
         monkeypatch.setattr(calls_module, "BATCH_ROWS", 7001)
-        assert without_time(validate(reader)) == without_time(expected)
+        assert without_time(explain_trees(reader)) == without_time(expected)
 
 
 # -- the command line --------------------------------------------------------------------------
@@ -916,7 +921,7 @@ def test_what_cannot_be_validated_is_refused_in_one_line(ztrace: Ztrace) -> None
         assert ztrace("validate", allocator, "--order", "o").code == 2
         assert not Path("o").exists()
         with TraceReader(allocator) as reader, pytest.raises(ReplayError, match="only ztree"):
-            validate(reader)
+            explain_trees(reader)
     Path("empty").write_bytes(b"")
     Path("text").write_text("ts_ns,op\n1,malloc\n")
     Path("cut").write_bytes((SAMPLES / ONE).read_bytes()[:100_000])

@@ -25,14 +25,14 @@ from tests.engines import steps_of
 from tests.test_validate_small import TIMES, Kernel, Row, check
 from ztrace.allocator import native
 from ztrace.allocator.native.library import library
+from ztrace.allocator.ztree.calls import BlockKind
 from ztrace.allocator.ztree.model import BlockTree, BlockType
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.validate.checker import Failure, Steps
 from ztrace.replay.validate.native import CHECKER, NativeStream
 from ztrace.replay.validate.races import races_in
-from ztrace.replay.validate.steps import Kind
-from ztrace.replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
-from ztrace.replay.validate.verdict import KEPT
+from ztrace.replay.validate.stream import SEEN, FoundOrder, PythonStream, Seen, Sinks, Stream
+from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
+from ztrace.replay.validate.ztree_verdict import KEPT
 
 if native.reason_missing():
     pytest.skip("no native core to compare", allow_module_level=True)
@@ -107,7 +107,7 @@ def nonsense(rng: random.Random) -> Seen:
         call["cpu"], call["tid"] = rng.randrange(3), rng.randrange(3)
     if rng.random() < 0.5:
         calls["row"] = rng.sample(range(count), count)
-    sections = (calls["kind"] >= Kind.PASS) & (calls["kind"] < Kind.MISFIT)
+    sections = (calls["kind"] >= BlockKind.PASS) & (calls["kind"] < BlockKind.MISFIT)
     calls["row"][sections] = 1000 + calls["row"][sections] // 4  # a shrink is one row
     return calls[np.lexsort((calls["row"], calls["ts"]))]
 
@@ -144,20 +144,20 @@ class Told:
     def __init__(self, seed: int, calls: Seen, *, native_: bool, wants_order: bool = True) -> None:
         rng = random.Random(seed)
         # Once indices have wrapped, which takes 2^56 blocks, the model's oldest is not the lowest.
-        wraps = rng.random() < 0.5 and not (calls["kind"] >= Kind.PASS).any()
+        wraps = rng.random() < 0.5 and not (calls["kind"] >= BlockKind.PASS).any()
         tree = BlockTree(BlockType(0, 0, rng.randint(1, 5), 8, 4096), 3 if wraps else 1 << 56)
         empty = rng.random() < 0.6
-        self.orders: list[Order] = []
+        self.orders: list[FoundOrder] = []
         self.races: list[Any] = []
-        self.failures: list[Failure] = []
+        self.failures: list[BlockFailure] = []
         self.count = 0
         self.undecided: list[int | None] = []
         marked: dict[int, Any] = {}
 
-        def on_steps(steps: Steps) -> None:
+        def on_steps(steps: BlockSteps) -> None:
             self.races += races_in(0, 0, steps, marked)
 
-        def on_failure(failure: Failure) -> None:
+        def on_failure(failure: BlockFailure) -> None:
             self.failures.append(failure)
             self.count += 1
 

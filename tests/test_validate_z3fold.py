@@ -17,8 +17,8 @@ from click.testing import CliRunner
 
 from ztrace.allocator.z3fold.model import Page, Z3fold
 from ztrace.commands.validate import command
-from ztrace.replay.validate.placement import compare_places
-from ztrace.replay.validate.placement_verdict import Order, PoolPlacement
+from ztrace.replay.validate import validate_trace
+from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.replay.validate.z3fold_model import Correctable
 from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
@@ -110,14 +110,14 @@ def compare(path: Path, rows: list[Row]) -> PoolPlacement:
             }
         )
     with TraceReader(path) as reader:
-        [pool] = compare_places(reader).pools
+        [pool] = validate_trace(reader).pools
     return pool
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_without_overlaps_everything_is_equal(seed: int, tmp_path: Path) -> None:
     pool = compare(tmp_path / "t", Guest(seed).run(3000))
-    assert pool.order == Order.CORRECTED and pool.agrees
+    assert pool.order == Way.CORRECTED and pool.agrees
     assert pool.places.equal == pool.places.compared > 2000
     assert pool.sizes.equal == pool.sizes.compared
     assert (pool.undetermined, pool.overlapping, pool.compactions_unmatched) == (0, 0, 0)

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ztrace.allocator.zbud.model import Page, Zbud
 from ztrace.replay.validate.calls import ABSENT, CALL, Calls
-from ztrace.replay.validate.placement_verdict import Order, PoolPlacement
+from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.replay.validate.zbud_run import ZbudRun
 from ztrace.traces import OP_CODE
 
@@ -67,7 +67,7 @@ def columns(rows: list[Row]) -> Calls:
 
 
 def check(rows: list[Row], *, pieces: int = 1, model: type[Zbud] = Zbud) -> PoolPlacement:
-    run = ZbudRun(PoolPlacement(0, "zbud", "zbud", True, Order.FOUND), model())
+    run = ZbudRun(PoolPlacement(0, "zbud", "zbud", True, Way.FOUND), model())
     calls = columns(rows)
     cuts = np.linspace(0, len(calls), pieces + 1).astype(int)
     for first, last in pairwise(cuts.tolist()):

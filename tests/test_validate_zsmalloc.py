@@ -18,8 +18,8 @@ from click.testing import CliRunner
 
 from ztrace.allocator.zsmalloc.model import Zsmalloc
 from ztrace.commands.validate import command
-from ztrace.replay.validate.placement import compare_places
-from ztrace.replay.validate.placement_verdict import Order, PoolPlacement
+from ztrace.replay.validate import validate_trace
+from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
 
@@ -148,7 +148,7 @@ def compare(path: Path, rows: list[Row], variant: str) -> PoolPlacement:
             }
         )
     with TraceReader(path) as reader:
-        [pool] = compare_places(reader).pools
+        [pool] = validate_trace(reader).pools
     return pool
 
 
@@ -157,7 +157,7 @@ def compare(path: Path, rows: list[Row], variant: str) -> PoolPlacement:
 def test_what_happened_is_explained(variant: str, seed: int, tmp_path: Path) -> None:
     rows = Guest(variant, seed, compactions=seed == 3).run(3, 1500)
     pool = compare(tmp_path / "t", rows, variant)
-    assert pool.order == Order.LOCK
+    assert pool.order == Way.LOCK
     assert pool.agrees, (pool.places.first, pool.sizes.first)
     assert pool.places.compared == sum(row["op"] == OP_CODE["malloc"] for row in rows)
     assert pool.sizes.sure < pool.sizes.compared == len(rows)
@@ -234,7 +234,7 @@ def test_without_the_moment_of_the_lock_calls_are_played_as_they_returned(tmp_pa
     rows = Guest("6.12", 2).run(2, 500)
     rows[250]["lock_ns"] = None
     pool = compare(tmp_path / "t", rows, "6.12")
-    assert pool.order == Order.RECORDED and not pool.agrees
+    assert pool.order == Way.RECORDED and not pool.agrees
     out = CliRunner().invoke(command, [str(tmp_path / "t")], standalone_mode=False)
     assert out.return_value == 1
     assert "does not say when calls held the lock" in out.output

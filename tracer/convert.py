@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ztrace.allocator.registry import recorded_traits
+from ztrace.allocator.traits import Tells
 from ztrace.tracer.ring import (
     HAS_AUX,
     HAS_HANDLE,
@@ -59,7 +61,11 @@ def convert(
     layout = _Layout(
         page_bytes=metadata.machine.page_bytes,
         headers=np.array([pool.header_bytes for pool in metadata.pools] or [0], np.uint32),
-        mapped_places=[n for n, pool in enumerate(metadata.pools) if pool.allocator == "z3fold"],
+        mapped_places=[
+            number
+            for number, pool in enumerate(metadata.pools)
+            if recorded_traits(pool.allocator).tells is Tells.MAP
+        ],
     )
     with TraceWriter(output, metadata, force=force) as writer:
         zram = metadata.source == "zram"

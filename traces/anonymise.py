@@ -9,8 +9,9 @@ docs/files.md lists what is kept and what is dropped.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,14 +28,22 @@ Numbers = npt.NDArray[np.uint64]
 CLOCK = "relative to the first call"
 """What ``clock`` says in an anonymised trace."""
 
-NUMBERED = ("ztree",)
-"""Allocators whose handles are numbers of a block and a slot: they are the model's answer."""
-
-_ZTREE_BLOCK = np.uint64((1 << 60) - 1)  # a ztree handle without its type; the slot is 4 bits
-_ZTREE_LIMIT = np.uint64(1 << 36)  # beyond 2**32 blocks it is no ztree handle
-_ZSPAGE_SHIFT = 16  # a zsmalloc place is the zspage's address << 16 | slot
+_BLOCK = np.uint64((1 << 60) - 1)  # a handle that is a number, without the block's type
+_BLOCK_LIMIT = np.uint64(1 << 36)  # beyond 2**32 blocks of 16 slots it is none
+_SLOT_BITS = 16  # of a place that is an address and a slot
 _KERNEL_HALF = np.uint64(0xFFFF << 48)
 _PAGE_SHIFTS = range(12, 21)
+
+
+class Forms(NamedTuple):
+    """Allocators, by name, whose numbers have a form of their own; all others' are addresses.
+
+    ``numbers``: a handle is a number of a block and a slot, which is the model's answer.
+    ``slots``: a place is an address << 16 | slot.
+    """
+
+    numbers: Container[str] = ()
+    slots: Container[str] = ()
 
 
 class Names:
@@ -68,6 +77,7 @@ class Names:
 def anonymise(
     reader: TraceReader,
     writer: TraceWriter,
+    forms: Forms,
     *,
     keep_machine: bool = False,
     keep_handles: bool = False,
@@ -87,7 +97,7 @@ def anonymise(
             f"{reader.path}: times from {first_ns} to {last_ns} ns are too far apart; correct ts_ns"
         )
     writer.metadata = anonymous(metadata, keep_machine=keep_machine)
-    rename = _Renaming(metadata, first_ns, keep_handles)
+    rename = _Renaming(metadata, forms, first_ns, keep_handles)
     for batch in reader.batches():
         writer.write(rename(batch))
         advance(batch.num_rows)
@@ -142,16 +152,16 @@ def _since_start(counters: Counters) -> Counters:
 class _Renaming:
     """Renames the columns of a trace, batch after batch."""
 
-    def __init__(self, metadata: Metadata, first_ns: int, keep_handles: bool) -> None:
+    def __init__(self, metadata: Metadata, forms: Forms, first_ns: int, keep_handles: bool) -> None:
         self.first_ns = first_ns
         self.tasks, self.cgroups, self.slots = Names(), Names(), Names()
         self.pages, self.zspages = Names(), Names()
         shift = metadata.machine.page_bytes.bit_length() - 1
         self.page_shift = np.uint64(shift if shift in _PAGE_SHIFTS else _PAGE_SHIFTS[0])
         pools = [*metadata.pools, *[PoolInfo()] * 256][:256]
-        self.numbered = np.array([pool.allocator in NUMBERED for pool in pools])
+        self.numbered = np.array([pool.allocator in forms.numbers for pool in pools])
         self.kept = np.array([keep_handles and pool.allocator == "unknown" for pool in pools])
-        self.has_zspages = np.array([pool.allocator == "zsmalloc" for pool in pools])
+        self.has_slots = np.array([pool.allocator in forms.slots for pool in pools])
 
     def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         pool = batch.column("pool").to_numpy()
@@ -174,7 +184,7 @@ class _Renaming:
         return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
 
     def _handles(self, handles: Numbers, pool: npt.NDArray[np.uint8]) -> Numbers:
-        is_number = self.numbered[pool] & ((handles & _ZTREE_BLOCK) < _ZTREE_LIMIT)
+        is_number = self.numbered[pool] & ((handles & _BLOCK) < _BLOCK_LIMIT)
         address = ~(is_number | self.kept[pool])
         out = handles.copy()
         out[address] = self._addresses(handles[address])
@@ -182,14 +192,14 @@ class _Renaming:
 
     def _places(self, places: Numbers, pool: npt.NDArray[np.uint8]) -> Numbers:
         out = places.copy()
-        zspage = self.has_zspages[pool]
-        shift, slot = np.uint64(_ZSPAGE_SHIFT), np.uint64((1 << _ZSPAGE_SHIFT) - 1)
-        out[zspage] = (self.zspages(places[zspage] >> shift) << shift) | (places[zspage] & slot)
-        out[~zspage] = self._addresses(places[~zspage])
+        slotted = self.has_slots[pool]
+        shift, slot = np.uint64(_SLOT_BITS), np.uint64((1 << _SLOT_BITS) - 1)
+        out[slotted] = (self.zspages(places[slotted] >> shift) << shift) | (places[slotted] & slot)
+        out[~slotted] = self._addresses(places[~slotted])
         return out
 
     def _addresses(self, addresses: Numbers) -> Numbers:
-        """Name the page, keep the position in it; in the upper half, as no ztree handle is."""
+        """Name the page, keep the position in it; in the upper half, where no number is."""
         position = (np.uint64(1) << self.page_shift) - np.uint64(1)
         named = self.pages(addresses >> self.page_shift) << self.page_shift
         return named | (addresses & position) | _KERNEL_HALF

@@ -45,6 +45,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+LEAN = ("record", "top")
+"""Commands beside which a machine short of memory goes on swapping: they load no Arrow at all."""
+
+
 class Lazy(click.Group):
     """A click group whose commands are imported on first use."""
 
@@ -54,7 +58,8 @@ class Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        load_arrow_without_pandas()
+        if cmd_name not in LEAN:
+            load_arrow_without_pandas()
         command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
         return command
 

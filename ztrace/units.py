@@ -38,6 +38,14 @@ def size(text: str) -> int:
     return round(float(match[1]) * unit)
 
 
+def percent(text: str) -> int:
+    """``90%`` or ``90``: a whole percentage, as zswap's parameters are."""
+    digits = text.strip().removesuffix("%")
+    if not (digits.isascii() and digits.isdigit() and int(digits) <= 100):
+        raise click.BadParameter(f"{text!r} is not a whole percentage; write for instance 20%")
+    return int(digits)
+
+
 def count_text(number: int) -> str:
     """1234567 -> ``1,234,567``."""
     return f"{number:,}"

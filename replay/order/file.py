@@ -19,15 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.validate import Order
-from ztrace.replay.validate.steps import Step
+from ztrace.replay.validate.stream import FoundOrder
 from ztrace.traces import TraceReader
 from ztrace.traces.writer import AtomicFile
 
 KEY = b"ztrace-order"
 VERSION = 1
-NAMES = [step.name.lower() for step in Step]
+NAMES = [step.name.lower() for step in BlockStep]
 SCHEMA = pa.schema(
     [
         pa.field("at_ns", pa.int64(), nullable=False),
@@ -53,7 +53,7 @@ class OrderWriter:
         self._writer.add_key_value_metadata({KEY: json.dumps(about)})
         return self
 
-    def write(self, order: Order) -> None:
+    def write(self, order: FoundOrder) -> None:
         """Append a stretch."""
         steps = pa.DictionaryArray.from_arrays(pa.array(order.step, pa.int8()), NAMES)
         self._writer.write_table(pa.table([order.at_ns, order.row, steps], schema=SCHEMA))
@@ -68,13 +68,13 @@ class OrderWriter:
         self._atomic.__exit__(kind, error, trace)
 
 
-def read_order(path: Path, trace_rows: int) -> Iterator[Order]:
+def read_order(path: Path, trace_rows: int) -> Iterator[FoundOrder]:
     """The stretches of an order file, for a trace of ``trace_rows`` rows.
 
     ReplayError for a file that is no order, or the order of another trace.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as stored, pq.ParquetFile(stored) as file:
             about = json.loads(
                 (file.schema_arrow.metadata or {}).get(KEY) or (file.metadata.metadata or {})[KEY]
             )
@@ -85,7 +85,7 @@ def read_order(path: Path, trace_rows: int) -> Iterator[Order]:
                 )
             for batch in file.iter_batches():
                 step = batch.column("step").cast(pa.string()).to_pylist()
-                yield Order(
+                yield FoundOrder(
                     batch.column("at_ns").to_numpy(),
                     batch.column("row").to_numpy(),
                     np.array([NAMES.index(name) for name in step], np.int8),

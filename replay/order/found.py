@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.specification import family
 from ztrace.allocator.traits import Check
+from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.source import AT, INSERT, Source
-from ztrace.replay.validate import Order, validate
 from ztrace.replay.validate.calls import BATCH_ROWS, FOREVER, horizons
-from ztrace.replay.validate.steps import Step
+from ztrace.replay.validate.stream import FoundOrder
+from ztrace.replay.validate.ztree_run import explain_trees
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
 
@@ -36,9 +37,9 @@ def find_order(
     """The trace in the order that validation finds; None if one CPU made it or none is found."""
     if reader.metadata.machine.cpus == 1 or reader.metadata.order == "found":
         return None
-    orders: list[Order] = []
+    orders: list[FoundOrder] = []
     try:
-        verdict = validate(reader, on_order=orders.append, advance=advance)
+        verdict = explain_trees(reader, on_order=orders.append, advance=advance)
     except ReplayError:  # no mallocs or frees, or those of another allocator
         return None
     return InOrder(reader, orders) if verdict.explained and verdict.cpus > 1 else None
@@ -60,7 +61,7 @@ class InOrder:
     each malloc and free.
     """
 
-    def __init__(self, reader: TraceReader, orders: Sequence[Order]) -> None:
+    def __init__(self, reader: TraceReader, orders: Sequence[FoundOrder]) -> None:
         self.path = reader.path
         self.metadata = replace(reader.metadata, order="found")
         self.num_rows = reader.num_rows
@@ -99,10 +100,10 @@ class InOrder:
         known = self._place[
             slice(*np.searchsorted(self._row[self._place], [first, first + len(at)]))
         ]
-        effect = known[np.isin(self._step[known], (Step.WHOLE, Step.TAKE))]
+        effect = known[np.isin(self._step[known], (BlockStep.WHOLE, BlockStep.TAKE))]
         rows = self._row[effect] - first
         at[rows], seq[rows] = self._at[effect], effect
-        inserts = known[self._step[known] == Step.INSERT]
+        inserts = known[self._step[known] == BlockStep.INSERT]
         taken = np.concatenate([np.arange(len(at)), self._row[inserts] - first])
         moment = np.concatenate([at, self._at[inserts]])
         sequence = np.concatenate([seq, inserts])

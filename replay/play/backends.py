@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ztrace.allocator import registry
-from ztrace.allocator.registry import all_traits, recorded_traits, with_pages
+from ztrace.allocator.registry import all_traits, is_known, recorded_traits, with_pages
 from ztrace.allocator.specification import Specification, family
 from ztrace.allocator.traits import Compacts, Handle
 from ztrace.traces.metadata import Metadata
@@ -62,6 +62,14 @@ def as_recorded(backend: str, allocator: str, cpus: int, *, compactions: bool) -
         return backend
     spec = Specification.parse(backend)
     return str(recorded_traits(allocator).as_recorded(spec, cpus, compactions=compactions))
+
+
+def own_model(metadata: Metadata) -> str | None:
+    """The backend that models what a trace's newest pool was recorded on; None: none does."""
+    for pool in reversed(metadata.pools):
+        if is_known(pool.allocator):
+            return resolve(pool.allocator, metadata)
+    return None
 
 
 def every(metadata: Metadata) -> list[str]:

@@ -26,13 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztrace.allocator import native
+from ztrace.allocator.causes import Cause
 from ztrace.allocator.native.library import NO_MEMORY, Interface, Shape, codes_of, library, shape
+from ztrace.allocator.ztree.calls import Answer, BlockKind, BlockStep, Said
 from ztrace.allocator.ztree.model import BlockTree
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.validate.answers import Answer, Cause, Said
-from ztrace.replay.validate.checker import Failure, Tally
-from ztrace.replay.validate.steps import Kind, Step
-from ztrace.replay.validate.stream import SEEN, Order, Seen, Sinks, call_of
+from ztrace.replay.validate.stream import SEEN, FoundOrder, Seen, Sinks, call_of
+from ztrace.replay.validate.ztree_checker import BlockFailure, TreeTally
 
 _FOREVER = 2**63 - 1
 
@@ -96,7 +96,7 @@ CHECKER = Interface(
         "zv_tally": shape(_Tally),
         "zv_found": shape(_Found),
     },
-    codes_of("ZV_", Kind, Step, Said, Cause),
+    codes_of("ZV_", BlockKind, BlockStep, Said, Cause),
 )
 """What check.h gives."""
 
@@ -125,7 +125,7 @@ class NativeStream:
         self._sinks = sinks
         self._on_more_failures = on_more_failures
         self._failed = 0
-        self.tally = Tally()
+        self.tally = TreeTally()
         self.undecided_since: int | None = None
         made = self._core.zv_create(
             tree.kind.slots, tree.max_index, starts_empty, sinks.on_order is not None
@@ -159,7 +159,7 @@ class NativeStream:
         if code:
             raise ReplayError(f"the native core cannot check these calls (code {code})")
         found: _Found = self._core.zv_found_of(self._tree).contents
-        for field in fields(Tally):
+        for field in fields(TreeTally):
             setattr(self.tally, field.name, getattr(found.tally, field.name))
         since = found.undecided_since
         self.undecided_since = None if since == _FOREVER else since
@@ -168,7 +168,7 @@ class NativeStream:
                 _array(getattr(found, name), found.order_len, dtype)
                 for name, dtype in (("at_ns", np.int64), ("row", np.int64), ("step", np.int8))
             ]
-            self._sinks.on_order(Order(*arrays))
+            self._sinks.on_order(FoundOrder(*arrays))
         self._take_races(found)
         self._take_failures(found)
 
@@ -177,7 +177,7 @@ class NativeStream:
             return
         ends = _array(found.race_ends, found.races_len, np.uint64).tolist()
         calls = [call_of(one) for one in _array(found.race_calls, ends[-1], SEEN)]
-        steps = [Step(one) for one in _array(found.race_steps, ends[-1], np.int8).tolist()]
+        steps = [BlockStep(one) for one in _array(found.race_steps, ends[-1], np.int8).tolist()]
         for first, end in zip([0, *ends], ends, strict=False):
             self._sinks.on_steps(list(zip(calls[first:end], steps[first:end], strict=True)))
 
@@ -187,7 +187,7 @@ class NativeStream:
             around = tuple(call_of(each) for each in _array(first, int(one["around_len"]), SEEN))
             call = call_of(one["call"])
             answer = Answer(Said(one["said"]), int(one["block"]), int(one["slot"])).text(call)
-            self._sinks.on_failure(Failure(call, answer, Cause(one["cause"]).text, around))
+            self._sinks.on_failure(BlockFailure(call, answer, Cause(one["cause"]).text, around))
         self._on_more_failures(found.failed - self._failed - found.failures_len)
         self._failed = found.failed
 

@@ -28,7 +28,7 @@ class Agreement:
             self.first = what()
 
 
-class Order(StrEnum):
+class Way(StrEnum):
     """In which order a pool's calls were played on its model."""
 
     RECORDED = "recorded"  # as the calls returned
@@ -51,7 +51,7 @@ class PoolPlacement:
     allocator: str
     backend: str
     starts_empty: bool
-    order: Order = Order.RECORDED
+    order: Way = Way.RECORDED
     calls: int = 0
     overlapping: int = 0
     places: Agreement = field(default_factory=Agreement)
@@ -73,37 +73,15 @@ class PoolPlacement:
             return False
         if any(one.equal < one.compared for one in (self.errors, self.shrinks)):
             return False
-        if self.order == Order.CORRECTED:
+        if self.order == Way.CORRECTED:
             return True  # the rest follows from what is undetermined
         return self.sizes.equal == self.sizes.compared and not self.compactions_unmatched
 
-
-@dataclass
-class Placement:
-    """All pools of a trace."""
-
-    trace: str
-    pools: list[PoolPlacement]
-    lost: int
-    wall_s: float = 0.0
-
-    @property
-    def agrees(self) -> bool:
-        """Whether every pool agrees with its model."""
-        return all(pool.agrees for pool in self.pools)
-
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types."""
-        return {
-            "trace": self.trace,
-            "explained": self.agrees,
-            "lost_events": self.lost,
-            "pools": [
-                # asdict() would make a Counter anew from its items, counting these.
-                asdict(replace(pool, unknown=Counter()))
-                | {"unknown": dict(pool.unknown), "cpus": sorted(pool.cpus)}
-                | {"explained": pool.agrees}
-                for pool in self.pools
-            ],
-            "measured_here": {"wall_s": self.wall_s},
-        }
+        # asdict() would make a Counter anew from its items, counting these.
+        return (
+            asdict(replace(self, unknown=Counter()))
+            | {"unknown": dict(self.unknown), "cpus": sorted(self.cpus)}
+            | {"explained": self.agrees}
+        )

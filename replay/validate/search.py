@@ -1,121 +1,203 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""All orders of a group of overlapping calls that give the recorded handles, depth first.
+"""All orders of a group of overlapping calls that give what was recorded, depth first.
 
-Wing and Gong's linearizability check (JPDC 1993) with Lowe's memory of visited states (2017):
-a step may come next unless a call that has not finished its steps returned before the step's
-call began. A malloc that finds no slot takes three steps (look, insert, take), between which
-the kernel holds no lock and other calls may act.
+Wing and Gong's linearizability check (JPDC 1993) with Lowe's memory of visited states (2017): a
+step may come next unless a call that has not finished its steps returned before the step's call
+began. A call takes effect in one step or, where the kernel lets go of the lock within it, in
+several, between which other calls may act.
+
+An allocator plugs in by a :class:`Model`: what a recorded call may do next, doing and undoing it,
+and what of the state the recorded answers do not tell (*hidden*). Each hidden state that a group
+can leave is an exit. Later calls decide between exits, which meanwhile are hypotheses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
-from ztrace.allocator.ztree.model import Block
-from ztrace.replay.validate.steps import Call, Hidden, Kind, Saved, State, Step
+from ztrace.allocator.causes import Cause
 
-NOT_BEGUN, LOOKED, INSERTED, DONE = range(4)
-AFTER = {Step.WHOLE: DONE, Step.LOOK: LOOKED, Step.INSERT: INSERTED, Step.TAKE: DONE}
+DONE = 255  # of the number of steps that a call has made
 
-ANY = 1 << 30  # as many split mallocs as may be
-
-# Nodes after which a search is content with what it has found. The orders of k calls that all
-# overlap are exponentially many in k; two CPUs' calls need some ten nodes each.
-NODES, NODES_PER_CALL = 4000, 50
-
-# Tried first: a call in one piece. Most traces need nothing else.
-MISS = (Step.LOOK, Step.INSERT, Step.TAKE)
+NODES_PER_CALL = 50
+"""Nodes that a search may visit for each call, beside :attr:`Model.nodes`."""
 
 
-class Log(NamedTuple):
-    """The steps that led to a state, newest first."""
+class RecordedCall(Protocol):
+    """An interval in ns, and the number of the row that was written when the call returned."""
 
-    before: Log | None
-    call: Call
-    step: Step
+    @property
+    def ts(self) -> int: ...
+
+    @property
+    def end(self) -> int: ...
+
+    @property
+    def row(self) -> int: ...
 
 
-class Exit(NamedTuple):
-    """A hidden state that the group can leave, and the first order found that leaves it.
+class Step(Protocol):
+    """One critical section of a call; the enums of allocator/*/steps.py."""
 
-    ``origin`` is the hidden state that the order starts from.
+    @property
+    def ends(self) -> bool:
+        """Whether it is its call's last one."""
+        ...
+
+
+class Hidden(Protocol):
+    """What of a model's state depends on the order of calls unseen."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for equal ones."""
+        ...
+
+
+C = TypeVar("C", bound=RecordedCall)
+S = TypeVar("S", bound=Step)
+H = TypeVar("H", bound=Hidden)
+_C = TypeVar("_C", bound=RecordedCall, contravariant=True)
+
+
+class Model(Protocol[_C, S, H]):
+    """An allocator's state, and the steps that recorded calls may make in it.
+
+    ``nodes``: after so many a search is content with what it has found, since the orders of k
+    calls that all overlap are exponentially many in k. ``splits``: how many calls may be split
+    (others acting between their steps) in the first search, in the next one, and so on, None for
+    any number: the next is made where one more split call would have been possible.
     """
 
-    hidden: Hidden
-    origin: Hidden
-    log: Log | None
+    nodes: int
+    splits: Sequence[int | None]
+
+    def begin(self, calls: Sequence[_C]) -> None:
+        """The calls of a group, all of which are still to be done."""
+
+    def steps(self, call: _C, made: int) -> Sequence[tuple[S, ...]]:
+        """What a call that has ``made`` so many steps may do now, as it was recorded.
+
+        Each choice is a run of steps that are taken at once; what is likelier comes first.
+        """
+
+    def act(self, call: _C, step: S) -> tuple[Any | None, bool]:
+        """Make a step: what undoes it, if anything has to, and whether the answer is the record's.
+
+        A step whose answer is not is undone, too.
+        """
+
+    def undo(self, saved: Any) -> None:
+        """Take back the last step that is not taken back."""
+
+    def hidden(self) -> H:
+        """The hidden state as it is."""
+
+    def install(self, hidden: H) -> None:
+        """Make the hidden state what it was, all else being as it is."""
+
+    def answer(self, call: _C) -> str:
+        """What the model would do instead of a call that is impossible, in words."""
+
+    def cause(self, call: _C) -> Cause:
+        """Which fault would look like this."""
+
+    def force(self, call: _C) -> None:
+        """Agree with a call that nothing explains."""
+
+
+class Log(NamedTuple, Generic[C, S]):
+    """The steps that led to a state, newest first."""
+
+    before: Log[C, S] | None
+    call: C
+    step: S
+
+
+class Exit(NamedTuple, Generic[C, S, H]):
+    """A hidden state that a group can leave, and the first order found that leaves it.
+
+    ``origin`` is the hidden state that the order starts from. Of a partial order, both are.
+    """
+
+    hidden: H
+    origin: H
+    log: Log[C, S] | None
 
     @classmethod
-    def at(cls, hidden: Hidden) -> Exit:
+    def at(cls, hidden: H) -> Self:
         """Where nothing is undecided."""
         return cls(hidden, hidden, None)
 
 
 @dataclass
-class _Frame:
+class _Frame(Generic[C, S]):
     """One node of the search: what may come next, and how to take back what was tried."""
 
     first: int  # calls before this one are done
     done: int
-    log: Log | None
-    options: list[tuple[int, tuple[Step, ...]]]
+    log: Log[C, S] | None
+    options: list[tuple[int, tuple[S, ...]]]
     tried: int = 0
-    applied: list[tuple[int, int, Saved | None]] | None = None
+    split: bool = False  # whether what was tried splits a call
+    applied: list[tuple[int, int, Any]] | None = None
 
 
-class Search:
+class Search(Generic[C, S, H]):
     """The search over one group; calls sorted by (ts, row).
 
     After :meth:`run`: ``exits`` by the keys of the hidden states; ``deepest``, the longest
-    partial order: its calls done, where it starts from, its log, and the call that had to come
-    next and could not; ``dead_ends``, nodes that led nowhere; ``cut_short``, whether orders were
-    left untried because there are too many.
+    partial order, how many calls it has, and ``stuck``, the call that had to come next and could
+    not; ``dead_ends``, nodes that led nowhere; ``cut_short``, whether orders were left untried
+    because there are too many.
     """
 
-    def __init__(self, state: State, calls: Sequence[Call]) -> None:
-        self._state = state
+    def __init__(self, model: Model[C, S, H], calls: Sequence[C]) -> None:
+        self._model = model
         self._calls = calls
-        self._progress = bytearray([NOT_BEGUN]) * len(calls)
-        self._inserted: dict[int, Block] = {}
+        self._made = bytearray(len(calls))  # steps made of each call, or DONE
         self._visited: set[tuple[object, ...]] = set()
-        self._splits_left = 0
-        self._origin = Hidden(None, None)
-        self.exits: dict[object, Exit] = {}
-        self.deepest: tuple[int, Hidden, Log | None, Call] = (-1, self._origin, None, calls[0])
+        self._splits_left: int | None = 0
+        self._nodes_left = 0
+        self._withheld = False  # a call could have been split, which was not allowed yet
+        self._deepest = -1
+        self.exits: dict[Hashable, Exit[C, S, H]] = {}
+        self.deepest: Exit[C, S, H]
+        self.stuck = calls[0]
         self.dead_ends = 0
         self.cut_short = False
-        self._nodes_left = 0
-        self._withheld = False  # a malloc could have been split, which was not allowed yet
 
-    def run(self, hypotheses: Sequence[Exit]) -> None:
-        """Explore every order from each hypothesis; the tree is restored.
+    def run(self, hypotheses: Sequence[Exit[C, S, H]]) -> None:
+        """Explore every order from each hypothesis; the model is restored.
 
-        Orders in which no malloc is split come first, then those with one, then all: of the
-        orders that leave the same ``current``, one with few races is the one reported.
+        Orders that split fewer calls come first: of the orders that leave the same hidden state,
+        one with few races is the one reported.
         """
-        for allowed in (0, 1, ANY) if len(self._calls) > 1 else (0,):
+        self.deepest = hypotheses[0]
+        model = self._model
+        model.begin(self._calls)
+        for allowed in model.splits if len(self._calls) > 1 else (0,):
             self._visited.clear()
             self._splits_left = allowed
-            self._nodes_left = NODES + NODES_PER_CALL * len(self._calls)
+            self._nodes_left = model.nodes + NODES_PER_CALL * len(self._calls)
             self._withheld = False
             for hypothesis in hypotheses:
-                self._explore(hypothesis)
+                before = model.hidden()
+                model.install(hypothesis.hidden)
+                self._explore(hypothesis.hidden, hypothesis.log)
+                model.install(before)
             if not self._withheld:
                 break
 
-    def _explore(self, hypothesis: Exit) -> None:
-        state = self._state
-        before = state.hidden()
-        state.install(hypothesis.hidden)
-        self._origin = hypothesis.hidden
-        stack = [self._frame(0, 0, hypothesis.log)]
+    def _explore(self, origin: H, log: Log[C, S] | None) -> None:
+        stack = [self._frame(0, 0, origin, log)]
         while stack:
             frame = stack[-1]
             if frame.applied is not None:
                 self._take_back(frame.applied)
-                if frame.options[frame.tried - 1][1] == (Step.LOOK,) and self._splits_left < ANY:
+                if frame.split and self._splits_left is not None:
                     self._splits_left += 1
                 frame.applied = None
             if frame.tried == len(frame.options) or self._nodes_left < 0:
@@ -125,43 +207,45 @@ class Search:
             number, steps = frame.options[frame.tried]
             frame.tried += 1
             frame.applied = []
-            if steps == (Step.LOOK,) and self._splits_left < ANY:
+            frame.split = self._splits(number, steps)
+            if frame.split and self._splits_left is not None:
                 self._splits_left -= 1
-            after: Log | None = frame.log
+            after = frame.log
             for step in steps:
                 if not self._apply(number, step, frame.applied):
                     break
                 after = Log(after, self._calls[number], step)
             else:
-                done = frame.done + (self._progress[number] == DONE)
-                stack.append(self._frame(frame.first, done, after))
-        state.install(before)
+                done = frame.done + (self._made[number] == DONE)
+                stack.append(self._frame(frame.first, done, origin, after))
 
-    # -- nodes ------------------------------------------------------------------------------
+    def _splits(self, number: int, steps: tuple[S, ...]) -> bool:
+        """Whether these steps begin a call and leave it to others to act before it ends."""
+        return not self._made[number] and not steps[-1].ends
 
-    def _frame(self, first: int, done: int, log: Log | None) -> _Frame:
-        calls, progress = self._calls, self._progress
-        while first < len(calls) and progress[first] == DONE:
+    def _frame(self, first: int, done: int, origin: H, log: Log[C, S] | None) -> _Frame[C, S]:
+        calls, made = self._calls, self._made
+        while first < len(calls) and made[first] == DONE:
             first += 1
-        hidden = self._state.hidden()
+        hidden = self._model.hidden()
         if first == len(calls):
-            self.exits.setdefault(hidden.key, Exit(hidden, self._origin, log))
+            self.exits.setdefault(hidden.key, Exit(hidden, origin, log))
             return _Frame(first, done, log, [])
         candidates = self._candidates(first)
-        begun = bytes(progress[first : candidates[-1] + 1])
-        state = (first, begun, hidden.key, self._splits_left)
-        if state in self._visited:
+        begun = bytes(made[first : candidates[-1] + 1])
+        node = (first, begun, hidden.key, self._splits_left)
+        if node in self._visited:
             return _Frame(first, done, log, [])
-        self._visited.add(state)
+        self._visited.add(node)
         self._nodes_left -= 1
         # In the order in which the calls returned, which is nearly always the true one.
         candidates.sort(key=lambda number: calls[number].row)
-        options = [(number, steps) for number in candidates for steps in self._steps(number)]
-        if not options:
-            self.dead_ends += 1
-        if done > self.deepest[0]:
-            stuck = min(candidates, key=lambda number: calls[number].end)
-            self.deepest = (done, self._origin, log, calls[stuck])
+        options = [(number, steps) for number in candidates for steps in self._options(number)]
+        self.dead_ends += not options
+        if done > self._deepest:
+            self._deepest = done
+            self.stuck = calls[min(candidates, key=lambda number: calls[number].end)]
+            self.deepest = Exit(origin, origin, log)
         return _Frame(first, done, log, options)
 
     def _candidates(self, first: int) -> list[int]:
@@ -171,103 +255,30 @@ class Search:
         for number in range(first, len(self._calls)):
             if self._calls[number].ts > limit:
                 break
-            if self._progress[number] != DONE:
+            if self._made[number] != DONE:
                 found.append(number)
                 limit = min(limit, self._calls[number].end)
         return found
 
-    def _steps(self, number: int) -> list[tuple[Step, ...]]:
-        """What the call may do next in agreement with its recorded result."""
-        call, state, progress = self._calls[number], self._state, self._progress[number]
-        if call.kind == Kind.MALLOC:
-            return self._malloc_steps(number, call, progress)
-        if call.kind == Kind.FREE:
-            possible = state.can_free(call)
-        elif call.kind == Kind.FAILED_MALLOC:
-            possible = state.can_miss()
-        elif call.kind == Kind.PASS:
-            possible = state.passes()
-        elif call.kind == Kind.CHOOSE:
-            possible = state.chooses(call.block)
-        elif call.kind == Kind.RECOVER:
-            possible = state.recovers(call)
-        else:
-            possible = call.kind == Kind.SETTLE and state.reclaims(call)
-        return [(Step.WHOLE,)] if possible else []
+    def _options(self, number: int) -> list[tuple[S, ...]]:
+        """What the call may do next, but for a split that is not allowed yet."""
+        options = []
+        for steps in self._model.steps(self._calls[number], self._made[number]):
+            if self._splits_left != 0 or not self._splits(number, steps):
+                options.append(steps)
+            else:
+                self._withheld = True
+        return options
 
-    def _malloc_steps(self, number: int, call: Call, progress: int) -> list[tuple[Step, ...]]:
-        state, tree = self._state, self._state.tree
-        if progress == INSERTED:
-            return [(Step.TAKE,)] if state.fits(self._inserted[number], call.slot) else []
-        if progress == LOOKED:
-            # The handle names the block that this call is going to insert.
-            if tree.counter != call.block:
-                return []
-            whole = [(Step.INSERT, Step.TAKE)] if call.slot == 0 else []
-            return [*whole, (Step.INSERT,)]
-        found: list[tuple[Step, ...]] = []
-        if state.found(call) is not None:
-            found.append((Step.WHOLE,))
-        if call.block >= tree.counter and state.can_miss():
-            if call.block == tree.counter and call.slot == 0:
-                found.append(MISS)
-            if self._splits_left:
-                found.append((Step.LOOK,))
-            self._withheld |= not self._splits_left
-        return found
-
-    # -- steps ------------------------------------------------------------------------------
-
-    def _apply(self, number: int, step: Step, applied: list[tuple[int, int, Saved | None]]) -> bool:
+    def _apply(self, number: int, step: S, applied: list[tuple[int, int, Any]]) -> bool:
         """Have the model make a step; whether it answers as recorded."""
-        call, state = self._calls[number], self._state
-        saved: Saved | None = None
-        agreed = True
-        if step == Step.INSERT:
-            made = state.insert()
-            if made is None:
-                return False
-            self._inserted[number], saved = made
-            agreed = made[0].index == call.block
-        elif step == Step.TAKE:
-            block = self._inserted[number]
-            saved = state.save(block)
-            agreed = state.take(block, call.slot, adopt=True) == call.slot
-        elif step == Step.WHOLE:
-            saved, agreed = act(state, call)
-        applied.append((number, self._progress[number], saved))
-        self._progress[number] = AFTER[step]
+        saved, agreed = self._model.act(self._calls[number], step)
+        applied.append((number, self._made[number], saved))
+        self._made[number] = DONE if step.ends else self._made[number] + 1
         return agreed
 
-    def _take_back(self, applied: list[tuple[int, int, Saved | None]]) -> None:
-        for number, progress, saved in reversed(applied):
-            self._progress[number] = progress
+    def _take_back(self, applied: list[tuple[int, int, Any]]) -> None:
+        for number, made, saved in reversed(applied):
+            self._made[number] = made
             if saved is not None:
-                self._state.undo(saved)
-
-
-def act(state: State, call: Call) -> tuple[Saved | None, bool]:
-    """Do a call's effect in one piece, which must be possible.
-
-    Returns its undo, if it needs one, and whether the model answers as recorded. Not for a
-    malloc that inserts a block: that is several steps.
-    """
-    tree = state.tree
-    if call.kind == Kind.MALLOC:
-        block = state.found(call)
-        assert block is not None
-        saved = state.save(block)
-        return saved, state.take(block, call.slot) == call.slot
-    if call.kind in (Kind.FAILED_MALLOC, Kind.PASS):
-        return None, True
-    block = tree.blocks[call.block]
-    saved = state.save(block)
-    if call.kind == Kind.FREE:
-        state.release(call)
-    elif call.kind == Kind.CHOOSE:
-        block.under_reclaim = True
-    elif call.kind == Kind.RECOVER:
-        tree.recover(block, call.slot)
-    else:
-        tree.settle(block)
-    return saved, True
+                self._model.undo(saved)

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ztrace.allocator.ztree.calls import BlockCall, BlockKind, BlockStep
 from ztrace.allocator.ztree.model import BlockTree
 from ztrace.replay.validate.calls import groups
-from ztrace.replay.validate.checker import Checker, Failure, Steps, Tally
-from ztrace.replay.validate.steps import Call, Kind, Step
+from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps, TreeChecker, TreeTally
 
-# What one tree sees of calls: columns of struct Call, sorted by (ts, row). Laid out as struct
+# What one tree sees of calls: columns of struct BlockCall, sorted by (ts, row). Laid out as struct
 # zv_call of the core's check.h.
 SEEN = np.dtype(
     [
@@ -32,11 +32,11 @@ SEEN = np.dtype(
 Seen = NDArray[np.void]
 
 
-class Order(NamedTuple):
+class FoundOrder(NamedTuple):
     """A stretch of found order: arrays of equal length, in order of effect.
 
     ``at_ns`` is a moment of each step inside its call's interval, ``row`` the call's row in the
-    trace, ``step`` a :class:`replay.validate.steps.Step`.
+    trace, ``step`` a :class:`allocator.ztree.calls.BlockStep`.
     """
 
     at_ns: NDArray[np.int64]
@@ -51,15 +51,15 @@ class Sinks:
     ``on_order`` gets the order of all calls, if anybody wants it.
     """
 
-    on_steps: Callable[[Steps], None]
-    on_failure: Callable[[Failure], None]
-    on_order: Callable[[Order], None] | None
+    on_steps: Callable[[BlockSteps], None]
+    on_failure: Callable[[BlockFailure], None]
+    on_order: Callable[[FoundOrder], None] | None
 
 
 class Stream(Protocol):
     """Checks one tree."""
 
-    tally: Tally
+    tally: TreeTally
 
     def check(self, calls: Seen, limit: int) -> int:
         """Check calls sorted by (ts, row) that no call from ``limit`` on can overlap.
@@ -76,11 +76,11 @@ class Stream(Protocol):
 
 
 class PythonStream:
-    """Drives :class:`replay.validate.checker.Checker`, which is the specification."""
+    """Drives :class:`replay.validate.ztree_checker.TreeChecker`, which is the specification."""
 
     def __init__(self, tree: BlockTree, starts_empty: bool, sinks: Sinks) -> None:
         self._sinks = sinks
-        self._checker = Checker(tree, starts_empty, self._on_steps, sinks.on_failure)
+        self._checker = TreeChecker(tree, starts_empty, self._on_steps, sinks.on_failure)
         self.tally = self._checker.tally
 
     def check(self, calls: Seen, limit: int) -> int:
@@ -120,9 +120,11 @@ class PythonStream:
 
     def _order_plain(self, calls: Seen) -> None:
         if self._sinks.on_order is not None:
-            self._sinks.on_order(Order(calls["ts"], calls["row"], np.zeros(len(calls), np.int8)))
+            self._sinks.on_order(
+                FoundOrder(calls["ts"], calls["row"], np.zeros(len(calls), np.int8))
+            )
 
-    def _on_steps(self, steps: Steps) -> None:
+    def _on_steps(self, steps: BlockSteps) -> None:
         """Place steps at moments that keep their order and lie inside their calls."""
         self._sinks.on_steps(steps)
         if self._sinks.on_order is None:
@@ -134,31 +136,33 @@ class PythonStream:
             placed.append((moment, call.row, step))
         if placed:
             at_ns, row, step_ = zip(*placed, strict=True)
-            self._sinks.on_order(Order(np.array(at_ns), np.array(row), np.array(step_, np.int8)))
+            self._sinks.on_order(
+                FoundOrder(np.array(at_ns), np.array(row), np.array(step_, np.int8))
+            )
 
 
-def call_of(seen: Any) -> Call:
-    """A row of dtype SEEN as a Call."""
+def call_of(seen: Any) -> BlockCall:
+    """A row of dtype SEEN as a BlockCall."""
     values = seen.item()
-    return Call(values[0], values[1], Kind(values[2]), *values[3:])
+    return BlockCall(values[0], values[1], BlockKind(values[2]), *values[3:])
 
 
-def _shown(steps: Steps) -> Iterator[tuple[Call, Step]]:
-    """Steps as an order is written: a malloc whose steps follow each other is one whole step.
+def _shown(steps: BlockSteps) -> Iterator[tuple[BlockCall, BlockStep]]:
+    """BlockSteps as an order is written: a malloc whose steps follow each other is one whole step.
 
     A malloc without its last step is one of those around a call that nothing explains.
     """
-    ended = {call.row for call, step in steps if step == Step.TAKE}
+    ended = {call.row for call, step in steps if step == BlockStep.TAKE}
     at = 0
     while at < len(steps):
         call, step = steps[at]
-        if step == Step.LOOK and steps[at + 1 : at + 3] == [
-            (call, Step.INSERT),
-            (call, Step.TAKE),
+        if step == BlockStep.LOOK and steps[at + 1 : at + 3] == [
+            (call, BlockStep.INSERT),
+            (call, BlockStep.TAKE),
         ]:
-            yield call, Step.WHOLE
+            yield call, BlockStep.WHOLE
             at += 3
             continue
-        if call.kind <= Kind.FAILED_MALLOC and (step == Step.WHOLE or call.row in ended):
+        if call.kind <= BlockKind.FAILED_MALLOC and (step == BlockStep.WHOLE or call.row in ended):
             yield call, step
         at += 1

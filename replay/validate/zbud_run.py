@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ztrace.allocator.zbud.model import HEADER_CHUNKS, Zbud
+from ztrace.allocator.zbud.steps import PageCall, PageKind
 from ztrace.replay.validate.calls import (
     ABSENT,
     FOREVER,
@@ -22,9 +23,9 @@ from ztrace.replay.validate.calls import (
     Calls,
     groups,
 )
+from ztrace.replay.validate.checker import Failure
 from ztrace.replay.validate.placement_verdict import PoolPlacement
-from ztrace.replay.validate.zbud_checker import Checker, Failure
-from ztrace.replay.validate.zbud_steps import Call, Kind
+from ztrace.replay.validate.zbud_checker import PoolChecker
 
 
 class ZbudRun:
@@ -32,7 +33,7 @@ class ZbudRun:
 
     def __init__(self, result: PoolPlacement, model: Zbud) -> None:
         self.result = result
-        self.checker = Checker(model, self._fail)
+        self.checker = PoolChecker(model, self._fail)
         self._held: Calls | None = None
 
     def feed(self, calls: Calls, limit: int) -> None:
@@ -62,7 +63,7 @@ class ZbudRun:
             )
         return result
 
-    def _fail(self, failure: Failure) -> None:
+    def _fail(self, failure: Failure[PageCall]) -> None:
         call, places = failure.call, self.result.places
         if places.first is None:
             places.first = (
@@ -90,10 +91,10 @@ class ZbudRun:
             self._check(calls[:count])
             calls = calls[count:]
 
-    def _check(self, calls: list[Call]) -> None:
+    def _check(self, calls: list[PageCall]) -> None:
         """Check calls that overlap each other and no others, and the sizes that they read."""
         pages = self.checker.model.pages
-        touched = {call.number for call in calls if call.kind != Kind.NO_PAGE}
+        touched = {call.number for call in calls if call.kind != PageKind.NO_PAGE}
         if len(calls) == 1:
             self.checker.play(calls[0])
             if calls[0].total >= 0:
@@ -104,7 +105,7 @@ class ZbudRun:
         self.checker.group(calls)
         self._compare_sizes(calls, before, base)
 
-    def _compare_sizes(self, calls: list[Call], before: dict[int, bool], base: int) -> None:
+    def _compare_sizes(self, calls: list[PageCall], before: dict[int, bool], base: int) -> None:
         """Compare what calls of a group read; ``before``: whether each of its pages was there."""
         # A page that several of the calls are about may have come and gone between them.
         alone: dict[int, int] = {}
@@ -131,10 +132,10 @@ class ZbudRun:
 
     # -- decoding ---------------------------------------------------------------------------
 
-    def _decode(self, row: Any) -> Call | None:
+    def _decode(self, row: Any) -> PageCall | None:
         op, ret = int(row["op"]), int(row["ret"])
         if op == FREE:
-            return self._call(row, Kind.FREE)
+            return self._call(row, PageKind.FREE)
         if op != MALLOC:
             return None
         model = self.checker.model
@@ -144,22 +145,22 @@ class ZbudRun:
             self._refuse(int(row["row"]), ret, -(refusal.errno or 0))
             return None
         if ret == 0:
-            return self._call(row, Kind.MALLOC, chunks)
+            return self._call(row, PageKind.MALLOC, chunks)
         if ret != -errno.ENOMEM:
             self._refuse(int(row["row"]), ret, 0)
             return None
-        return self._call(row, Kind.NO_PAGE, chunks)._replace(number=-1)
+        return self._call(row, PageKind.NO_PAGE, chunks)._replace(number=-1)
 
-    def _call(self, row: Any, kind: Kind, chunks: int = 0) -> Call:
+    def _call(self, row: Any, kind: PageKind, chunks: int = 0) -> PageCall:
         model, handle, total = self.checker.model, int(row["handle"]), int(row["total"])
         number, offset = divmod(handle, model.page_bytes)
         first = offset == HEADER_CHUNKS * model.chunk_bytes
         total = -1 if total == ABSENT else total // model.page_bytes
         times = (int(row["ts"]), int(row["end"]), int(row["row"]))
         who = (int(row["cpu"]), int(row["tid"]))
-        return Call(*times, kind, number - 1, first, chunks, handle, total, *who)
+        return PageCall(*times, kind, number - 1, first, chunks, handle, total, *who)
 
-    def _sections(self, shrink: Any, evictions: Calls) -> Iterator[Call]:
+    def _sections(self, shrink: Any, evictions: Calls) -> Iterator[PageCall]:
         """The critical sections of a shrink, told by what it evicted."""
         inside = evictions[
             (evictions["tid"] == shrink["tid"])
@@ -168,7 +169,7 @@ class ZbudRun:
         ]
         if not len(inside):
             return
-        one = self._call(shrink, Kind.RECLAIM)._replace(total=-1)
+        one = self._call(shrink, PageKind.RECLAIM)._replace(total=-1)
         rounds = list(self._rounds(inside))
         begins = [one.ts, *(int(evicted["end"][-1]) for evicted in rounds)]
         ends = [*(int(evicted["ts"][0]) for evicted in rounds[1:]), one.end]
@@ -176,7 +177,7 @@ class ZbudRun:
             number = int(evicted["handle"][0]) // self.checker.model.page_bytes - 1
             chosen, done = int(evicted["ts"][0]), int(evicted["end"][-1])
             yield one._replace(ts=begin, end=max(begin, chosen), number=number)
-            yield one._replace(ts=done, end=max(done, end), kind=Kind.PUT_BACK, number=number)
+            yield one._replace(ts=done, end=max(done, end), kind=PageKind.PUT_BACK, number=number)
 
     def _rounds(self, evictions: Calls) -> Iterator[Calls]:
         """The evictions of one shrink a page at a time: first object, last object."""

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ztrace.tracer.lab.session import BACKENDS, Setup
+from ztrace.tracer.lab.session import BACKENDS, Setup, is_out_of_tree
 
 
 class Cell(NamedTuple):
@@ -26,7 +26,8 @@ class Cell(NamedTuple):
         return Setup(self.kernel, self.backend, workload, patch)
 
 
-def cells(without: Container[str] = ()) -> Iterator[tuple[str, list[Cell]]]:
-    """Each kernel with its cells, but for some backends."""
+def cells(*, with_out_of_tree: bool = True) -> Iterator[tuple[str, list[Cell]]]:
+    """Each kernel with its cells, or only those of the allocators that it comes with."""
     for kernel, backends in BACKENDS.items():
-        yield kernel, [Cell(kernel, name) for name in backends if name not in without]
+        wanted = [name for name in backends if with_out_of_tree or not is_out_of_tree(name)]
+        yield kernel, [Cell(kernel, name) for name in wanted]

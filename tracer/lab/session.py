@@ -14,25 +14,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ztrace.allocator.registry import our_traits, recorded_traits
 from ztrace.tracer.convert import convert
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.kmod import build_module
-from ztrace.tracer.lab.debian import Kernel, fetch_kernel
+from ztrace.tracer.lab.debian import KERNELS, Kernel, fetch_kernel
 from ztrace.tracer.lab.qemu import GuestSize, run_guest
 from ztrace.tracer.lab.workloads import WORKLOADS, Workload, put_program
 
 # Allocator -> the module to load before recording, None where the kernel has it built in; by
 # kernel, and only where Debian's kernel has it at all.
 BACKENDS: dict[str, dict[str, str | None]] = {
-    "6.1": {
-        "ztree": None,
-        "zbud": None,
-        "z3fold": "z3fold",
-        "zsmalloc": "zsmalloc",
-        "zram": "zram",
-    },
-    "6.12": {"zbud": None, "zsmalloc": None, "zram": "zram"},
-    "7.2": {"zsmalloc": None, "zram": "zram"},
+    kernel: {
+        one.name: one.module if one.kernels[kernel] else None
+        for one in our_traits()
+        if kernel in one.kernels
+    }
+    | {"zram": "zram"}
+    for kernel in KERNELS
 }
 """Below zswap; ``zram`` stands for the swap device of that name, which has zsmalloc below it."""
 
@@ -98,19 +97,27 @@ def prepare(setup: Setup, job: Path) -> tuple[Kernel, list[str]]:
         raise TracerError(
             f"no {setup.backend} in kernel {setup.kernel}; there: {', '.join(there) or 'none'}"
         )
-    if setup.backend == "ztree" and setup.patch is None:
-        raise TracerError("ztree is in no kernel: give the posted mail with --patch FILE")
+    out_of_tree = is_out_of_tree(setup.backend)
+    if out_of_tree and setup.patch is None:
+        raise TracerError(
+            f"{setup.backend} is in no kernel: give the posted mail with --patch FILE"
+        )
     kernel = fetch_kernel(setup.kernel)
     workload = WORKLOADS[setup.workload]
     put_program(workload, job)
     own = None
-    if setup.patch is not None and setup.backend == "ztree":
+    if setup.patch is not None and out_of_tree:
         own = build_module(setup.patch, kernel.headers, job, table=setup.table).name
     _write_script(job / "run", _run_script(setup, own))
     _write_script(job / "workload", _workload_script(setup, workload))
     _write_script(job / "limited", f'#!/bin/sh -e\necho 0 >{GROUP}/cgroup.procs\nexec "$@"\n')
     module = there[setup.backend]
     return kernel, [module] if module else []
+
+
+def is_out_of_tree(backend: str) -> bool:
+    """Whether a backend of the lab is an allocator that no kernel has, built from a patch."""
+    return recorded_traits(backend).out_of_tree
 
 
 def collect(job: Path, output: Path, status: int, said: Sequence[str]) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from ztrace.allocator.registry import our_traits
 from ztrace.tracer.lab.qemu import GuestSize
 from ztrace.tracer.lab.session import Setup
 
 PROGRAMS = ("redis", "postgresql", "compile")
-ALLOCATORS = ("ztree", "zbud", "z3fold", "zsmalloc")
 KERNEL = "6.1"
-"""The only kernel of the lab that has all four."""
+"""The only kernel of the lab that has them all."""
+ALLOCATORS = tuple(one.name for one in our_traits() if KERNEL in one.kernels)
 
 
 class Case(NamedTuple):

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
+from ztrace.allocator.registry import our_traits, recorded_traits
+from ztrace.allocator.traits import Handle, Tells
 from ztrace.console import bytes_text, console, count_text, progress
-from ztrace.traces.anonymise import NUMBERED, anonymise
+from ztrace.traces.anonymise import Forms, anonymise
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import TraceWriter
 
@@ -47,6 +50,7 @@ def command(trace: Path, output: Path, force: bool, keep_machine: bool, keep_han
         anonymise(
             reader,
             writer,
+            _forms(pool.allocator for pool in reader.metadata.pools),
             keep_machine=keep_machine,
             keep_handles=keep_handles,
             advance=advance,
@@ -55,9 +59,18 @@ def command(trace: Path, output: Path, force: bool, keep_machine: bool, keep_han
     size = output.stat().st_size
     console().print(f"{output}: {count_text(writer.rows)} rows, {bytes_text(size)}", soft_wrap=True)
     if "unknown" in allocators and not keep_handles:
-        known = " or ".join(NUMBERED)
+        known = " or ".join(one.name for one in our_traits() if one.handle is Handle.PLACE)
         console().print(
             "a pool's allocator is not known: its handles are renamed as addresses are; if they "
             f"are numbers as those of {known}, --keep-handles keeps them",
             soft_wrap=True,
         )
+
+
+def _forms(allocators: Iterable[str]) -> Forms:
+    """What the numbers of the recorded allocators are."""
+    known = [recorded_traits(name) for name in allocators]
+    return Forms(
+        numbers={one.name for one in known if one.handle is Handle.PLACE},
+        slots={one.name for one in known if one.tells is Tells.MALLOC},
+    )

@@ -11,11 +11,13 @@ import click
 
 from ztrace.commands.kmod import in_c
 from ztrace.commands.lab_matrix import matrix
+from ztrace.replay.play.backends import own_model
 from ztrace.tracer.lab.debian import KERNELS
 from ztrace.tracer.lab.qemu import GuestSize
-from ztrace.tracer.lab.session import BACKENDS, Setup, record_in_guest
+from ztrace.tracer.lab.session import BACKENDS, Setup, is_out_of_tree, record_in_guest
 from ztrace.tracer.lab.study import ALLOCATORS, PROGRAMS, Case, missing, plan
 from ztrace.tracer.lab.workloads import WORKLOADS
+from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
 
 NAMES = sorted({name for backends in BACKENDS.values() for name in backends})
@@ -80,7 +82,7 @@ def run(
     """
     if output.exists() and not force:
         raise click.ClickException(f"{output}: exists; --force replaces it")
-    if table is not None and backend != "ztree":
+    if table is not None and not is_out_of_tree(backend):
         raise click.UsageError("--table is ztree's; leave it out")
     setup = Setup(
         kernel,
@@ -93,9 +95,11 @@ def run(
         max_pool_percent=max_pool_percent,
     )
     record_in_guest(setup, output, watch=_watch())
+    with TraceReader(output) as reader:
+        model = own_model(reader.metadata)
     if table is not None:
-        backend = f"ztree:table={table}"
-    click.echo(f"{output}: recorded. Next: ztrace replay {output} --backend {backend}")
+        model = f"{backend}:table={table}"
+    click.echo(f"{output}: recorded. Next: ztrace replay {output} --backend {model}")
 
 
 def _watch() -> Callable[[str], None]:
@@ -174,6 +178,7 @@ def _study(cases: list[Case], folder: Path) -> str:
     from ztrace.console import progress
     from ztrace.replay.report import Thresholds, assemble, default_backends, gather_one, passes
     from ztrace.replay.report.study import study
+    from ztrace.replay.research.claims import judge
     from ztrace.traces import TraceReader
 
     found = []
@@ -182,4 +187,4 @@ def _study(cases: list[Case], folder: Path) -> str:
             models = default_backends(reader.metadata)
             with progress(case.name, passes(len(models)) * reader.num_rows) as advance:
                 found.append(gather_one(reader, case.name, models, advance))
-    return study(assemble(found, Thresholds()))
+    return study(assemble(found, Thresholds(), judge(found)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ztrace.commands.record import finish
+from ztrace.spooled import finish
 
 
 @click.command(epilog="Example: ztrace recover trace.parquet.spool -o trace.parquet")

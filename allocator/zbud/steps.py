@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a recorded zbud call may have done next, and doing and undoing it on the model.
 
+This is what the search for an order (replay/validate/search.py) asks of a model.
+
 The model's pages are numbered by the kernel's addresses, so that its handles are the kernel's.
 A handle tells the page and the end of it that a call was about. Hence a set of completed calls
 fixes which pages exist, what is in them and so which list each is on. Only the order of the pages
@@ -10,14 +12,15 @@ within a list, newest last, depends on the order of calls unseen, and the order 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
+from ztrace.allocator.causes import Cause
 from ztrace.allocator.zbud.model import PAGE_CHUNKS, Page, Zbud
 
 
-class Kind(IntEnum):
+class PageKind(IntEnum):
     """What a call does, or a critical section of a shrink."""
 
     MALLOC = 0
@@ -27,13 +30,13 @@ class Kind(IntEnum):
     PUT_BACK = 4  # and lists it again, or gives it back if it is empty
 
 
-class Call(NamedTuple):
+class PageCall(NamedTuple):
     """A recorded call on the object at one end of page ``number``; times in ns."""
 
     ts: int
     end: int
     row: int
-    kind: Kind
+    kind: PageKind
     number: int
     first: bool  # which end
     chunks: int  # of a malloc
@@ -43,19 +46,41 @@ class Call(NamedTuple):
     tid: int
 
 
-class Step(IntEnum):
+class PageStep(IntEnum):
     """A critical section. A malloc that finds no page has two, LOOK and GROW."""
 
     WHOLE = 0
     LOOK = 1
     GROW = 2
 
+    @property
+    def ends(self) -> bool:
+        """Whether it is its call's last one."""
+        return self != PageStep.LOOK
 
-# A list's number and some of its pages, oldest first.
+
+# A list's number and some of its pages, oldest first; such segments of several lists.
 Segment = tuple[int, tuple[int, ...]]
+PageOrder = tuple[Segment, ...]
 
 
-class Saved(NamedTuple):
+class PoolHidden(NamedTuple):
+    """What of a pool depends on the order of calls unseen, as far as a group of them tells.
+
+    ``beginning``: number of the arrangement that the group began with; ``order``: how the pages
+    of its calls lie now.
+    """
+
+    beginning: int
+    order: PageOrder = ()
+
+    @property
+    def key(self) -> PoolHidden:
+        """Equal for equal ones."""
+        return self
+
+
+class PageSaved(NamedTuple):
     """One step's undo: the page that the step works on, before it."""
 
     number: int
@@ -69,45 +94,73 @@ class Saved(NamedTuple):
     used: tuple[int, int] | None
 
 
-class State:
+# What may come next of a call: steps that are taken at once.
+WHOLE = (PageStep.WHOLE,)
+LOOK = (PageStep.LOOK,)
+GROW = (PageStep.GROW,)
+
+
+class PoolState:
     """A pool's model, with what the order of overlapping calls leaves open about it."""
+
+    nodes = 20_000  # after which a search is content
+    splits: Sequence[int | None] = (None,)
 
     def __init__(self, model: Zbud) -> None:
         self.model = model
+        self.beginnings: list[PageOrder] = [()]  # arrangements that a group may begin with
+        self._beginning = 0
+        self._pages: list[int] = []  # those of the group's calls
         self._clock = 0
         self._pushed: dict[int, int] = {}  # page -> when it was put on its list, by our count
         self._used: dict[int, tuple[int, int]] = {}  # page -> when malloc used it last, in ns
 
-    # -- what may come next -----------------------------------------------------------------
+    # -- what the search asks -----------------------------------------------------------------
 
-    def steps(self, call: Call, *, looked: bool) -> list[Step]:
-        """What the call may do now in agreement with its recorded result."""
+    def begin(self, calls: Sequence[PageCall]) -> None:
+        """The calls of a group, all of which are still to be done."""
+        self._beginning = 0
+        self._pages = sorted({call.number for call in calls})
+
+    def hidden(self) -> PoolHidden:
+        """How the pages of the group's calls lie."""
+        return PoolHidden(self._beginning, self.order(self._pages))
+
+    def install(self, hidden: PoolHidden) -> None:
+        """Arrange pages as before the group, none of whose calls must be done."""
+        self._beginning = hidden.beginning
+        self.arrange(self.beginnings[hidden.beginning])
+
+    def steps(self, call: PageCall, made: int) -> Sequence[tuple[PageStep, ...]]:
+        """What a call that has ``made`` so many steps may do now, as it was recorded."""
         page = self.model.pages.get(call.number)
-        if call.kind == Kind.MALLOC:
-            return self._malloc_steps(call, page, looked)
-        if call.kind == Kind.NO_PAGE:
+        if call.kind == PageKind.MALLOC:
+            return self._malloc_steps(call, page, made)
+        if call.kind == PageKind.NO_PAGE:
             possible = self.model.choose(call.chunks) is None
         elif page is None:
             possible = False
-        elif call.kind == Kind.FREE:
+        elif call.kind == PageKind.FREE:
             possible = self.holds(call)
-        elif call.kind == Kind.RECLAIM:
+        elif call.kind == PageKind.RECLAIM:
             possible = not page.under_reclaim and self._may_be_oldest(call.number)
         else:
             possible = page.under_reclaim
-        return [Step.WHOLE] if possible else []
+        return [WHOLE] if possible else []
 
-    def _malloc_steps(self, call: Call, page: Page | None, looked: bool) -> list[Step]:
-        grows = [Step.GROW] if page is None and call.first else []
-        if looked:
+    def _malloc_steps(
+        self, call: PageCall, page: Page | None, made: int
+    ) -> Sequence[tuple[PageStep, ...]]:
+        grows = [GROW] if page is None and call.first else []
+        if made:
             return grows
         chosen = self.model.choose(call.chunks)
         if chosen is None:
-            return [*grows, Step.LOOK] if call.first else []
+            return [*grows, LOOK] if call.first else []
         fits = chosen == call.number and page is not None and call.first == (not page.first)
-        return [Step.WHOLE] if fits else []
+        return [WHOLE] if fits else []
 
-    def holds(self, call: Call) -> bool:
+    def holds(self, call: PageCall) -> bool:
         """Whether there is an object at the call's handle."""
         page = self.model.pages.get(call.number)
         if page is None:
@@ -127,25 +180,31 @@ class State:
             if other != number
         )
 
-    # -- doing it ---------------------------------------------------------------------------
+    def act(self, call: PageCall, step: PageStep) -> tuple[PageSaved | None, bool]:
+        """Have the model make a step, which must be possible.
 
-    def act(self, call: Call, step: Step) -> bool:
-        """Have the model make a step, which must be possible; whether it answers as recorded."""
+        Returns its undo, if it needs one, and whether the model answers as recorded.
+        """
+        changes = step != PageStep.LOOK and call.kind != PageKind.NO_PAGE
+        return self.save(call.number) if changes else None, self.do(call, step)
+
+    def do(self, call: PageCall, step: PageStep) -> bool:
+        """As :meth:`act`, for a step that is not undone."""
         model, number = self.model, call.number
-        if step == Step.LOOK or call.kind == Kind.NO_PAGE:
+        if step == PageStep.LOOK or call.kind == PageKind.NO_PAGE:
             return True
         agreed = True
-        if call.kind == Kind.MALLOC:
-            if step == Step.GROW:
+        if call.kind == PageKind.MALLOC:
+            if step == PageStep.GROW:
                 agreed = model.grow(call.chunks, number) == call.handle
             else:
                 agreed = model.malloc(call.chunks * model.chunk_bytes) == call.handle
             self._use(call)
-        elif call.kind == Kind.FREE:
+        elif call.kind == PageKind.FREE:
             model.free(call.handle)
         else:
             page = model.pages[number]
-            if call.kind == Kind.RECLAIM:
+            if call.kind == PageKind.RECLAIM:
                 model.unlink(page)
             elif page.first or page.last:
                 model.push(page)
@@ -153,12 +212,12 @@ class State:
             else:
                 del model.lru[number]
                 model.give_back(page)
-            page.under_reclaim = call.kind == Kind.RECLAIM
+            page.under_reclaim = call.kind == PageKind.RECLAIM
         self._clock += 1
         self._pushed[number] = self._clock
         return agreed
 
-    def _use(self, call: Call) -> None:
+    def _use(self, call: PageCall) -> None:
         """Note that a page went to the head of the order of use.
 
         Of several uses the last was begun and ended no sooner than any: so the order in which
@@ -167,21 +226,21 @@ class State:
         ts, end = self._used.get(call.number, (call.ts, call.end))
         self._used[call.number] = max(ts, call.ts), max(end, call.end)
 
-    def save(self, number: int) -> Saved:
+    def save(self, number: int) -> PageSaved:
         """What it takes to undo the next step, which must be about page ``number``."""
         page = self.model.pages.get(number)
         pushed, used = self._pushed.get(number, 0), self._used.get(number)
         if page is None:
-            return Saved(number, None, 0, 0, False, -1, None, pushed, used)
+            return PageSaved(number, None, 0, 0, False, -1, None, pushed, used)
         at, pages = -1, None
         if not page.under_reclaim:
             at = page.list_number()
             if next(reversed(self.model.lists[at])) != number:
                 pages = dict(self.model.lists[at])
         ends = (page.first, page.last, page.under_reclaim)
-        return Saved(number, page, *ends, at, pages, pushed, used)
+        return PageSaved(number, page, *ends, at, pages, pushed, used)
 
-    def undo(self, saved: Saved) -> None:
+    def undo(self, saved: PageSaved) -> None:
         """Take a step back; counters of work are not restored."""
         model, number, page = self.model, saved.number, saved.page
         self._pushed[number] = saved.pushed
@@ -205,19 +264,21 @@ class State:
         elif saved.list_number >= 0:
             model.push(page)
 
-    def force(self, call: Call) -> None:
+    def force(self, call: PageCall) -> None:
         """Make the model agree with a call that it cannot explain."""
         model, number = self.model, call.number
-        if call.kind == Kind.NO_PAGE or (call.kind != Kind.MALLOC and number not in model.pages):
+        if call.kind == PageKind.NO_PAGE or (
+            call.kind != PageKind.MALLOC and number not in model.pages
+        ):
             return
         page = model.pages.get(number)
         if page is None:
             page = model.pages[number] = model.lru[number] = Page(number)
         elif not page.under_reclaim:
             model.unlink(page)
-        page.under_reclaim = call.kind == Kind.RECLAIM
-        if call.kind in (Kind.MALLOC, Kind.FREE):
-            chunks = call.chunks if call.kind == Kind.MALLOC else 0
+        page.under_reclaim = call.kind == PageKind.RECLAIM
+        if call.kind in (PageKind.MALLOC, PageKind.FREE):
+            chunks = call.chunks if call.kind == PageKind.MALLOC else 0
             if call.first:
                 page.first = chunks
             else:
@@ -235,7 +296,7 @@ class State:
 
     # -- the order within lists -------------------------------------------------------------
 
-    def order(self, numbers: Iterable[int]) -> tuple[Segment, ...]:
+    def order(self, numbers: Iterable[int]) -> PageOrder:
         """How some pages lie on their lists, by list."""
         pages = self.model.pages
         found: dict[int, list[int]] = {}
@@ -258,17 +319,23 @@ class State:
                     new.update({one: old[one] for one in numbers})
             self.model.lists[at] = new
 
-    def answer(self, call: Call) -> str:
+    def answer(self, call: PageCall) -> str:
         """What the model would have answered, in words."""
         model = self.model
-        if call.kind in (Kind.MALLOC, Kind.NO_PAGE):
+        if call.kind in (PageKind.MALLOC, PageKind.NO_PAGE):
             chosen = model.choose(call.chunks)
             if chosen is None:
                 return "no page has room: a new one"
             return f"page {(chosen + 1) * model.page_bytes:#x}"
-        if call.kind == Kind.FREE:
+        if call.kind == PageKind.FREE:
             return "no such object"
         page = model.pages.get(call.number)
         if page is None:
             return "no such page"
-        return "not under reclaim" if call.kind == Kind.PUT_BACK else "not the page unused longest"
+        return (
+            "not under reclaim" if call.kind == PageKind.PUT_BACK else "not the page unused longest"
+        )
+
+    def cause(self, call: PageCall) -> Cause:
+        """Which kind of fault would look like this."""
+        return Cause.OTHER_RULE

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What a recorded call can do to a block tree next, and how to take it back.
 
-The steps are the model's own critical sections (:class:`allocator.ztree.model.BlockTree`); this
-module decides which of them agree with what the kernel returned. Handles tell nearly everything:
+This is what the search for an order (replay/validate/search.py) asks of a model. The steps are the
+model's own critical sections (:class:`allocator.ztree.model.BlockTree`). A malloc that finds no
+free slot takes three, between which the kernel holds no lock and other calls may act. This module
+decides which of them agree with what the kernel returned. Handles tell nearly everything:
 a set of completed calls fixes which slots are taken, hence each block's free count and coeff,
 which blocks exist and which is ``last``. Only ``current`` depends on their order unseen, and two
 kinds of blocks, which are therefore *watched*: one under reclaim, in which a free came in time
@@ -15,58 +17,31 @@ in a block that was there before the trace, until a call tells whether it is fre
 
 from __future__ import annotations
 
-from enum import IntEnum
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from ztrace.allocator.causes import Cause
 from ztrace.allocator.protocol import HazardError
+from ztrace.allocator.ztree.calls import Answer, BlockCall, BlockKind, BlockStep, Said
 from ztrace.allocator.ztree.model import FREE, MAX_SLOTS, OCCUPIED, Block, BlockTree
-from ztrace.replay.validate.answers import Answer, Cause, Said
 
 UNKNOWN = Block(-1, 0)
 UNSEEN = 4  # beyond the model's own slot states
 NO_COUNTER = 1 << 60  # above every block index, while nobody knows which comes next
 
+# What may come next of a call: steps that are taken at once.
+WHOLE = (BlockStep.WHOLE,)
+LOOK = (BlockStep.LOOK,)
+MISS = (BlockStep.LOOK, BlockStep.INSERT, BlockStep.TAKE)
+INSERT_AND_TAKE = (BlockStep.INSERT, BlockStep.TAKE)
+INSERT = (BlockStep.INSERT,)
+TAKE = (BlockStep.TAKE,)
+
 # What watched blocks are like: (index, in the tree, slots, free_slots, coeff, under_reclaim).
 Variant = tuple[tuple[int, bool, bytes, int, int, bool], ...]
 
 
-class Kind(IntEnum):
-    """What a call asks of one tree. A shrink is several calls, one per critical section."""
-
-    MALLOC = 0
-    FREE = 1
-    FAILED_MALLOC = 2  # -ENOMEM: looked, found no free slot, got no pages
-    PASS = 3  # a shrink that found this tree's oldest block current or last, or no block
-    CHOOSE = 4  # a shrink marks this tree's oldest block
-    RECOVER = 5  # a shrink takes back a slot whose object was evicted
-    SETTLE = 6  # a shrink ends, giving the block back if it is empty
-    MISFIT = 7  # a malloc whose size belongs to another tree than its handle
-
-
-class Call(NamedTuple):
-    """One call as one tree sees it. Times in ns; ``row`` is its row in the trace."""
-
-    ts: int
-    end: int
-    kind: Kind
-    block: int
-    slot: int
-    row: int
-    cpu: int
-    tid: int
-    size: int
-
-
-class Step(IntEnum):
-    """How far a step takes a call. WHOLE: it took effect at one moment."""
-
-    WHOLE = 0
-    LOOK = 1  # a malloc found no free slot and let go of the lock
-    INSERT = 2  # it added its block and let go of the lock again: gap G of H1
-    TAKE = 3  # it made its block current and took a slot
-
-
-class Hidden(NamedTuple):
+class TreeHidden(NamedTuple):
     """What of a tree depends on the order of calls unseen. ``last`` by a watched block only."""
 
     current: Block | None
@@ -84,7 +59,7 @@ class Hidden(NamedTuple):
         )
 
 
-class Saved(NamedTuple):
+class TreeSaved(NamedTuple):
     """One step's undo: the tree, and the block that the step works on, before it."""
 
     current: Block | None
@@ -99,35 +74,121 @@ class Saved(NamedTuple):
     present: bool
 
 
-class State:
+class TreeState:
     """A tree with what is unknown of it, and the steps that recorded calls may make in it.
 
     ``late``: the tree had blocks before the trace, so that there may be some which no call has
     named. ``adrift``: moreover nobody knows yet which block is last and which index comes next.
     """
 
+    nodes = 4000  # after which a search is content; two CPUs' calls need some ten nodes each
+    splits: Sequence[int | None] = (0, 1, None)
+
     def __init__(self, tree: BlockTree, *, late: bool = False) -> None:
         self.tree = tree
         self.slots = tree.kind.slots
         self.unseen: set[int] = set()  # blocks with UNSEEN slots
         self.watched: dict[int, Block | None] = {}
+        self.inserted: dict[int, Block] = {}  # by the row of the malloc that did it
         self._sorted = True
         self.late = self.adrift = late
         if late:
             tree.counter, tree.current = NO_COUNTER, UNKNOWN
 
+    # -- what the search asks -----------------------------------------------------------------
+
+    def begin(self, calls: Sequence[BlockCall]) -> None:
+        """The calls of a group, all of which are still to be done."""
+        if len(calls) == 1:
+            return
+        for call in calls:
+            if call.kind in (BlockKind.CHOOSE, BlockKind.SETTLE) or (
+                call.kind == BlockKind.MALLOC and call.block >= self.tree.counter
+            ):
+                self.watch(call.block)
+
+    def steps(self, call: BlockCall, made: int) -> Sequence[tuple[BlockStep, ...]]:
+        """What a call that has ``made`` so many steps may do now, as it was recorded."""
+        if call.kind == BlockKind.MALLOC:
+            return self._malloc_steps(call, made)
+        if call.kind == BlockKind.FREE:
+            possible = self.can_free(call)
+        elif call.kind == BlockKind.FAILED_MALLOC:
+            possible = self.can_miss()
+        elif call.kind == BlockKind.PASS:
+            possible = self.passes()
+        elif call.kind == BlockKind.CHOOSE:
+            possible = self.chooses(call.block)
+        elif call.kind == BlockKind.RECOVER:
+            possible = self.recovers(call)
+        else:
+            possible = call.kind == BlockKind.SETTLE and self.reclaims(call)
+        return [WHOLE] if possible else []
+
+    def _malloc_steps(self, call: BlockCall, made: int) -> Sequence[tuple[BlockStep, ...]]:
+        tree = self.tree
+        if made == len(INSERT_AND_TAKE):
+            return [TAKE] if self.fits(self.inserted[call.row], call.slot) else []
+        # The handle names the block that a call inserts.
+        at_once = tree.counter == call.block and call.slot == 0
+        if made:
+            if tree.counter != call.block:
+                return []
+            return [INSERT_AND_TAKE, INSERT] if at_once else [INSERT]
+        found = [WHOLE] if self.found(call) is not None else []
+        if call.block >= tree.counter and self.can_miss():
+            return [*found, MISS, LOOK] if at_once else [*found, LOOK]
+        return found
+
+    def act(self, call: BlockCall, step: BlockStep) -> tuple[TreeSaved | None, bool]:
+        """Have the model make a step, which must be possible.
+
+        Returns its undo, if it needs one, and whether the model answers as recorded.
+        """
+        if step == BlockStep.LOOK:
+            return None, True
+        if step == BlockStep.INSERT:
+            made = self.insert()
+            if made is None:
+                return None, False
+            block, saved = made
+            self.inserted[call.row] = block
+            return saved, block.index == call.block
+        if step == BlockStep.TAKE:
+            block = self.inserted[call.row]
+            saved = self.save(block)
+            return saved, self.take(block, call.slot, adopt=True) == call.slot
+        if call.kind == BlockKind.MALLOC:
+            found = self.found(call)
+            assert found is not None
+            saved = self.save(found)
+            return saved, self.take(found, call.slot) == call.slot
+        if call.kind in (BlockKind.FAILED_MALLOC, BlockKind.PASS):
+            return None, True
+        block = self.tree.blocks[call.block]
+        saved = self.save(block)
+        if call.kind == BlockKind.FREE:
+            self.release(call)
+        elif call.kind == BlockKind.CHOOSE:
+            block.under_reclaim = True
+        elif call.kind == BlockKind.RECOVER:
+            self.tree.recover(block, call.slot)
+        else:
+            self.tree.settle(block)
+        return saved, True
+
     # -- undo -------------------------------------------------------------------------------
 
-    def save(self, block: Block) -> Saved:
+    def save(self, block: Block) -> TreeSaved:
         """What :meth:`undo` needs to take back one step on ``block``."""
         tree = self.tree
-        return Saved(
+        return TreeSaved(
             *(tree.current, tree.last, tree.counter, tree.free_total),
             *(block, block.free_slots, block.coeff, bytes(block.slots)),
             *(block.under_reclaim, tree.blocks.get(block.index) is block),
         )
 
-    def undo(self, saved: Saved) -> None:
+    def undo(self, saved: TreeSaved) -> None:
         """Take back the one step made since ``saved``."""
         tree, block = self.tree, saved.block
         block.free_slots, block.coeff = saved.free_slots, saved.coeff
@@ -159,16 +220,11 @@ class State:
         """From now on the block's own state may differ between orders of the same calls."""
         self.watched.setdefault(index, self.tree.blocks.get(index))
 
-    def remember(self, made: dict[int, Block]) -> None:
-        """Note watched blocks that have come into being."""
-        for index, block in self.watched.items():
-            self.watched[index] = made.get(index, block)
-
-    def hidden(self) -> Hidden:
+    def hidden(self) -> TreeHidden:
         """``current``, ``last`` and the watched blocks as they are."""
         tree = self.tree
         if not self.watched:
-            return Hidden(tree.current, tree.last)
+            return TreeHidden(tree.current, tree.last)
         found = []
         for index, known in self.watched.items():
             one = tree.blocks.get(index)
@@ -178,11 +234,12 @@ class State:
             else:
                 state = (bytes(block.slots), block.free_slots, block.coeff, block.under_reclaim)
                 found.append((index, one is not None, *state))
-        return Hidden(tree.current, tree.last, tuple(found))
+        return TreeHidden(tree.current, tree.last, tuple(found))
 
-    def install(self, hidden: Hidden) -> None:
-        """Make the tree as it was then, all else being as it is now."""
+    def install(self, hidden: TreeHidden) -> None:
+        """Make the tree as it was then, none of the group's calls being done."""
         tree = self.tree
+        self.inserted.clear()
         tree.current, tree.last = hidden.current, hidden.last
         for index, present, slots, free_slots, coeff, under_reclaim in hidden.variant:
             block = tree.blocks.get(index)
@@ -196,6 +253,18 @@ class State:
             tree.free_total += free_slots if present else 0
             self._put(block, present=present)
 
+    def named(self, hidden: TreeHidden) -> TreeHidden:
+        """By the blocks that mallocs have inserted since :meth:`install`, released since or not.
+
+        A state that was taken back and done again may name blocks that were made before.
+        """
+        made = {block.index: block for block in self.inserted.values()}
+        current, last = (
+            one if one is None else made.get(one.index, one)
+            for one in (hidden.current, hidden.last)
+        )
+        return TreeHidden(current, last, hidden.variant)
+
     # -- malloc -----------------------------------------------------------------------------
 
     def fits(self, block: Block, slot: int) -> bool:
@@ -206,7 +275,7 @@ class State:
         lowest = block.slots.find(FREE, 0, self.slots)
         return lowest == slot or (lowest < 0 and slot == self.slots)
 
-    def found(self, call: Call) -> Block | None:
+    def found(self, call: BlockCall) -> Block | None:
         """The block that an immediate malloc takes ``call``'s slot from; None: not this one."""
         tree = self.tree
         block = tree.look()
@@ -220,7 +289,7 @@ class State:
         """Whether malloc may find no free slot now."""
         return self.tree.look() is None
 
-    def insert(self) -> tuple[Block, Saved] | None:
+    def insert(self) -> tuple[Block, TreeSaved] | None:
         """The model's insert, and its undo; None if the model refuses (H28)."""
         tree = self.tree
         current, last, counter, free_total = tree.current, tree.last, tree.counter, tree.free_total
@@ -232,7 +301,7 @@ class State:
         if block.index in self.watched:
             self.watched[block.index] = block
         fresh = (block, block.free_slots, block.coeff, bytes(block.slots), False, False)
-        return block, Saved(current, last, counter, free_total, *fresh)
+        return block, TreeSaved(current, last, counter, free_total, *fresh)
 
     def take(self, block: Block, slot: int, *, adopt: bool = False) -> int:
         """The model's take, told by the recorded slot what was unseen; returns the model's slot."""
@@ -255,12 +324,12 @@ class State:
 
     # -- free -------------------------------------------------------------------------------
 
-    def can_free(self, call: Call) -> bool:
+    def can_free(self, call: BlockCall) -> bool:
         """Whether the object is allocated."""
         block = self.tree.blocks.get(call.block)
         return block is not None and call.slot < MAX_SLOTS and block.slots[call.slot] != FREE
 
-    def release(self, call: Call) -> None:
+    def release(self, call: BlockCall) -> None:
         """The model's release; where the choice of ``current`` is uncertain it is unknown."""
         tree = self.tree
         if tree.current is not UNKNOWN and not self.unseen:
@@ -317,11 +386,11 @@ class State:
             block.under_reclaim = marked and block is oldest
         return block
 
-    def recovers(self, call: Call) -> bool:
+    def recovers(self, call: BlockCall) -> bool:
         """Whether a shrink that has marked the block can have evicted the object."""
         return self.reclaims(call) and self.tree.blocks[call.block].slots[call.slot] != FREE
 
-    def reclaims(self, call: Call) -> bool:
+    def reclaims(self, call: BlockCall) -> bool:
         """Whether the block is marked."""
         block = self.tree.blocks.get(call.block)
         return block is not None and block.under_reclaim
@@ -336,11 +405,11 @@ class State:
         self.unseen.add(index)
         return block
 
-    def force(self, call: Call) -> None:
+    def force(self, call: BlockCall) -> None:
         """Make the tree agree with a call that nothing explains; ``current`` is then unknown."""
         tree = self.tree
         block = tree.blocks.get(call.block)
-        if call.kind in (Kind.MALLOC, Kind.MISFIT):
+        if call.kind in (BlockKind.MALLOC, BlockKind.MISFIT):
             if block is None and call.block >= tree.counter:
                 tree.counter = call.block
                 block = tree.insert()
@@ -353,27 +422,31 @@ class State:
                 if block.slots[slot] in (FREE, UNSEEN):
                     block.slots[slot] = OCCUPIED
             tree.weigh(block)
-        elif call.kind in (Kind.CHOOSE, Kind.SETTLE) and block is not None:
-            block.under_reclaim = call.kind == Kind.CHOOSE
+        elif call.kind in (BlockKind.CHOOSE, BlockKind.SETTLE) and block is not None:
+            block.under_reclaim = call.kind == BlockKind.CHOOSE
         tree.current = UNKNOWN
 
-    def answer(self, call: Call) -> Answer:
+    def answer(self, call: BlockCall) -> str:
+        """What the model does instead of ``call``, in words."""
+        return self.instead_of(call).text(call)
+
+    def instead_of(self, call: BlockCall) -> Answer:
         """What the model does instead of ``call``."""
-        if call.kind == Kind.MISFIT:
+        if call.kind == BlockKind.MISFIT:
             return Answer(Said.OTHER_TYPE)
-        if call.kind in (Kind.MALLOC, Kind.FAILED_MALLOC):
+        if call.kind in (BlockKind.MALLOC, BlockKind.FAILED_MALLOC):
             return self._given(call)
-        if call.kind == Kind.FREE:
+        if call.kind == BlockKind.FREE:
             exists = call.block in self.tree.blocks
             return Answer(Said.FREE_ALREADY if exists else Said.NO_BLOCK)
-        if call.kind == Kind.RECOVER:
+        if call.kind == BlockKind.RECOVER:
             return Answer(Said.NOT_TO_RECOVER)
-        if call.kind == Kind.SETTLE:
+        if call.kind == BlockKind.SETTLE:
             return Answer(Said.NOT_RECLAIMED)
-        said = Said.TAKES if call.kind == Kind.PASS else Said.DOES_NOT_TAKE
+        said = Said.TAKES if call.kind == BlockKind.PASS else Said.DOES_NOT_TAKE
         return Answer(said, next(iter(self.oldest_first()), -1))
 
-    def _given(self, call: Call) -> Answer:
+    def _given(self, call: BlockCall) -> Answer:
         tree = self.tree
         given = tree.look()
         if tree.current is UNKNOWN and call.block in tree.blocks:
@@ -389,12 +462,12 @@ class State:
         self.undo(saved)
         return Answer(Said.GIVES, given.index, slot)
 
-    def cause(self, call: Call) -> Cause:
+    def cause(self, call: BlockCall) -> Cause:
         """Which kind of fault in a trace that claims to be whole would look like this."""
         block = self.tree.blocks.get(call.block)
-        if call.kind == Kind.FREE:
+        if call.kind == BlockKind.FREE:
             return Cause.MALLOC_LOST
-        if call.kind == Kind.MALLOC:
+        if call.kind == BlockKind.MALLOC:
             taken = block is not None and block.slots[call.slot] != FREE
             if taken:
                 return Cause.FREE_LOST

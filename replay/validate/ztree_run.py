@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -18,6 +18,7 @@ from ztrace.allocator.native import library
 from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.table import Table
 from ztrace.allocator.traits import Check
+from ztrace.allocator.ztree.calls import BlockCall, BlockKind
 from ztrace.allocator.ztree.model import BlockTree, Ztree
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate.calls import (
@@ -30,13 +31,12 @@ from ztrace.replay.validate.calls import (
     groups,
     windows,
 )
-from ztrace.replay.validate.checker import Failure, Steps
 from ztrace.replay.validate.native import CHECKER, NativeStream, reason_missing
 from ztrace.replay.validate.partial import refuse_partial
 from ztrace.replay.validate.races import Race, races_in
-from ztrace.replay.validate.steps import Call, Kind
-from ztrace.replay.validate.stream import SEEN, Order, PythonStream, Seen, Sinks, Stream
-from ztrace.replay.validate.verdict import KEPT, TreeVerdict, Unexplained, Verdict
+from ztrace.replay.validate.stream import SEEN, FoundOrder, PythonStream, Seen, Sinks, Stream
+from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
+from ztrace.replay.validate.ztree_verdict import KEPT, TreesVerdict, TreeVerdict, Unexplained
 from ztrace.traces.reader import TraceReader
 
 
@@ -45,26 +45,29 @@ def can_explain(allocator: str) -> bool:
     return allocator == "unknown" or recorded_traits(allocator).check is Check.TREES
 
 
-def validate(
+def explain_trees(
     reader: TraceReader,
     *,
     engine: str | None = None,
     starts_empty: bool | None = None,
     tree_class: type[BlockTree] = BlockTree,
     table: Table | None = None,
-    on_order: Callable[[Order], None] | None = None,
+    pools: Collection[int] | None = None,
+    on_order: Callable[[FoundOrder], None] | None = None,
     advance: Callable[[int], object] = lambda rows: None,
-) -> Verdict:
+) -> TreesVerdict:
     """Search for an order of all recorded ztree calls that gives the recorded handles.
 
     ``engine``: ``python`` or ``native``, the same in the native core, which is the default where
     it is. ``starts_empty`` overrides what the trace says about its pools; where neither says so, a
     tree whose first malloc gave block 0, slot 0 is taken to begin with the trace. ``tree_class`` is
     the model's tree (tests put broken ones here), ``table`` the block table that the recorded
-    module was built with if not the posted one. ``on_order`` gets the order found, stretch by
-    stretch, sorted by ``at_ns`` over all trees. ``advance`` gets numbers of rows, in all twice
-    the trace's. Raises ReplayError for a trace that is not of ztree, or of some objects only,
-    TraceError for a damaged one, NativeMissing for ``native`` where there is no core.
+    module was built with if not the posted one. ``pools``: those to be explained, if not all.
+    ``on_order`` gets the order found, stretch by stretch, sorted by ``at_ns`` over all trees.
+    ``advance`` gets numbers of rows, in all twice the trace's.
+
+    ReplayError for a trace that is not of ztree, or of some objects only; TraceError for a damaged
+    one, NativeMissing for ``native`` where there is no core.
     """
     began = time.perf_counter()
     refuse_partial(reader)
@@ -74,10 +77,15 @@ def validate(
     in_core = tree_class is BlockTree and engine != "python" and not reason_missing()
     run = _Run(reader, starts_empty, tree_class, table, on_order, in_core)
     for window in windows(reader, advance):
-        run.feed(window.calls, window.until)
+        calls = window.calls
+        run.feed(calls if pools is None else calls[_of(calls, pools)], window.until)
     verdict = run.finish()
     verdict.wall_s = time.perf_counter() - began
     return verdict
+
+
+def _of(calls: Calls, pools: Collection[int]) -> NDArray[np.bool_]:
+    return np.isin(calls["pool"], list(pools))
 
 
 @dataclass
@@ -87,7 +95,7 @@ class _Tree:
     verdict: TreeVerdict
     held: Seen = field(default_factory=lambda: np.empty(0, SEEN))
     checker: Stream | None = None
-    marked: dict[int, Call] = field(default_factory=dict)  # blocks under reclaim
+    marked: dict[int, BlockCall] = field(default_factory=dict)  # blocks under reclaim
     races: list[Race] = field(default_factory=list)
     race_counts: Counter[str] = field(default_factory=Counter)
     unexplained: list[Unexplained] = field(default_factory=list)
@@ -102,11 +110,11 @@ class _Run:
         starts_empty: bool | None,
         tree_class: type[BlockTree],
         table: Table | None,
-        on_order: Callable[[Order], None] | None,
+        on_order: Callable[[FoundOrder], None] | None,
         in_core: bool,
     ) -> None:
         metadata = reader.metadata
-        self.verdict = Verdict(str(reader.path), lost=metadata.lost_total())
+        self.verdict = TreesVerdict(str(reader.path), lost=metadata.lost_total())
         self.starts_empty = starts_empty
         self.declared = [pool.empty_at_start for pool in metadata.pools]
         self.allocators = [pool.allocator for pool in metadata.pools]
@@ -123,7 +131,7 @@ class _Run:
         self.carried: Calls = np.empty(0, CALL)
         self.cpus: set[int] = set()
         self.on_order = on_order
-        self.order: list[Order] = []
+        self.order: list[FoundOrder] = []
 
     # -- from windows to trees ---------------------------------------------------------------
 
@@ -182,9 +190,9 @@ class _Run:
         fitting = np.searchsorted(self.slot_sizes, calls["size"]).astype(np.int64)
         tree = np.where(nothing, fitting, (handle >> np.uint64(60)).astype(np.int64))
         seen = _seen(calls)
-        seen["kind"] = np.where(is_malloc, Kind.MALLOC, Kind.FREE)
-        seen["kind"][nothing] = Kind.FAILED_MALLOC
-        seen["kind"][is_malloc & ~nothing & (fitting != tree)] = Kind.MISFIT
+        seen["kind"] = np.where(is_malloc, BlockKind.MALLOC, BlockKind.FREE)
+        seen["kind"][nothing] = BlockKind.FAILED_MALLOC
+        seen["kind"][is_malloc & ~nothing & (fitting != tree)] = BlockKind.MISFIT
         seen["block"] = (handle & np.uint64((1 << 60) - 1)) >> np.uint64(4)
         seen["slot"] = handle & np.uint64(15)
         return calls["pool"].astype(np.int64) * 16 + np.minimum(tree, 15), seen
@@ -238,7 +246,7 @@ class _Run:
         held = tree.held
         if tree.checker is None:
             # Shrinks that pass a tree before anything is in it say nothing of it.
-            held = tree.held = held[np.maximum.accumulate(held["kind"] != Kind.PASS)]
+            held = tree.held = held[np.maximum.accumulate(held["kind"] != BlockKind.PASS)]
             first = next(groups(held, limit), None)
             if first is None:
                 return
@@ -253,13 +261,15 @@ class _Run:
         declared = pool < len(self.declared) and self.declared[pool]
         empty = self.starts_empty if self.starts_empty is not None else declared
         if not empty and self.starts_empty is None:
-            is_first = (first["kind"] == Kind.MALLOC) & (first["block"] == 0) & (first["slot"] == 0)
+            is_first = (
+                (first["kind"] == BlockKind.MALLOC) & (first["block"] == 0) & (first["slot"] == 0)
+            )
             empty = bool(is_first.any())
             verdict.assumed_empty = empty
         verdict.began_before = not empty
         model = self.tree_class(self.model.types[number], self.model.trees[number].max_index)
 
-        def on_steps(steps: Steps) -> None:
+        def on_steps(steps: BlockSteps) -> None:
             for race in races_in(pool, number, steps, tree.marked):
                 tree.race_counts[race.hazard] += 1
                 if tree.race_counts[race.hazard] <= KEPT:
@@ -268,7 +278,7 @@ class _Run:
         def on_more_failures(count: int) -> None:
             self.verdict.unexplained_count += count
 
-        def on_failure(failure: Failure) -> None:
+        def on_failure(failure: BlockFailure) -> None:
             on_more_failures(1)
             if len(tree.unexplained) < KEPT:
                 cause = self._cause(failure, tree)
@@ -283,14 +293,14 @@ class _Run:
         verdict.tally = checker.tally
         return checker
 
-    def _cause(self, failure: Failure, tree: _Tree) -> str:
+    def _cause(self, failure: BlockFailure, tree: _Tree) -> str:
         if self.verdict.lost:
             return f"one of the {self.verdict.lost} lost events"
         if tree.verdict.began_before or tree.verdict.assumed_empty:
             return f"the trace begins late; otherwise {failure.cause}"
         return failure.cause
 
-    def finish(self) -> Verdict:
+    def finish(self) -> TreesVerdict:
         """End of the trace."""
         forever = int(np.iinfo(np.int64).max)
         self.feed(np.empty(0, CALL), forever)
@@ -336,7 +346,7 @@ class _Run:
 
     # -- the order found ---------------------------------------------------------------------
 
-    def _keep(self, order: Order) -> None:
+    def _keep(self, order: FoundOrder) -> None:
         self.order.append(order)
 
     def _emit(self, limit: int) -> None:
@@ -348,7 +358,7 @@ class _Run:
                 limit = min(limit, int(tree.held["ts"][0]))
             if tree.checker is not None and tree.checker.undecided_since is not None:
                 limit = min(limit, tree.checker.undecided_since)
-        merged = Order(
+        merged = FoundOrder(
             np.concatenate([part.at_ns for part in self.order]),
             np.concatenate([part.row for part in self.order]),
             np.concatenate([part.step for part in self.order]),
@@ -372,8 +382,8 @@ def _merged(held: Seen, seen: Seen) -> Seen:
     return merged[np.lexsort((merged["row"], merged["ts"]))]
 
 
-def _pick(order: Order, at: NDArray[np.intp]) -> Order:
-    return Order(order.at_ns[at], order.row[at], order.step[at])
+def _pick(order: FoundOrder, at: NDArray[np.intp]) -> FoundOrder:
+    return FoundOrder(order.at_ns[at], order.row[at], order.step[at])
 
 
 def _seen(calls: Calls) -> Seen:
@@ -395,21 +405,21 @@ def _sections(shrink: Any, evictions: Calls) -> Iterator[tuple[int, tuple[Any, .
         number, block = handles[0] >> 60, (handles[0] & (1 << 60) - 1) >> 4
 
         def section(
-            tree: int, first: int, last: int, kind: Kind, slot: int = 0, block: int = block
+            tree: int, first: int, last: int, kind: BlockKind, slot: int = 0, block: int = block
         ) -> Any:
             return pool * 16 + tree, (first, max(first, last), kind, block, slot, *who)
 
         chosen = int(one["ts"][0])
         for passed in range(number + 1, 16):
-            yield section(passed, begin, chosen, Kind.PASS)
-        yield section(number, begin, chosen, Kind.CHOOSE)
+            yield section(passed, begin, chosen, BlockKind.PASS)
+        yield section(number, begin, chosen, BlockKind.CHOOSE)
         following = [*one["ts"][1:].tolist(), end]
         for handle, ret, done, until in zip(
             handles, one["ret"].tolist(), one["end"].tolist(), following, strict=True
         ):
             if not ret:
-                yield section(number, done, until, Kind.RECOVER, handle & 15)
-        yield section(number, int(one["end"][-1]), end, Kind.SETTLE)
+                yield section(number, done, until, BlockKind.RECOVER, handle & 15)
+        yield section(number, int(one["end"][-1]), end, BlockKind.SETTLE)
 
 
 def _rounds(evictions: Calls) -> Iterator[Calls]:

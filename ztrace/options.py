@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Options that several commands have, and how what people type for them is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from ztrace.units import duration, percent, size
+
+if TYPE_CHECKING:
+    from ztrace.replay.figures.result import Every
+    from ztrace.replay.limit import Limit, Worker
+    from ztrace.traces.metadata import Metadata
+
+ACCEPT = 90
+"""zswap's own accept_threshold_percent where nothing else is said."""
+
+PATH = click.Path(path_type=Path)
+
+trace_argument = click.argument("trace", type=PATH)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+force_option = click.option("--force", is_flag=True, help="Replace the output if it exists.")
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(["python", "native"]),
+    help="Run the readable models or the same in C; native where it was built.",
+)
+
+
+class AskedLimit(NamedTuple):
+    """A pool limit as asked for: ``percent`` of the recorded memory, or ``bytes``, or neither."""
+
+    percent: int | None = None
+    bytes: int | None = None
+
+    def on(self, metadata: Metadata, accept: int | None) -> Limit:
+        """The limit on the recorded machine; what is not asked for is as recorded."""
+        from ztrace.replay.limit import Limit, recorded_limit
+
+        if self.bytes is None:
+            return recorded_limit(metadata, self.percent, accept)
+        page_bytes = metadata.machine.page_bytes or 4096
+        return Limit(self.bytes // page_bytes, accept_percent=ACCEPT if accept is None else accept)
+
+
+def limit(text: str) -> AskedLimit:
+    """``20%``, ``512M`` or ``recorded``."""
+    if text.strip() == "recorded":
+        return AskedLimit()
+    return AskedLimit(percent=percent(text)) if "%" in text else AskedLimit(bytes=size(text))
+
+
+def worker(text: str) -> Worker:
+    """``1ms,300us``: how late zswap's worker begins, and how long it takes a page."""
+    from ztrace.replay.limit import Worker
+
+    delay, comma, page = text.partition(",")
+    if not comma:
+        raise click.BadParameter(f"{text!r} is not two durations; write for instance 1ms,300us")
+    return Worker(duration(delay), duration(page))
+
+
+def every(text: str) -> Every:
+    """``100ms`` or ``5%``: how far apart the rows of a time series are."""
+    from ztrace.replay.figures.result import Every
+
+    if not text.strip().endswith("%"):
+        return Every(ns=duration(text))
+    try:
+        share = float(text.strip()[:-1])
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no percentage; write for instance 5%") from error
+    if not 0 < share <= 100:
+        raise click.BadParameter(f"{text!r} is not above 0% and up to 100%")
+    return Every(percent=share)

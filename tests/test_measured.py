@@ -162,7 +162,8 @@ def test_objects_are_paired_as_a_dictionary_would(tmp_path: Path) -> None:
         op = chance.choice(("malloc", "free", "map"))
         given.append((op, 1 + len(given) % 4000, 1 + chance.randrange(40), 0))
     alive: dict[int, list[int]] = {}
-    expected, sizes = [], []
+    expected: list[tuple[str, int, int]] = []
+    sizes: list[int] = []
     for op, size, handle, _ in given:
         queue = alive.setdefault(handle or 0, [])
         if op == "malloc":

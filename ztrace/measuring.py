@@ -88,7 +88,10 @@ Progress = Callable[[str, int | None], contextlib.AbstractContextManager[Callabl
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for. ``outputs``: where to keep each allocator's measured trace, by name."""
+    """What is asked for. ``outputs``: where to keep each allocator's measured trace, by name.
+
+    ``sizes``: how many ranges of size to tell times by; ``compare``: whether with the models.
+    """
 
     trace: Path
     allocators: Sequence[Allocator]
@@ -98,6 +101,7 @@ class Wish:
     sizes: int
     outputs: dict[str, Path]
     force: bool
+    compare: bool
 
 
 def measure(wish: Wish, progress: Progress) -> Iterator[Measured]:
@@ -177,15 +181,23 @@ def _understood(
     """Figures of what was answered, and the model's answers beside them."""
     where = Where("program", wish.kernel, program.release, machine()["cpu_model"])
     kept = wish.outputs.get(allocator.name)
+    compared = Compared()
     with tempfile.TemporaryDirectory(prefix="ztrace-") as scratch:
         path = kept or Path(scratch) / "measured.parquet"
         about = metadata(reader.metadata, wish.trace, allocator.name, calls, answers, where)
-        level = COMPRESSION_LEVEL if kept else _FAST_LEVEL
-        with TraceWriter(path, about, force=wish.force, level=level) as writer:
-            for batch in rows(calls, answers):
-                writer.write(batch)
-        with progress(f"compare {allocator.name} with its model", None):
-            compared = compare(path, allocator.name)
+        if kept or wish.compare:
+            level = COMPRESSION_LEVEL if kept else _FAST_LEVEL
+            with (
+                progress(f"write what {allocator.name} answered", len(calls.op)) as advance,
+                TraceWriter(path, about, force=wish.force, level=level) as writer,
+            ):
+                for batch in rows(calls, answers):
+                    before = writer.rows
+                    writer.write(batch)
+                    advance(writer.rows - before)
+        if wish.compare:
+            with progress(f"compare {allocator.name} with its model", writer.rows) as advance:
+                compared = compare(path, allocator.name, advance=advance)
     return Measured(
         allocator=allocator.name,
         kernel=wish.kernel,

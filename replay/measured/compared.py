@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.traits import Check, Tells
-from ztrace.replay.validate import validate
-from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate import validate_trace
+from ztrace.replay.validate.placement_verdict import Way
 from ztrace.traces.reader import TraceReader
 
 
@@ -37,29 +38,38 @@ class Compared:
         )
 
 
-def compare(measured: Path, allocator: str) -> Compared:
-    """Validate a measured trace with the model of its allocator. Raises what validation raises."""
+def compare(
+    measured: Path, allocator: str, *, advance: Callable[[int], object] = lambda rows: None
+) -> Compared:
+    """Validate a measured trace with the model of its allocator. Raises what validation raises.
+
+    ``advance`` gets numbers of rows done, in all the trace's.
+    """
     traits = recorded_traits(allocator)
+    if traits.tells is Tells.NOTHING and traits.check is not Check.TREES:
+        return Compared()
     with TraceReader(measured) as reader:
-        if traits.check == Check.TREES:
-            verdict = validate(reader)
-            wrong = verdict.unexplained[0] if verdict.unexplained else None
-            return Compared(
-                model=allocator,
-                compared=verdict.total("calls") + verdict.errors_agree + verdict.errors_differ,
-                equal=verdict.total("explained") + verdict.errors_agree,
-                first=f"{wrong.failure.call}: model: {wrong.failure.answer}" if wrong else None,
-            )
-        if traits.tells == Tells.NOTHING:
-            return Compared()
-        placement = compare_places(reader)
-    [pool] = placement.pools
+        verdict = validate_trace(reader, advance=advance)
+    errors = [pool.errors for pool in verdict.pools]
+    model, first, determined = allocator, None, True
+    compared = verdict.calls + sum(one.compared for one in errors)
+    equal = verdict.explained + sum(one.equal for one in errors)
+    if verdict.trees is not None:
+        compared += verdict.trees.errors_agree + verdict.trees.errors_differ
+        equal += verdict.trees.errors_agree
+        if verdict.trees.unexplained:
+            failure = verdict.trees.unexplained[0].failure
+            first = f"{failure.call}: model: {failure.answer}"
+    for pool in verdict.pools:
+        model = pool.backend
+        first = pool.places.first or pool.errors.first or pool.sizes.first
+        determined = pool.order is not Way.RECORDED or len(pool.cpus) <= 1
     return Compared(
-        model=pool.backend,
-        compared=pool.places.compared + pool.errors.compared,
-        equal=pool.places.equal + pool.errors.equal,
-        sizes_compared=pool.sizes.compared,
-        sizes_equal=pool.sizes.equal,
-        determined=not any("held the lock" in note for note in pool.notes),
-        first=pool.places.first or pool.errors.first,
+        model=model,
+        compared=compared,
+        equal=equal,
+        sizes_compared=verdict.sizes_compared,
+        sizes_equal=verdict.sizes_equal,
+        determined=determined,
+        first=first,
     )

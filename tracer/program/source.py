@@ -33,7 +33,19 @@ _PLACES = (
 SPARED = tuple(f"{place}/{code}" for place in _PLACES for code in _CODE)
 
 # What a build leaves in a user's tree, and what git keeps there.
-_BUILT = ("*.o", "*.a", "*.ko", "*.cmd", "*.mod", "*.mod.c", "*.d", ".config*", ".tmp*", "vmlinux", "vmlinux.o")
+_BUILT = (
+    "*.o",
+    "*.a",
+    "*.ko",
+    "*.cmd",
+    "*.mod",
+    "*.mod.c",
+    "*.d",
+    ".config*",
+    ".tmp*",
+    "vmlinux",
+    "vmlinux.o",
+)
 _BUILT_FOLDERS = (
     *(".git", "include/config", "include/generated"),
     *("arch/*/include/generated", "arch/um/include/uapi/generated"),

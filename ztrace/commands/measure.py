@@ -50,6 +50,11 @@ EXAMPLE = "Example: ztrace measure trace.parquet --allocator zsmalloc --allocato
     help="Keep what was measured as a trace; of several allocators, NAME is added to the file's.",
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--compare/--no-compare",
+    default=True,
+    help="Whether ztrace's models are driven with what was answered.  [default: compare]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(
@@ -63,6 +68,7 @@ def command(
     cycles: bool,
     output: Path | None,
     force: bool,
+    compare: bool,
     as_json: bool,
 ) -> int:
     """Play TRACE into real allocators inside a kernel and time each call.
@@ -83,6 +89,7 @@ def command(
         sizes=by_size or 0,
         outputs=_outputs(output, names),
         force=force,
+        compare=compare,
     )
     for path in wish.outputs.values():
         if path.exists() and not force:

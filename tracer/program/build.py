@@ -139,7 +139,8 @@ def _build(
     put_player(tree / PLAYER_FOLDER, allocators, tree)
     _put_into(tree)
     # The configuration is made once; make itself sees when Kconfig files have changed.
-    if not (build / ".config").is_file() or (build / "asked").read_text() != config:
+    asked = build / "asked"
+    if not asked.is_file() or asked.read_text() != config:
         shutil.rmtree(build, ignore_errors=True)
         build.mkdir(parents=True)
         say("configure")
@@ -148,7 +149,7 @@ def _build(
             file.write(config)
         _make(source, build, ["olddefconfig"], allocators, say)
         _check_config(source, (build / ".config").read_text(), config)
-        (build / "asked").write_text(config)
+        asked.write_text(config)
     jobs = len(os.sched_getaffinity(0))
     _make(source, build, [f"-j{jobs}", "linux"], allocators, say)
 

@@ -23,6 +23,7 @@ from ztrace.replay.report import (
     render,
     sweep_document,
 )
+from ztrace.replay.research.claims import judge
 from ztrace.replay.sweep import is_results, read_results
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
@@ -115,7 +116,7 @@ def command(
                 _gather(path, name, backends, timing=timing)
                 for path, name in zip(traces, names, strict=True)
             ]
-            document = assemble(recordings, limits)
+            document = assemble(recordings, limits, judge(recordings))
         text = render(document, form)
         if file is not None:
             file.write(text.encode("utf-8", "backslashreplace"))

@@ -9,15 +9,16 @@ from pathlib import Path
 import click
 
 from ztrace.console import bytes_text, console, count_text, progress
+from ztrace.outputs import OUTPUT, Command
 from ztrace.traces.csvfile import import_csv, import_metadata
 from ztrace.traces.writer import TraceWriter
 
 
-@click.command("import", epilog="Example: ztrace import events.csv.zst -o trace.parquet")
-@click.argument("source", type=click.Path(allow_dash=True, path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The trace to write."
+@click.command(
+    "import", cls=Command, epilog="Example: ztrace import events.csv.zst -o trace.parquet"
 )
+@click.argument("source", type=click.Path(allow_dash=True, path_type=Path))
+@click.option("-o", "--output", required=True, type=OUTPUT, help="The trace to write.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--allocator", default="unknown", help="Allocator that the calls went to.")
 @click.option("--starts-empty", is_flag=True, help="The pool was empty before the first row.")

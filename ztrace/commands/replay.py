@@ -13,8 +13,10 @@ import click
 from ztrace import options
 from ztrace.console import console, print_json, progress
 from ztrace.options import PATH, AskedLimit
+from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.limit.zswap import Rules
 from ztrace.replay.play.backends import ALL, chosen
+from ztrace.streams import say
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
 from ztrace.units import percent
@@ -85,7 +87,9 @@ class Asked:
         return in_order(reader, backend)
 
 
-@click.command("replay", epilog="Example: ztrace replay trace.parquet --backend ztree --every 5%")
+@click.command(
+    "replay", cls=Command, epilog="Example: ztrace replay trace.parquet --backend ztree --every 5%"
+)
 @options.trace_argument
 @click.option(
     "--backend",
@@ -140,7 +144,7 @@ class Asked:
 @click.option(
     "-o",
     "--output",
-    type=PATH,
+    type=OUTPUT,
     help="Write the time series to this CSV file (needs --every).",
 )
 @options.force_option
@@ -193,7 +197,7 @@ def _replayed(asked: Asked) -> int:
                 every=asked.every,
                 timing=asked.timing,
                 advance=advance,
-                slower=lambda why: click.echo(f"ztrace: {why}", err=True),
+                slower=say,
             )
         if file is not None:
             file.write(series_csv({result.backend: result.series for result in results}).encode())
@@ -254,9 +258,7 @@ def _report_stopped(trace: Path, result: Result) -> int:
     """Say which pools' replay ended early; the exit status."""
     stopped = [pool for pool in result.pools if pool.stopped]
     for pool in stopped:
-        click.echo(
-            f"ztrace: {trace}: replay of pool {pool.pool} by {result.backend} ended early at "
-            f"{pool.stopped}",
-            err=True,
+        say(
+            f"{trace}: replay of pool {pool.pool} by {result.backend} ended early at {pool.stopped}"
         )
     return 1 if stopped else 0

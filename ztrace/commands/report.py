@@ -10,6 +10,7 @@ import click
 
 from ztrace.allocator import BackendError, create
 from ztrace.console import console, progress
+from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.play.backends import chosen
 from ztrace.replay.report import (
     FORMATS,
@@ -24,6 +25,7 @@ from ztrace.replay.report import (
     sweep_document,
 )
 from ztrace.replay.sweep import is_results, read_results
+from ztrace.streams import say, show
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
@@ -32,12 +34,14 @@ from ztrace.units import share
 SUFFIXES = {".html": "html", ".txt": "text", ".md": "md", ".json": "json", ".csv": "csv"}
 
 
-@click.command("report", epilog="Example: ztrace report a.parquet b.parquet -o report.html")
+@click.command(
+    "report", cls=Command, epilog="Example: ztrace report a.parquet b.parquet -o report.html"
+)
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="Write to this file, else to stdout (but not HTML).",
 )
 @click.option(
@@ -121,13 +125,11 @@ def command(
             file.write(text.encode("utf-8", "backslashreplace"))
     if output is None:
         console()  # makes stdout take what its encoding cannot say
-        click.echo(text, nl=False)
+        show(text, nl=False)
     failed = [one for one in document.get("checks", ()) if not one["passed"]]
     for one in failed:
         value = "not known" if one["value"] is None else f"{one['value']:.3%}"
-        click.echo(
-            f"ztrace: {one['recording']}: {one['check']} {one['limit']:.3%}: {value}", err=True
-        )
+        say(f"{one['recording']}: {one['check']} {one['limit']:.3%}: {value}")
     return 1 if failed else 0
 
 

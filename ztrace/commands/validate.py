@@ -14,6 +14,7 @@ from ztrace.allocator.registry import builtin
 from ztrace.allocator.table import Table
 from ztrace.allocator.ztree.calls import BlockCall, BlockKind
 from ztrace.console import console, count_text, lost_lines, ns_text, print_json, progress, table
+from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.order.file import OrderWriter
 from ztrace.replay.validate import Verdict, validate
 from ztrace.replay.validate.native import reason_missing
@@ -22,6 +23,7 @@ from ztrace.replay.validate.placement_verdict import Placement, PoolPlacement, W
 from ztrace.replay.validate.races import Race
 from ztrace.replay.validate.verdict import TreeVerdict, Unexplained
 from ztrace.replay.validate.ztree_run import can_explain
+from ztrace.streams import say
 from ztrace.traces import Metadata, TraceReader
 
 SHOWN = 5  # failures and races printed; --json has more
@@ -29,7 +31,9 @@ SHOWN = 5  # failures and races printed; --json has more
 BEGINNINGS = {"trace": None, "empty": True, "late": False}
 
 
-@click.command("validate", epilog="Example: ztrace validate trace.parquet --order order.parquet")
+@click.command(
+    "validate", cls=Command, epilog="Example: ztrace validate trace.parquet --order order.parquet"
+)
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option(
     "--begins",
@@ -41,7 +45,7 @@ BEGINNINGS = {"trace": None, "empty": True, "late": False}
 @click.option(
     "--order",
     "order_path",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="Write the order found, for ztrace replay --order.",
 )
 @click.option("--force", is_flag=True, help="Replace the order file if it exists.")
@@ -92,7 +96,7 @@ def command(
                 placement = compare_places(reader, backend=backend, advance=advance)
             return _show_placement(placement, metadata, as_json)
         if engine is None and (missing := reason_missing()):
-            click.echo(f"ztrace: {missing}; the search in Python takes longer", err=True)
+            say(f"{missing}; the search in Python takes longer")
         table = None if backend is None else _table(backend)
         writer = None
         if order_path is not None:

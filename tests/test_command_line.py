@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -12,7 +11,7 @@ import pytest
 from tests.runner import SAMPLES, Runner, leaves, shell
 from ztrace import outputs
 from ztrace.console import console, table
-from ztrace.traces import Kernel, Machine, Metadata, PoolInfo, Probe, TraceReader, TraceWriter
+from ztrace.traces import Kernel, Machine, PoolInfo, Probe, TraceReader, TraceWriter
 
 SMALL = next(path for path in SAMPLES if path.stem == "zbud-6.1-small")
 EVIL = "e\x1b[31mvil\r\n\x07"
@@ -117,9 +116,7 @@ def test_nor_is_help_seen(tmp_path: Path, words: str) -> None:
         "sweep --backend zbud --workers 1",
     ],
 )
-def test_a_command_that_writes_a_file_needs_no_standard_streams(
-    tmp_path: Path, words: str
-) -> None:
+def test_a_command_that_writes_a_file_needs_no_standard_streams(tmp_path: Path, words: str) -> None:
     result = shell(f'ztrace {words} "{SMALL}" -o out <&- >&-', tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert (tmp_path / "out").stat().st_size > 20
@@ -159,6 +156,7 @@ def same_names(folder: Path, name: str) -> list[str]:
         "anonymise IN -o OUT --force",
         "export IN -o OUT --force",
         "import IN -o OUT --force",
+        "import other --like IN -o OUT --force",
         "merge other IN -o OUT --force",
         "recover IN -o OUT --force",
         "replay IN --backend zbud --every 5% -o OUT --force",
@@ -178,9 +176,7 @@ def same_names(folder: Path, name: str) -> list[str]:
         "lab case-study --keep below --patch IN -o OUT --force",
     ],
 )
-def test_an_output_that_is_an_input_is_refused(
-    ztrace: Runner, tmp_path: Path, words: str
-) -> None:
+def test_an_output_that_is_an_input_is_refused(ztrace: Runner, tmp_path: Path, words: str) -> None:
     content = SMALL.read_bytes()
     for name in ("in.parquet", "other"):
         Path(name).write_bytes(content)
@@ -190,7 +186,13 @@ def test_an_output_that_is_an_input_is_refused(
         assert (result.code, result.out) == (2, ""), called
         assert result.err == f"ztrace: {output}: is an input too; name another output\n"
     assert Path("in.parquet").read_bytes() == content
-    assert sorted(os.listdir()) == ["below", "hard", "in.parquet", "other", "symbolic"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "below",
+        "hard",
+        "in.parquet",
+        "other",
+        "symbolic",
+    ]
 
 
 def test_the_cases_of_outputs_are_all_commands_that_have_one() -> None:
@@ -215,7 +217,7 @@ def strange(folder: Path) -> Path:
     with TraceReader(SMALL) as reader:
         metadata = reader.metadata
         metadata.kernel = Kernel(f"6.1.0{EVIL}", EVIL, EVIL)
-        metadata.machine = Machine(EVIL, 1, EVIL, 4096, EVIL)
+        metadata.machine = Machine(cpu_model=EVIL, arch=EVIL)
         metadata.pools = [PoolInfo("zbud", EVIL, True, True)]
         metadata.probes = {"malloc": Probe("fentry", EVIL)}
         metadata.parameters = {EVIL: EVIL}

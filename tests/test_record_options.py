@@ -30,7 +30,7 @@ from ztrace.replay.research.claims import _unfit
 from ztrace.replay.validate import validate
 from ztrace.replay.validate.placement import compare_places
 from ztrace.tracer import machine, recorder
-from ztrace.tracer.abi import FRONTSWAP, INNER, ZPOOL, ZRAM
+from ztrace.tracer.abi import FRONTSWAP, INNER, ZPOOL, ZRAM, Lack
 from ztrace.tracer.convert import convert
 from ztrace.tracer.filters import Filters, find_cgroup, is_sampled, room
 from ztrace.tracer.histogram import BUCKETS, buckets, edges_bytes, edges_ns, percentile, summary
@@ -78,7 +78,9 @@ class Ring:
 
     def __init__(self, batches: Sequence[Records]) -> None:
         self._batches = list(batches)
-        self.attached = [Attached(probe, "kprobe") for probe in FRONTSWAP]
+        self.attached = [Attached(probe, "kprobe", probe.symbol) for probe in FRONTSWAP]
+        self.missing: list[Lack] = []
+        self.notes: tuple[str, ...] = ()
         self.lost_events = self.losing = 0
         self.filtered = np.zeros(KINDS, np.int64)
 

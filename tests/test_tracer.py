@@ -36,6 +36,7 @@ from ztrace.tracer.kmod import read_source, with_table
 from ztrace.tracer.lab.initramfs import Cpio
 from ztrace.tracer.ring import OP_TOTAL, RECORD, SLOT, Records, Ring
 from ztrace.tracer.spool import CAUSES, SpoolReader, SpoolWriter
+from ztrace.tracer.symbols import Symbols
 from ztrace.traces import OP_CODE, OPS, TraceReader
 
 PROBES = files("tracer").joinpath("probes/zswap.c").read_text()
@@ -88,13 +89,13 @@ def test_probes_are_chosen_by_what_the_kernel_has(
 ) -> None:
     zswap, allocator = groups
     assert wanted_probes(frozenset(functions)) == (*zswap, *allocator, *INNER)
-    present, missing = choose_probes(frozenset(functions))
+    present, missing = choose_probes(Symbols(functions))
     assert {probe.symbol for probe in present} == functions
     assert len(present) + len(missing) == len(zswap) + len(allocator) + len(INNER)
 
 
 def test_zram_needs_no_zswap() -> None:
-    present, _ = choose_probes(frozenset({"zswap_store", "zs_malloc", "slot_free"}), "zram")
+    present, _ = choose_probes(Symbols({"zswap_store", "zs_malloc", "slot_free"}), "zram")
     assert [probe.symbol for probe in present] == ["zs_malloc", "slot_free"]
 
 

@@ -32,6 +32,7 @@ from ztrace.traces import (
     export_csv,
     import_csv,
     import_metadata,
+    plaintext,
 )
 from ztrace.traces.schema import conform, integer_range
 
@@ -271,7 +272,7 @@ def test_blocks_cut_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     text = HEAD + b"".join(b"%d,1,malloc,%d,0x%x,0,0,0\r\n" % (i, i, i << 40) for i in range(200))
     whole, _ = load(text, tmp_path)
     for size in (1, 2, 3, 7, 64, 1000):
-        monkeypatch.setattr(csvfile, "BLOCK_BYTES", size)
+        monkeypatch.setattr(plaintext, "BLOCK_BYTES", size)
         assert load(text, tmp_path)[0].equals(whole)
         with pytest.raises(TraceError, match="line 202: ts_ns 'x'"):
             load(text + b"x,1,malloc,1,1,0,0,0\n", tmp_path)

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ztrace.allocator.registry import our_traits
 from ztrace.tracer.btf import Btf
-from ztrace.tracer.errors import TracerError
-
-TRACEABLE = Path("/sys/kernel/tracing/available_filter_functions")
-TRACEABLE_OLD = Path("/sys/kernel/debug/tracing/available_filter_functions")
+from ztrace.tracer.symbols import Symbols
 
 
 @dataclass(frozen=True)
@@ -132,30 +128,38 @@ ZSWAP_HEADER_BYTES = 8
 
 
 @dataclass(frozen=True)
+class Lack:
+    """A probe that is not there, and why; ``exists``: the kernel has the function in some form."""
+
+    probe: Probe
+    reason: str
+    exists: bool = False
+
+    @property
+    def matters(self) -> bool:
+        """Whether a trace should tell: more was to be expected of this kernel."""
+        return self.probe.essential or self.exists
+
+    def __str__(self) -> str:
+        op = self.probe.op
+        return f"{self.probe.symbol}{f' ({op})' if op else ''} is not probed: {self.reason}"
+
+
+@dataclass(frozen=True)
 class Abi:
     """How this kernel is probed; ``defines`` are for the C file.
 
-    ``typed``: the probed functions of which the kernel has type information, for fentry and
-    fexit. Modules' are not among them: bcc before 0.27 cannot attach to these.
+    ``names``: the kernel's own names of the probed functions, by that in the source. ``typed``:
+    those of which the kernel has type information, for fentry and fexit. Modules' are not among
+    them: bcc before 0.27 cannot attach to these. ``notes``: what the probes do not see.
     """
 
     probes: tuple[Probe, ...]
-    missing: tuple[Probe, ...]
+    missing: tuple[Lack, ...]
+    names: dict[str, str]
     typed: frozenset[str]
     defines: dict[str, int] = field(default_factory=dict)
-
-
-def traceable_functions() -> frozenset[str]:
-    """Names of functions that a kprobe can be put on. TracerError where they cannot be read."""
-    for path in (TRACEABLE, TRACEABLE_OLD):
-        try:
-            text = path.read_text()
-        except OSError:
-            continue
-        return frozenset(line.partition(" ")[0] for line in text.splitlines())
-    raise TracerError(
-        f"{TRACEABLE}: cannot be read; as root: mount -t tracefs tracefs /sys/kernel/tracing"
-    )
+    notes: tuple[str, ...] = ()
 
 
 def wanted_probes(functions: frozenset[str], source: str = "zswap") -> tuple[Probe, ...]:
@@ -170,37 +174,46 @@ def wanted_probes(functions: frozenset[str], source: str = "zswap") -> tuple[Pro
     return (*zswap, *allocator, *INNER)
 
 
-def choose_probes(
-    functions: frozenset[str], source: str = "zswap"
-) -> tuple[list[Probe], list[Probe]]:
-    """Split the wanted probes into (attachable, missing) by the kernel's traceable functions."""
-    wanted = wanted_probes(functions, source)
-    return (
-        [probe for probe in wanted if probe.symbol in functions],
-        [probe for probe in wanted if probe.symbol not in functions],
-    )
+def choose_probes(symbols: Symbols, source: str = "zswap") -> tuple[list[Probe], list[Lack]]:
+    """Split the wanted probes into (attachable, missing) by the kernel's functions."""
+    present, missing = [], []
+    for probe in wanted_probes(symbols.plain, source):
+        found = symbols.resolve(probe.symbol)
+        if found.name:
+            present.append(probe)
+        else:
+            missing.append(Lack(probe, found.reason, found.exists))
+    return present, missing
 
 
-def examine_kernel(functions: frozenset[str], source: str = "zswap") -> Abi:
+def examine_kernel(symbols: Symbols, source: str = "zswap") -> Abi:
     """Probes and defines for the running kernel and one of SOURCES."""
-    probes, missing = choose_probes(functions, source)
+    probes, missing = choose_probes(symbols, source)
+    resolved = {probe.symbol: symbols.resolve(probe.symbol) for probe in probes}
     btf = Btf(MODULES)
     structs: dict[str, list[str]] = {}
     for struct, member in MEMBERS.values():
         structs.setdefault(struct, []).append(member)
     offsets = btf.members(structs)
     defines = {name: offsets[at] for name, at in MEMBERS.items() if at in offsets}
-    symbols = {probe.symbol for probe in probes}
     if not offsets:
-        if "zswap_frontswap_store" in symbols:
+        if "zswap_frontswap_store" in resolved:
             defines |= WITHOUT_BTF["frontswap"]
-        defines |= WITHOUT_BTF["zpool" if "zpool_malloc" in symbols else "folio"]
+        defines |= WITHOUT_BTF["zpool" if "zpool_malloc" in resolved else "folio"]
     if any(probe.symbol == "zpool_malloc" for probe in probes):
         defines["HAVE_ZPOOL"] = 1
-    if "zswap_load" in symbols and btf.returns("zswap_load") == "int":  # bool until 6.14
+    if "zswap_load" in resolved and btf.returns("zswap_load") == "int":  # bool until 6.14
         probes = list(_with_exit(probes, "zswap_load", "exit_load"))
     defines["SWP_TYPE_SHIFT"] = SWP_TYPE_SHIFT
-    return Abi(tuple(probes), tuple(missing), btf.functions(symbols), defines)
+    names = {symbol: found.name for symbol, found in resolved.items()}
+    # A name that a compiler made is none in C, so no trampoline can be written for it.
+    typed = btf.functions(symbol for symbol, name in names.items() if symbol == name)
+    notes = tuple(
+        f"calls of {symbol} that were compiled as {found.unseen} are not seen"
+        for symbol, found in resolved.items()
+        if found.unseen
+    )
+    return Abi(tuple(probes), tuple(missing), names, typed, defines, notes)
 
 
 def _with_exit(probes: Iterable[Probe], symbol: str, exit_: str) -> Iterable[Probe]:

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ztrace.tracer.abi import choose_probes, traceable_functions
+from ztrace.tracer.abi import choose_probes
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.kmod import running_headers
 from ztrace.tracer.lab.debian import KEYRING
 from ztrace.tracer.lab.qemu import QEMU
 from ztrace.tracer.probing import Probing
+from ztrace.tracer.symbols import LOCKDOWN, UnreadableError, locked_down, running_symbols
 from ztrace.tracer.system_bcc import INSTALL_HINT, find_bcc, load_bcc
 
-LOCKDOWN = Path("/sys/kernel/security/lockdown")
 ZSWAP = Path("/sys/module/zswap")
 
 
@@ -64,31 +64,11 @@ def examine_probes(source: str) -> list[ProbeFinding]:
         found = [
             ProbeFinding(one.probe.symbol, one.probe.op or "", one.kind) for one in probing.attached
         ]
-        names = _names_in_kernel({probe.symbol for probe in probing.without})
         served = {one.op for one in found}
-        for probe in probing.without:
-            seen = names[probe.symbol]
-            if probe.symbol in seen:
-                reason = "in this kernel, but not traceable"
-            elif seen:
-                reason = f"compiled as {min(seen)}, with other arguments"
-            else:
-                reason = "not in this kernel: of another release, inlined, or a module not loaded"
-            op = probe.op or ""
+        for lack in probing.without:
+            op = lack.probe.op or ""
             lacks = f"rows of {op}" if op and op not in served else ""
-            found.append(ProbeFinding(probe.symbol, op, "", reason, lacks))
-    return found
-
-
-def _names_in_kernel(symbols: set[str]) -> dict[str, set[str]]:
-    """Names in /proc/kallsyms that are one of ``symbols``, or one that a compiler renamed."""
-    found: dict[str, set[str]] = {symbol: set() for symbol in symbols}
-    with Path("/proc/kallsyms").open() as lines:
-        for line in lines:
-            name = line.split()[2]
-            stem = name.partition(".")[0]
-            if stem in found:
-                found[stem].add(name)
+            found.append(ProbeFinding(lack.probe.symbol, op, "", lack.reason, lacks))
     return found
 
 
@@ -102,9 +82,8 @@ def _lockdown() -> Finding:
         state = LOCKDOWN.read_text().strip()
     except OSError:
         state = "not in this kernel"
-    locked = "[confidentiality]" in state
     remedy = "boot without lockdown=confidentiality (it forbids BPF to read kernel memory)"
-    return Finding("record", "lockdown", not locked, state, remedy)
+    return Finding("record", "lockdown", not locked_down(), state, remedy)
 
 
 def _bcc() -> Finding:
@@ -129,12 +108,9 @@ def _headers() -> Finding:
 
 def _tracefs() -> Finding:
     try:
-        count = len(traceable_functions())
-    except TracerError:
-        return Finding(
-            *("record", "tracefs", False, "the list of traceable functions cannot be read"),
-            "mount -t tracefs tracefs /sys/kernel/tracing",
-        )
+        count = len(running_symbols().traceable)
+    except UnreadableError as error:
+        return Finding("record", "tracefs", False, error.found, error.remedy)
     return Finding("record", "tracefs", True, f"{count:,} traceable functions")
 
 
@@ -151,19 +127,15 @@ def _zswap() -> Finding:
 
 def _symbols() -> Finding:
     try:
-        present, lacking_all = choose_probes(traceable_functions())
-        missing = [probe for probe in lacking_all if probe.essential]
-    except TracerError:
-        return Finding(
-            *("record", "symbols", False, "unknown without tracefs"),
-            "mount -t tracefs tracefs /sys/kernel/tracing",
-        )
+        present, lacking_all = choose_probes(running_symbols())
+        missing = [lack for lack in lacking_all if lack.matters]
+    except UnreadableError as error:
+        return Finding("record", "symbols", False, "unknown without tracefs", error.remedy)
     found = f"{len(present)} of {len(present) + len(missing)} probe points"
-    lacking = ", ".join(probe.symbol for probe in missing)
     ops = {probe.op for probe in present}
     return Finding(
         *("record", "symbols", {"malloc", "free"} <= ops, found),
-        f"not traceable on this kernel: {lacking}" if lacking else "",
+        "; ".join(map(str, missing)),
     )
 
 

@@ -5,24 +5,29 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ztrace.tracer import machine
-from ztrace.tracer.abi import ZSWAP_HEADER_BYTES, Probe, examine_kernel, traceable_functions
+from ztrace.tracer.abi import ZSWAP_HEADER_BYTES, Lack, Probe, examine_kernel
 from ztrace.tracer.bpf_stats import ProgramRuns, collect_run_times, mean_cost_ns, program_runs
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.filters import Filters
 from ztrace.tracer.histogram import BUCKETS, SIZE_BUCKETS, Counts
 from ztrace.tracer.ring import FAILED, KINDS, Records, Ring
 from ztrace.tracer.spool import CAUSES
+from ztrace.tracer.symbols import running_symbols
 from ztrace.tracer.system_bcc import load_bcc
+
+REQUIRED = frozenset({"malloc", "free"})
+"""Ops without which a recording of the allocator says nothing."""
 
 # struct pool of probes/zswap.c.
 POOL = np.dtype([("type", "S16"), ("created", "<u4"), ("evictable", "<u4"), ("count_at", "<u8")])
@@ -39,10 +44,14 @@ class SeenPool:
 
 @dataclass(frozen=True)
 class Attached:
-    """A probed function and how: ``fentry`` (with fexit) or ``kprobe`` (with kretprobe)."""
+    """A probed function and how: ``fentry`` (with fexit) or ``kprobe`` (with kretprobe).
+
+    ``name``: the kernel's own of the function.
+    """
 
     probe: Probe
     kind: str
+    name: str
 
 
 def best_kinds() -> tuple[str, ...]:
@@ -56,9 +65,15 @@ def best_kinds() -> tuple[str, ...]:
 
 
 def with_kinds(
-    probes: Iterable[Probe], typed: frozenset[str], kinds: Sequence[str]
+    probes: Iterable[Probe],
+    typed: frozenset[str],
+    kinds: Sequence[str],
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Attached]:
-    """Give each probe the first of ``kinds`` that its function allows."""
+    """Give each probe the first of ``kinds`` that its function allows.
+
+    ``names``: the kernel's own of functions, where they are not those of the source.
+    """
     for probe in probes:
         possible = ("kprobe", "fentry") if probe.symbol in typed else ("kprobe",)
         kind = next((kind for kind in kinds if kind in possible), None)
@@ -66,7 +81,7 @@ def with_kinds(
             raise TracerError(
                 f"{probe.symbol}: no type information here, so no fentry; use --probe kprobe"
             )
-        yield Attached(probe, kind)
+        yield Attached(probe, kind, names.get(probe.symbol, probe.symbol))
 
 
 def program_lines(attached: Iterable[Attached]) -> Iterator[str]:
@@ -82,6 +97,33 @@ def program_lines(attached: Iterable[Attached]) -> Iterator[str]:
             elif handler not in made:
                 made.add(handler)
                 yield f"KPROBE({handler})"
+
+
+def _no_allocator(source: str, missing: Iterable[Lack]) -> str:
+    """Why an allocator's calls cannot be recorded."""
+    there = [str(lack) for lack in missing if lack.exists and lack.probe.op in REQUIRED]
+    why = "; ".join(there) or "a module that is not loaded?"
+    return (
+        f"this kernel has no functions of {source}'s allocator to probe ({why}); "
+        "ztrace doctor says more"
+    )
+
+
+def _load(bcc: Any, chosen: Sequence[Attached], defines: Mapping[str, int]) -> Any:
+    """Compile the probes' programs, and attach those of trampolines. Nothing stays if it fails."""
+    text = files("ztrace.tracer").joinpath("probes/zswap.c").read_text()
+    bpf = bcc.BPF.__new__(bcc.BPF)  # by its name before it is made: what it attached can be undone
+    try:
+        bpf.__init__(
+            text=text + "\n".join(program_lines(chosen)),
+            # -w: the kernel's own headers warn under a clang that is not theirs.
+            cflags=["-w", *(f"-D{name}={value}" for name, value in defines.items())],
+        )
+    except BaseException:
+        with suppress(Exception):
+            bpf.cleanup()
+        raise
+    return bpf
 
 
 class Probing:
@@ -106,23 +148,14 @@ class Probing:
         filters = filters or Filters()
         self._ring: Ring | None = None
         self._timing: int | None = None
-        abi = examine_kernel(traceable_functions(), source)
-        self.without = abi.missing
-        self.missing = [
-            probe
-            for probe in abi.missing
-            if probe.essential and filters.attaches(probe, histogram=histogram)
-        ]
-        if not {"malloc", "free"} <= {probe.op for probe in abi.probes}:
-            raise TracerError(
-                f"this kernel has no functions of {source}'s allocator to probe "
-                "(a module that is not loaded?); ztrace doctor says more"
-            )
+        abi = examine_kernel(running_symbols(), source)
+        self.without = list(abi.missing)
+        self.notes = abi.notes
+        if not {probe.op for probe in abi.probes} >= REQUIRED:
+            raise TracerError(_no_allocator(source, abi.missing))
         bcc = load_bcc()
         typed = abi.typed if bcc.BPF.support_kfunc() else frozenset()
         wanted = [probe for probe in abi.probes if filters.attaches(probe, histogram=histogram)]
-        self.attached = list(with_kinds(wanted, typed, kinds or best_kinds()))
-        text = files("ztrace.tracer").joinpath("probes/zswap.c").read_text()
         defines = {
             **abi.defines,
             "RING_PAGES": ring_bytes // mmap.PAGESIZE,
@@ -130,25 +163,35 @@ class Probing:
             **filters.defines(source, machine.machine()["memory_bytes"]),
             **({"HISTOGRAM": 1} if histogram else {}),
         }
+        chosen = list(with_kinds(wanted, typed, kinds or best_kinds(), abi.names))
+        # A kernel may refuse one function's trampoline; kprobes need less of it.
+        simple = list(with_kinds(wanted, frozenset(), ("kprobe",), abi.names))
         try:
-            # This attaches the trampolines, too.
-            self._bpf: Any = bcc.BPF(
-                text=text + "\n".join(program_lines(self.attached)),
-                # -w: the kernel's own headers warn under a clang that is not theirs.
-                cflags=["-w", *(f"-D{name}={value}" for name, value in defines.items())],
-            )
+            try:
+                self._bpf: Any = _load(bcc, chosen, defines)
+            except Exception:
+                if kinds is not None or chosen == simple:
+                    raise
+                chosen = simple
+                self._bpf = _load(bcc, chosen, defines)
         except Exception as error:
             raise TracerError(
                 f"the probes do not compile or load here ({error}); ztrace doctor says more"
             ) from error
         for number, group in enumerate(filters.cgroups):
             self._bpf["groups"][number] = str(group)
-        for one in self.attached:
-            try:
-                self._attach(one)
-            except Exception as error:
-                self.close()
-                raise TracerError(f"cannot probe {one.probe.symbol}: {error}") from error
+        self.attached: list[Attached] = []
+        try:
+            for one in chosen:
+                self._attach_or_do_without(one)
+        except BaseException:
+            self.close()
+            raise
+        self.missing = [
+            lack
+            for lack in self.without
+            if lack.matters and filters.attaches(lack.probe, histogram=histogram)
+        ]
         if not histogram:
             self._ring = Ring(self._bpf["events"].map_fd, ring_bytes)
         self._skipped_before: dict[str, int] = {}
@@ -170,6 +213,21 @@ class Probing:
         memory = mmap.mmap(table.map_fd, table.max_entries * dtype.itemsize)
         return np.frombuffer(memory, dtype, table.max_entries)
 
+    def _attach_or_do_without(self, one: Attached) -> None:
+        """Put a probe on; where that fails, note what is missing. TracerError if it is needed."""
+        probe = one.probe
+        try:
+            self._attach(one)
+        except Exception as error:
+            if probe.op in REQUIRED:
+                raise TracerError(f"cannot probe {one.name}: {error}") from error
+            # Returns alone would look like calls whose entry was missed.
+            with suppress(Exception):
+                self._bpf.detach_kretprobe(one.name)
+            self.without.append(Lack(probe, f"the kernel refused it ({error})", exists=True))
+        else:
+            self.attached.append(one)
+
     def _attach(self, one: Attached) -> None:
         """Put kprobes on a function, the return first: a frame opened can be closed.
 
@@ -180,9 +238,9 @@ class Probing:
             return
         probe = one.probe
         if probe.exit:
-            self._bpf.attach_kretprobe(event=probe.symbol, fn_name=f"kprobe_{probe.exit}")
+            self._bpf.attach_kretprobe(event=one.name, fn_name=f"kprobe_{probe.exit}")
         if probe.enter:
-            self._bpf.attach_kprobe(event=probe.symbol, fn_name=f"kprobe_{probe.enter}")
+            self._bpf.attach_kprobe(event=one.name, fn_name=f"kprobe_{probe.enter}")
 
     def open_gate(self, is_open: bool = True) -> None:
         """Start (or stop) all probes at one instant. Calls entered before are not recorded."""

@@ -184,7 +184,7 @@ def _run(plan: Plan, probing: Probing, output: Nowhere, stop: _Stop) -> Recorded
         session.start()
         session.open()
         with _new_pool(plan, probing, session):
-            plan.on_ready(len(probing.attached), [probe.symbol for probe in probing.missing])
+            plan.on_ready(len(probing.attached), [str(lack) for lack in probing.missing])
             command = _start_command(plan.command)
             _watch(plan, session, stop, command)
             session.shut()
@@ -271,7 +271,7 @@ class Session:
         self._is_shut = False
         self.ended: str | None = None
         self.progress = Progress()
-        self.notes: list[str] = []
+        self.notes = [*map(str, probing.missing), *probing.notes]
         self._began = time.monotonic()
 
     def start(self) -> None:

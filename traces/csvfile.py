@@ -12,7 +12,7 @@ import csv
 import gzip
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -23,30 +23,29 @@ import pyarrow.csv as pacsv
 import zstandard
 
 from ztrace.traces.errors import TraceError, printable
-from ztrace.traces.metadata import Metadata, PoolInfo
+from ztrace.traces.metadata import Machine, Metadata, PoolInfo
+from ztrace.traces.plaintext import Advance, Counted, open_binary, plain_text
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import COLUMNS, OP_CODE, OPS, REQUIRED, SCHEMA, integer_range
 from ztrace.traces.writer import AtomicFile, TraceWriter
 
-BLOCK_BYTES = 4 << 20
-"""Bytes of text converted at once."""
-
 LONGEST_LINE = 64 << 10
 """Longest line in bytes; thirteen 64-bit numbers need less than 300."""
 
-Advance = Callable[[int], object]
-"""Called now and then with the amount of work done since the last call."""
-
-_GZIP = b"\x1f\x8b"
-_ZSTD = b"\x28\xb5\x2f\xfd"
 _BOM = b"\xef\xbb\xbf"
 _INTEGER = re.compile(r"(-?[0-9]{1,40})|(0[xX][0-9a-fA-F]{1,40})", re.ASCII)
 _SIGNED = ("ts_ns", "ret")
 
 
-def import_metadata(allocator: str = "unknown", *, starts_empty: bool = False) -> Metadata:
-    """Return the metadata of a trace that comes from CSV: kernel and machine are unknown."""
+def import_metadata(
+    allocator: str = "unknown", *, starts_empty: bool = False, page_bytes: int = 0
+) -> Metadata:
+    """Return the metadata of a trace that comes from CSV: kernel and machine are unknown.
+
+    ``page_bytes``: PAGE_SIZE of the machine, 0 where nobody says.
+    """
     return Metadata(
+        machine=Machine(page_bytes=page_bytes),
         pools=[PoolInfo(allocator=allocator, empty_at_start=starts_empty)],
         clock="unknown",
         notes=["imported from CSV", "CSV does not tell how many events were lost"],
@@ -64,20 +63,21 @@ def import_csv(
 
     The first line names the columns: ``ts_ns``, ``op`` and any others of the schema. Values
     are integers, decimal or hexadecimal (``0x…``), and op names; an empty field is null (0
-    where the schema has no null). ``source`` is a path or a binary file, plain, gzip or zstd
-    by its first bytes; ``name`` stands for it in messages. ``advance`` is called with bytes
-    of ``source`` read. The writer's list of pools grows to cover every index in column
-    ``pool``, and its ``duration_ns`` is set to the span of ``ts_ns``.
+    where the schema has no null). ``source`` is a path or a binary file, plain or compressed
+    by gzip, zstd, bz2 or xz, which its first bytes tell, in UTF-8 or UTF-16; ``name`` stands
+    for it in messages. ``advance`` is called with bytes of ``source`` read. The writer's list
+    of pools grows to cover every index in column ``pool``, and its ``duration_ns`` is set to
+    the span of ``ts_ns``.
     Raises TraceError with the line number for anything else in the file.
     """
     with ExitStack() as stack:
         if isinstance(source, str | os.PathLike):
             where = name or str(source)
-            raw: BinaryIO = stack.enter_context(_open(Path(source), where))
+            raw: BinaryIO = stack.enter_context(open_binary(Path(source), where))
         else:
             where, raw = name or "standard input", source
         importer = _Importer(where, writer)
-        for start, block in _blocks(_decompressed(_Counted(raw, advance), where), where):
+        for start, block in _blocks(plain_text(Counted(raw, advance), where), where):
             importer.feed(start, block)
         return importer.finish()
 
@@ -133,77 +133,6 @@ def _compressed(file: BinaryIO, suffix: str) -> Any:
     return nullcontext(file)
 
 
-class _Counted:
-    """A binary file that reports how much of it was read."""
-
-    def __init__(self, file: BinaryIO, advance: Advance | None) -> None:
-        self._file = file
-        self._advance = advance
-        self._ahead = b""
-        self.closed = False
-
-    def peek(self, size: int) -> bytes:
-        """Return up to ``size`` bytes that the next reads give again."""
-        while len(self._ahead) < size:
-            more = self._file.read(size - len(self._ahead))
-            if not more:
-                break
-            self._ahead += more
-        return self._ahead
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._ahead
-        self._ahead = b""
-        if size < 0 or len(data) < size:
-            data += self._file.read(size - len(data) if size >= 0 else -1) or b""
-        else:
-            data, self._ahead = data[:size], data[size:]
-        if self._advance is not None:
-            self._advance(len(data))
-        return data
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def _open(path: Path, where: str) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        raise TraceError(f"{where}: no such file; name a CSV file") from None
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise TraceError(f"{where}: cannot read: {reason}; name a CSV file") from error
-
-
-def _decompressed(raw: _Counted, where: str) -> Iterator[bytes]:
-    """Yield the plain bytes of a file in pieces of at most :data:`BLOCK_BYTES`."""
-    try:
-        start = raw.peek(len(_ZSTD))
-    except OSError as error:
-        raise TraceError(
-            f"{where}: cannot read: {error.strerror or error}; name a CSV file"
-        ) from error
-    if start.startswith(_GZIP):
-        kind, stream = "gzip", pa.CompressedInputStream(pa.PythonFile(raw, "r"), "gzip")
-    elif start == _ZSTD:
-        kind, stream = "zstd", pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")
-    else:
-        kind, stream = "", raw
-    while True:
-        try:
-            piece = stream.read(BLOCK_BYTES)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            what = f"damaged or cut short {kind} data" if kind else "cannot read"
-            raise TraceError(f"{where}: {what} ({error}); copy the file again") from error
-        if not piece:
-            return
-        yield piece
-
-
 def _blocks(pieces: Iterator[bytes], where: str) -> Iterator[tuple[int, bytes]]:
     """Cut text at line ends: yield (number of the first line, whole lines)."""
     rest = b""
@@ -251,6 +180,10 @@ class _Importer:
             line += 1
         if not block.strip(b"\r\n"):
             return
+        if not block.endswith(b"\n") and self._names[-1] != "op":
+            # It may have lost digits, which nothing else would show; an op's name cannot.
+            last = line + block.count(b"\n")
+            _fail(self._where, last, "no line end, so its last number may be cut short")
         batch = self._parse_fast(block)
         if batch is None:
             batch = self._parse_lines(block, line)

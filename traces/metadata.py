@@ -125,7 +125,7 @@ class Pieces:
         return self.first == 0 and not self.more
 
 
-PARTIAL = ("cgroup", "pid", "min_size", "slice_cgroup", "slice_tid")
+PARTIAL = ("cgroup", "pid", "min_size", "slice_cgroup", "slice_tid", "rows")
 """Filters that leave out some objects of a pool, whole lives of them."""
 
 SAMPLED = "objects"

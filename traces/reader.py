@@ -33,20 +33,10 @@ class TraceReader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        _check_start(self.path)
-        try:
-            # What is buffered in advance would be kept until the end of the file.
-            self._file = pq.ParquetFile(
-                self.path, pre_buffer=False, page_checksum_verification=True
-            )
-        except _DAMAGE as error:
-            raise TraceError(
-                f"{self.path}: damaged or cut short ({_first_line(error)}); "
-                "copy or record it again, or try ztrace recover on the spool"
-            ) from error
+        self._file = open_parquet_file(self.path)
         try:
             self.metadata = self._read_metadata()
-            self._check_columns()
+            check_columns(self._file, self.path)
             self.num_rows: int = self._file.metadata.num_rows
             self.bytes: int = self.path.stat().st_size
         except BaseException:
@@ -90,33 +80,7 @@ class TraceReader:
         return self._batches(wanted, rows)
 
     def _batches(self, wanted: list[str], rows: int) -> Iterator[pa.RecordBatch]:
-        stored = self._file.schema_arrow.names
-        # ts_ns is in every file and carries the number of rows when nothing else does.
-        present = [name for name in wanted if name in stored] or ["ts_ns"]
-        seen = 0
-        try:
-            # In one thread: whoever takes the rows is slower, and needs the other processors.
-            batches = self._file.iter_batches(rows, columns=present, use_threads=False)
-            for batch in batches:
-                given = {name: batch.column(name) for name in present if name in wanted}
-                yield conform(
-                    given,
-                    where=str(self.path),
-                    columns=wanted,
-                    first_row=seen,
-                    rows=batch.num_rows,
-                )
-                seen += batch.num_rows
-        except _DAMAGE as error:
-            raise TraceError(
-                f"{self.path}: damaged after row {seen} ({_first_line(error)}); "
-                "copy or record it again"
-            ) from error
-        if seen != self.num_rows:
-            raise TraceError(
-                f"{self.path}: holds {seen} rows, its footer says {self.num_rows}; "
-                "copy or record it again"
-            )
+        return rows_of(self._file, self.path, wanted, rows)
 
     def _read_metadata(self) -> Metadata:
         pairs = self._file.metadata.metadata or {}
@@ -127,24 +91,67 @@ class TraceReader:
             )
         return Metadata.from_json(pairs[FOOTER_KEY], str(self.path))
 
-    def _check_columns(self) -> None:
-        try:
-            schema = self._file.schema_arrow
-        except _DAMAGE as error:
+
+def open_parquet_file(path: Path) -> pq.ParquetFile:
+    """Open a Parquet file. TraceError, in a line, for whatever is none or is damaged."""
+    _check_start(path)
+    try:
+        # Arrow would take a name with a colon for an address, and knows no name that is not
+        # UTF-8: it gets the open file. What is buffered in advance would be kept until the end.
+        return pq.ParquetFile(path.open("rb"), pre_buffer=False, page_checksum_verification=True)
+    except _DAMAGE as error:
+        raise TraceError(
+            f"{path}: damaged or cut short ({_first_line(error)}); "
+            "copy or record it again, or try ztrace recover on the spool"
+        ) from error
+
+
+def check_columns(file: pq.ParquetFile, path: Path) -> None:
+    """TraceError unless the columns of a Parquet file can be those of a trace."""
+    try:
+        schema = file.schema_arrow
+    except _DAMAGE as error:
+        raise TraceError(
+            f"{path}: unreadable columns ({_first_line(error)}); record it again"
+        ) from error
+    for name in REQUIRED:
+        if name not in schema.names:
+            raise TraceError(f"{path}: no column {name}; a trace needs ts_ns and op")
+    for name in COLUMNS:
+        if schema.names.count(name) > 1:
+            raise TraceError(f"{path}: column {name} occurs twice; remove one")
+        if name in schema.names and not is_castable(schema.field(name).type, name):
             raise TraceError(
-                f"{self.path}: unreadable columns ({_first_line(error)}); record it again"
-            ) from error
-        for name in REQUIRED:
-            if name not in schema.names:
-                raise TraceError(f"{self.path}: no column {name}; a trace needs ts_ns and op")
-        for name in COLUMNS:
-            if schema.names.count(name) > 1:
-                raise TraceError(f"{self.path}: column {name} occurs twice; remove one")
-            if name in schema.names and not is_castable(schema.field(name).type, name):
-                raise TraceError(
-                    f"{self.path}: column {name} is {schema.field(name).type}, "
-                    f"not {SCHEMA.field(name).type}; convert it"
-                )
+                f"{path}: column {name} is {schema.field(name).type}, "
+                f"not {SCHEMA.field(name).type}; convert it"
+            )
+
+
+def rows_of(
+    file: pq.ParquetFile, path: Path, wanted: Sequence[str] = COLUMNS, rows: int = 65536
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a Parquet file as :meth:`TraceReader.batches` does."""
+    stored = file.schema_arrow.names
+    # ts_ns is in every file and carries the number of rows when nothing else does.
+    present = [name for name in wanted if name in stored] or ["ts_ns"]
+    seen = 0
+    try:
+        # In one thread: whoever takes the rows is slower, and needs the other processors.
+        for batch in file.iter_batches(rows, columns=present, use_threads=False):
+            given = {name: batch.column(name) for name in present if name in wanted}
+            yield conform(
+                given, where=str(path), columns=wanted, first_row=seen, rows=batch.num_rows
+            )
+            seen += batch.num_rows
+    except _DAMAGE as error:
+        raise TraceError(
+            f"{path}: damaged after row {seen} ({_first_line(error)}); copy or record it again"
+        ) from error
+    if seen != file.metadata.num_rows:
+        raise TraceError(
+            f"{path}: holds {seen} rows, its footer says {file.metadata.num_rows}; "
+            "copy or record it again"
+        )
 
 
 def _check_start(path: Path) -> None:

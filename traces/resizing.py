@@ -91,13 +91,13 @@ def resize(
     """Write the trace with new sizes; returns how many objects got one.
 
     ``compressor``: the new one's name, None if it stays. ``note`` goes into the metadata.
-    TraceError if the trace has no malloc.
+    TraceError if the trace has no malloc, or an object larger than its page.
     """
     metadata = reader.metadata
     page_bytes = metadata.machine.page_bytes or 4096
     headers = header_bytes(metadata)
     stores = _Stores()
-    changed = 0
+    changed = rows = 0
     columns = [name for name in COLUMNS if name not in _DROPPED]
     with TraceWriter(path, _described(metadata, compressor, note), force=force) as writer:
         for batch in reader.batches(columns):
@@ -106,7 +106,9 @@ def resize(
             size = batch.column("size").fill_null(0).to_numpy().astype(np.int64)
             # A store's size is without the header.
             header = np.where(op == _STORE, 0, headers[batch.column("pool").to_numpy()])
-            takes = np.isin(op, (_MALLOC, _STORE)) & (size > header) & (size <= page_bytes)
+            takes = np.isin(op, (_MALLOC, _STORE)) & ~nulls & (size > header)
+            _refuse_larger(reader, rows, takes & (size > page_bytes), size, page_bytes)
+            rows += batch.num_rows
             made = size.copy()
             made[takes] = clip_sizes(size[takes], new_sizes, header[takes], page_bytes)
             changed += int((takes & (op == _MALLOC)).sum())
@@ -119,6 +121,21 @@ def resize(
         if not changed:
             raise TraceError(f"{reader.path}: no malloc in it; nothing to resize")
     return changed
+
+
+def _refuse_larger(
+    reader: TraceReader, first: int, larger: npt.NDArray[np.bool_], size: Ints, page_bytes: int
+) -> None:
+    """TraceError naming the first object that is larger than a page: some would keep their size."""
+    if not larger.any():
+        return
+    at = int(np.argmax(larger))
+    known = reader.metadata.machine.page_bytes
+    said = f"its pages have {page_bytes}" if known else "its page size is not known"
+    raise TraceError(
+        f"{reader.path}: row {first + at}: an object of {size[at]:,} bytes, and {said}; "
+        "import it again with --page-bytes 16384 (or what the machine's pages have)"
+    )
 
 
 class _Stores:

@@ -74,7 +74,7 @@ def read_order(path: Path, trace_rows: int) -> Iterator[FoundOrder]:
     ReplayError for a file that is no order, or the order of another trace.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as stored, pq.ParquetFile(stored) as file:
             about = json.loads(
                 (file.schema_arrow.metadata or {}).get(KEY) or (file.metadata.metadata or {})[KEY]
             )

@@ -142,7 +142,7 @@ def mann_whitney(a: Counts, b: Counts) -> RankTest | None:
 
 def stream_of(*words: str) -> int:
     """A number for a seed that depends on words alone."""
-    return zlib.crc32("/".join(words).encode())
+    return zlib.crc32("/".join(words).encode(errors="surrogateescape"))
 
 
 def as_dict(found: Interval | None) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.sweep.run import Row
+from ztrace.traces.errors import printable
 
 FOOTER_KEY = b"ztrace_sweep"
 VERSION = 1
@@ -47,7 +48,8 @@ def _column(name: str, values: list[Any]) -> pa.Array:
                 return pa.array([None if value is None else kind(value) for value in values])
     if all(value is None for value in values):
         return pa.array(values, pa.string() if name in ("error", "stopped") else pa.float64())
-    return pa.array(values)
+    # A name of a file need not be text; what is not is shown as everywhere.
+    return pa.array([printable(value) if isinstance(value, str) else value for value in values])
 
 
 def _is(kind: type[int] | type[float], value: str) -> bool:
@@ -61,7 +63,8 @@ def _is(kind: type[int] | type[float], value: str) -> bool:
 def is_results(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a sweep's; False for whatever cannot be read."""
     try:
-        return FOOTER_KEY in (pq.read_schema(path).metadata or {})
+        with Path(path).open("rb") as file:  # a name is no address, whatever it has in it
+            return FOOTER_KEY in (pq.read_schema(file).metadata or {})
     except (OSError, pa.ArrowException):
         return False
 
@@ -71,7 +74,8 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Row], dict[str, Any
     if not is_results(path):
         raise ReplayError(f"{path}: not the results of a sweep; name a file of ztrace sweep")
     try:
-        table = pq.read_table(Path(path))
+        with Path(path).open("rb") as file:
+            table = pq.read_table(file)
         about = json.loads(table.schema.metadata[FOOTER_KEY])
         version = about["version"]
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:

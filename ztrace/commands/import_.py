@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``ztrace import``: CSV to trace."""
+"""``ztrace import``: CSV, or rows that another program wrote, to trace."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from pathlib import Path
 import click
 
 from ztrace.console import bytes_text, console, count_text, progress
+from ztrace.options import PATH, force_option
 from ztrace.outputs import OUTPUT, Command
 from ztrace.traces.csvfile import import_csv, import_metadata
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.rewritten import import_rewritten
 from ztrace.traces.writer import TraceWriter
+
+PAGES = ("4096", "8192", "16384", "32768", "65536")
 
 
 @click.command(
@@ -19,22 +24,54 @@ from ztrace.traces.writer import TraceWriter
 )
 @click.argument("source", type=click.Path(allow_dash=True, path_type=Path))
 @click.option("-o", "--output", required=True, type=OUTPUT, help="The trace to write.")
-@click.option("--force", is_flag=True, help="Replace the output if it exists.")
-@click.option("--allocator", default="unknown", help="Allocator that the calls went to.")
+@force_option
+@click.option("--allocator", help="Allocator that the calls went to.  [default: unknown]")
 @click.option("--starts-empty", is_flag=True, help="The pool was empty before the first row.")
-def command(source: Path, output: Path, force: bool, allocator: str, starts_empty: bool) -> None:
-    """Turn SOURCE, a CSV file (plain, gzip or zstd; - is stdin), into a trace.
+@click.option(
+    "--page-bytes", type=click.Choice(PAGES), help="The machine's page size, where it is not 4096."
+)
+@click.option(
+    "--like",
+    type=PATH,
+    metavar="TRACE",
+    help="SOURCE has rows of this trace, chosen and written as Parquet by another program.",
+)
+def command(
+    source: Path,
+    output: Path,
+    force: bool,
+    allocator: str | None,
+    starts_empty: bool,
+    page_bytes: str | None,
+    like: Path | None,
+) -> None:
+    """Turn SOURCE, a CSV file (- is stdin), into a trace.
 
     The first line names the columns: ts_ns and op, and any of dur_ns pool key size handle ret
     place total lock_ns cpu tid cgroup. Values are integers, decimal or 0x…; empty means null.
+    The file may be compressed by gzip, zstd, bz2 or xz.
+
+    With --like SOURCE is Parquet, as DuckDB, Polars or pandas write it: the rows are its own, all
+    else that a trace says is of the trace that they were taken from.
     """
-    stdin = str(source) == "-"
-    total = source.stat().st_size if not stdin and source.is_file() else None
-    metadata = import_metadata(allocator, starts_empty=starts_empty)
-    with (
-        progress(source.name, total) as advance,
-        TraceWriter(output, metadata, force=force) as writer,
-    ):
-        rows = import_csv(sys.stdin.buffer if stdin else source, writer, advance=advance)
-    size = output.stat().st_size
-    console().print(f"{output}: {count_text(rows)} rows, {bytes_text(size)}", soft_wrap=True)
+    if like is not None:
+        if allocator or starts_empty or page_bytes:
+            raise click.UsageError("--like TRACE tells allocator, beginning and page size itself")
+        with TraceReader(like) as original, progress(source.name, None) as advance:
+            metadata = import_rewritten(source, original, output, force=force, advance=advance)
+            for name, value in metadata.selection().items():
+                console().print(f"{name}: {value}", soft_wrap=True)
+    else:
+        stdin = str(source) == "-"
+        total = source.stat().st_size if not stdin and source.is_file() else None
+        metadata = import_metadata(
+            allocator or "unknown", starts_empty=starts_empty, page_bytes=int(page_bytes or 0)
+        )
+        with (
+            progress(source.name, total) as advance,
+            TraceWriter(output, metadata, force=force) as writer,
+        ):
+            import_csv(sys.stdin.buffer if stdin else source, writer, advance=advance)
+    with TraceReader(output) as made:
+        rows, size = count_text(made.num_rows), bytes_text(made.bytes)
+    console().print(f"{output}: {rows} rows, {size}", soft_wrap=True)

@@ -259,8 +259,8 @@ def command(**given: Any) -> None:
 
 
 def _on_ready(probes: int, missing: list[str]) -> None:
-    for symbol in missing:
-        say(f"not on this kernel: {symbol}; ztrace doctor --probes says more")
+    for lack in missing:
+        say(f"{lack}; ztrace doctor --probes says more")
     say(f"Recording with {probes} probes. Hit Ctrl-C to end.")
 
 

@@ -10,6 +10,7 @@ import click
 
 from ztrace.allocator import BackendError, create
 from ztrace.console import console, progress
+from ztrace.options import backends_option
 from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.play.backends import chosen
 from ztrace.replay.report import (
@@ -54,12 +55,8 @@ SUFFIXES = {".html": "html", ".txt": "text", ".md": "md", ".json": "json", ".csv
 @click.option(
     "--label", "given", multiple=True, help="A recording's name in the report; one each, in order."
 )
-@click.option(
-    "--backend",
-    "backends",
-    multiple=True,
-    metavar="NAME",
-    help="Replay through these models, or all; else ztree, zsmalloc, z3fold and zbud.",
+@backends_option(
+    "Replay through these models, or all.  [default: ztree, zsmalloc, z3fold and zbud]"
 )
 @click.option(
     "--time/--no-time",

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ztrace.console import console, count_text, pairs, progress
+from ztrace.options import backends_option
 from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.backends import ALL
@@ -40,14 +41,7 @@ def _parameter(text: str) -> tuple[str, list[str]]:
     "-o results.parquet",
 )
 @click.argument("traces", nargs=-1, required=True)
-@click.option(
-    "--backend",
-    "backends",
-    required=True,
-    multiple=True,
-    metavar="NAME",
-    help="A model; give several, or all.",
-)
+@backends_option("Give several, or all.", required=True)
 @click.option(
     "--param",
     "parameters",

@@ -18,13 +18,23 @@ from ztrace.streams import show
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
 
+COSTLY_ORDER = 3
+"""Most pages, as a power of two, that the kernel's page allocator gives readily:
+PAGE_ALLOC_COSTLY_ORDER in include/linux/mmzone.h."""
+
 
 @click.command("tune", cls=Command, epilog="Example: ztrace tune trace.parquet -o tuned.table")
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--types", type=int, default=16, show_default=True, help="Most block types.")
 @click.option("--least-slots", type=int, default=8, show_default=True, help="Of a block.")
 @click.option("--most-slots", type=int, default=16, show_default=True, help="Of a block.")
-@click.option("--most-order", type=int, default=3, show_default=True, help="Of a block.")
+@click.option(
+    "--most-order",
+    type=click.IntRange(0, COSTLY_ORDER),
+    default=3,
+    show_default=True,
+    help="Of a block.",
+)
 @click.option(
     "--against",
     multiple=True,

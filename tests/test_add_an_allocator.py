@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""docs/add-an-allocator.md: its allocator, installed as a third party's, gets what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ztrace.allocator import HasPlace, create
+from ztrace.traces import OP_CODE, Metadata, TraceWriter
+from ztrace.traces.metadata import Kernel, Machine, PoolInfo
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "add-an-allocator.md").read_text()
+PAGE_BYTES = 4096
+KERNEL_PAGES = 0xFFFF888000000  # numbers of the kernel's pages from here on
+
+
+def block(language: str) -> str:
+    """The page's only piece of that language."""
+    [found] = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    return str(found)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, where the allocator is installed for this process and those it starts."""
+    project = tomllib.loads(block("toml"))["project"]
+    site = tmp_path / "site"
+    about = site / f"{project['name']}-{project['version']}.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
+    groups = project["entry-points"]
+    lines = [
+        line
+        for group, names in groups.items()
+        for line in (f"[{group}]", *(f"{name} = {what}" for name, what in names.items()))
+    ]
+    (about / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    (site / "halves.py").write_text(block("python"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(ROOT)]))
+    monkeypatch.syspath_prepend(str(site))
+    work = tmp_path / "work"
+    work.mkdir()
+    return work
+
+
+def record(path: Path, *, lie: bool = False) -> int:
+    """What a recorder would have seen of a kernel with halves; returns how many mallocs.
+
+    ``lie``: one object lies in a page of its own, whatever halves would have done.
+    """
+    rng = random.Random(1)
+    pool = create("halves")
+    assert isinstance(pool, HasPlace)
+    addresses: dict[int, int] = {}  # page of the model -> of the kernel
+    live: list[tuple[int, int]] = []
+    rows: list[dict[str, Any]] = []
+    for number in range(3000):
+        row: dict[str, Any] = {"ts_ns": 1000 * number, "size": None, "op": OP_CODE["free"]}
+        if live and rng.random() < 0.45:
+            ours, row["handle"] = live.pop(rng.randrange(len(live)))
+            pool.free(ours)
+        else:
+            row["size"] = rng.randint(1, 3500)
+            ours = pool.malloc(row["size"])
+            page, offset = pool.place(ours)
+            at = addresses.setdefault(page, KERNEL_PAGES + 3 * page)
+            at += lie and number == 1500
+            row["handle"] = at * PAGE_BYTES + offset
+            row["op"] = OP_CODE["malloc"]
+            live.append((ours, row["handle"]))
+        rows.append({**row, "total": pool.total_bytes})
+    metadata = Metadata(
+        kernel=Kernel(release="6.12.1"),
+        machine=Machine(cpus=1, page_bytes=PAGE_BYTES),
+        pools=[PoolInfo("halves", "lzo", True, True)],
+    )
+    kinds = {"ts_ns": pa.int64(), "op": pa.int8(), "size": pa.uint32()}
+    columns = {
+        name: pa.array([row[name] for row in rows], kinds.get(name, pa.uint64()))
+        for name in ("ts_ns", "op", "size", "handle", "total")
+    }
+    with TraceWriter(path, metadata, force=True) as writer:
+        writer.write({**columns, "dur_ns": pa.array([100] * len(rows), pa.uint32())})
+    return sum(row["op"] == OP_CODE["malloc"] for row in rows)
+
+
+def ztrace(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in that folder, where nobody has imported halves yet."""
+    command = [sys.executable, "-m", "ztrace", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_pages_commands(folder: Path) -> None:
+    record(folder / "trace.parquet")
+    printed = {}
+    for line in block("sh").splitlines():
+        program, *arguments = line.split()
+        assert program == "ztrace"
+        done = ztrace(folder, *arguments)
+        assert not done.returncode, f"{line}\n{done.stderr}"
+        printed[line] = done.stdout
+    [alone, beside, with_all, proof, *_] = printed.values()
+    assert re.search(r"totals equal\D*3,000 of 3,000", alone)
+    assert all(re.search(rf"^{name}", beside, re.M) for name in ("halves", "zbud", "zsmalloc:6.12"))
+    assert re.search("^halves ", with_all, re.M)
+    assert "the model agrees with the kernel" in proof
+    page = (folder / "report.html").read_text()
+    assert "halves" in page
+    rows = pq.read_table(folder / "results.parquet").to_pylist()
+    found = {(row["backend"], row["param.scale"]): row for row in rows}
+    assert len(found) == 4 and all(row["error"] is None for row in rows)
+    assert found["halves", 1.0]["totals_equal"] == 3000
+    assert found["halves", 0.8]["held_bytes_peak"] < found["halves", 1.0]["held_bytes_peak"]
+
+
+def test_places_are_validated(folder: Path) -> None:
+    mallocs = record(folder / "true.parquet")
+    good = json.loads(ztrace(folder, "validate", "true.parquet", "--json").stdout)
+    [pool] = good["pools"]
+    assert good["explained"] and pool["backend"] == "halves"
+    assert pool["places"]["equal"] == pool["places"]["compared"] == mallocs
+    assert pool["sizes"]["equal"] == pool["sizes"]["compared"] == 3000
+    record(folder / "lie.parquet", lie=True)
+    bad = ztrace(folder, "validate", "lie.parquet", "--json")
+    assert bad.returncode == 1 and not json.loads(bad.stdout)["explained"]
+
+
+def test_a_report_has_the_recorded_allocators_own_model(folder: Path) -> None:
+    record(folder / "trace.parquet")
+    done = ztrace(folder, "report", "trace.parquet", "--format", "json")
+    [recording] = json.loads(done.stdout)["recordings"]
+    assert recording["own_model"] == "halves"
+    assert recording["validation"]["agrees"]
+    assert recording["validation"]["explained"] == recording["validation"]["calls"] > 0
+
+
+def test_its_items_and_pages(folder: Path) -> None:
+    record(folder / "trace.parquet")
+    for item, complaint in (
+        ("page_bytes=5", "a page is a power of two"),
+        ("colour=red", "no item 'colour'; halves takes page_bytes=..."),
+        ("red", "no item 'red'"),
+    ):
+        done = ztrace(folder, "replay", "trace.parquet", "--backend", f"halves:{item}")
+        assert done.returncode == 2 and complaint in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_one_that_cannot_be_imported_is_one_line(folder: Path) -> None:
+    record(folder / "trace.parquet")
+    (folder.parent / "site" / "halves.py").write_text("import nosuchmodule\n")
+    done = ztrace(folder, "replay", "trace.parquet", "--backend", "halves")
+    assert done.returncode == 2
+    assert "backend halves cannot be loaded" in done.stderr and "nosuchmodule" in done.stderr
+    assert "Traceback" not in done.stderr

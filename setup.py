@@ -10,7 +10,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 FLAGS = ["-std=c11", "-O3", "-fno-tree-slp-vectorize", "-fvisibility=hidden", "-Wall", "-Wextra"]
-FOLDERS = ("allocator/native", "replay/native")
+FOLDERS = ("allocator", "allocator/native", "replay/native")
 
 
 def found(pattern: str) -> list[str]:

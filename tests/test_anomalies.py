@@ -11,7 +11,7 @@ import pytest
 
 from tests.test_cross_replay import Command, ztrace
 from tests.test_replay import Kernel, whole
-from ztrace.replay.figures.anomalies import PARTS, Anomalies, find_anomalies
+from ztrace.replay.play.anomalies import PARTS, Anomalies, find_anomalies
 from ztrace.traces import TraceReader
 
 __all__ = ["ztrace"]  # a fixture

@@ -171,7 +171,15 @@ def test_a_core_of_other_structures_costs_speed_only(tmp_path: Path) -> None:
     core = tmp_path / "core.so"
     include = ROOT / "allocator/native"
     sources = [*(ROOT / "allocator").glob("*/*.c"), *tmp_path.glob("*.c")]
-    flags = ["-std=c11", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{tmp_path}", f"-I{include}"]
+    flags = [
+        "-std=c11",
+        "-shared",
+        "-fPIC",
+        "-fvisibility=hidden",
+        f"-I{tmp_path}",
+        f"-I{include}",
+        f"-I{include.parent}",
+    ]
     try:
         subprocess.run(["cc", *flags, *sources, "-o", core], check=True)
     except FileNotFoundError:

@@ -19,9 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.documents import assemble
 from ztrace.allocator import create, native
 from ztrace.cli import main
-from ztrace.replay.report import FORMATS, Thresholds, assemble, gather_one, render
+from ztrace.replay.report import FORMATS, Thresholds, gather_one, render
 from ztrace.replay.report.ageing import fresh_bytes
 from ztrace.replay.report.gather import Recording
 from ztrace.replay.report.plots import plots

@@ -15,7 +15,8 @@ from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 
-from ztrace.replay.report import Thresholds, assemble, default_backends, gather_one, render
+from tests.documents import assemble
+from ztrace.replay.report import Thresholds, default_backends, gather_one, render
 from ztrace.traces import TraceReader
 
 SAMPLE = Path(__file__).parent.parent / "traces/samples/ztree-6.1-bursts.parquet"

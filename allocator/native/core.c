@@ -277,7 +277,8 @@ void zc_map_refill(struct zc_map *map, struct zc_slot *slot)
 		}
 	}
 	bucket = zc_map_bucket(map, hole_at);
-	struct zc_slot *last = bucket + (bucket[ZC_BUCKET - 1].value ? ZC_BUCKET : zc_bucket_len(bucket)) - 1;
+	struct zc_slot *last =
+		bucket + (bucket[ZC_BUCKET - 1].value ? ZC_BUCKET : zc_bucket_len(bucket)) - 1;
 	*slot = *last;
 	last->value = 0;
 }
@@ -329,7 +330,8 @@ static bool add_chunks(struct zc_slab *slab)
 		slab->chunks = chunks;
 		slab->chunks_cap = cap;
 	}
-	char *chunk = huge ? map_large(HUGE_BYTES) : aligned_alloc(2 * LINE_BYTES, chunk_bytes(slab));
+	char *chunk =
+		huge ? map_large(HUGE_BYTES) : aligned_alloc(2 * LINE_BYTES, chunk_bytes(slab));
 	if (!chunk)
 		return false;
 	for (; count--; chunk += chunk_bytes(slab))

@@ -25,7 +25,14 @@ enum { ZC_FATAL = 1, ZC_NO_MEMORY = 2, ZC_ABORTED = 3 };
 
 enum { ZC_LEAST_PAGE_BYTES = 4096, ZC_MOST_PAGE_BYTES = 262144 };
 
-enum { ZC_REF_BITS = 45, ZC_MAX_TYPES = 16, ZC_TABLE = 256, ZC_MAX_HAZARDS = 24, ZC_NAME = 24, ZC_TEXT = 200 };
+enum {
+	ZC_REF_BITS = 45,
+	ZC_MAX_TYPES = 16,
+	ZC_TABLE = 256,
+	ZC_MAX_HAZARDS = 24,
+	ZC_NAME = 24,
+	ZC_TEXT = 200
+};
 
 #if defined(__GNUC__)
 #define ZC_API __attribute__((visibility("default")))
@@ -120,7 +127,7 @@ struct zc_backend {
 struct zc_pool {
 	const struct zc_backend *backend;
 	uint64_t total_bytes; /* the driver's own figure */
-	uint64_t held_bytes;  /* memory really held in whole pages */
+	uint64_t held_bytes; /* memory really held in whole pages */
 	uint64_t objects;
 	uint64_t last_ref;
 	/* ztree's work: slots looked at by malloc, levels of a balanced tree of blocks by free */

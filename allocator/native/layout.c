@@ -11,7 +11,9 @@ static const struct zc_layout layout[] = {
 	ZC_LAYOUT(zc_hazard, name, first, count),
 	ZC_LAYOUT(zc_place, page, position),
 	ZC_LAYOUT(zc_figures, total_bytes, held_bytes, objects, hazards, broken),
-	ZC_CODE(ZC_FATAL), ZC_CODE(ZC_NO_MEMORY), ZC_CODE(ZC_ABORTED),
+	ZC_CODE(ZC_FATAL),
+	ZC_CODE(ZC_NO_MEMORY),
+	ZC_CODE(ZC_ABORTED),
 	{NULL, 0, 0},
 };
 

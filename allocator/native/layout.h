@@ -25,8 +25,12 @@ struct zc_layout {
 #define ZC_FIELD(s, f) {#s "." #f, offsetof(struct s, f), sizeof(((struct s *)0)->f)}
 #define ZC_FIELDS(n, s, ...) ZC_FIELDS_OF(n, s, __VA_ARGS__)
 #define ZC_FIELDS_OF(n, s, ...) ZC_FIELDS_##n(s, __VA_ARGS__)
-#define ZC_COUNT(...) ZC_COUNTED(__VA_ARGS__, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
-#define ZC_COUNTED(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, _15, _16, _17, _18, _19, _20, _21, _22, _23, _24, n, ...) n
+#define ZC_COUNT(...)                                                                              \
+	ZC_COUNTED(__VA_ARGS__, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8,  \
+		   7, 6, 5, 4, 3, 2, 1, 0)
+#define ZC_COUNTED(_1, _2, _3, _4, _5, _6, _7, _8, _9, _10, _11, _12, _13, _14, _15, _16, _17,     \
+		   _18, _19, _20, _21, _22, _23, _24, n, ...)                                      \
+	n
 #define ZC_FIELDS_1(s, f) ZC_FIELD(s, f)
 #define ZC_FIELDS_2(s, f, ...) ZC_FIELD(s, f), ZC_FIELDS_1(s, __VA_ARGS__)
 #define ZC_FIELDS_3(s, f, ...) ZC_FIELD(s, f), ZC_FIELDS_2(s, __VA_ARGS__)

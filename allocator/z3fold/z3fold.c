@@ -18,15 +18,16 @@ struct page { /* in two cache lines: what every call looks at, and lists */
 	uint8_t chunks[4];
 	uint8_t middle_start, first_number;
 	bool headless, middle_mapped, needs_compacting, claimed, queued, in_lru;
-	bool owned, gone; /* of a headless page: its object was not freed; the page was given back */
+	bool owned,
+		gone; /* of a headless page: its object was not freed; the page was given back */
 	int8_t list_number;
 	uint32_t id;
 	int32_t cpu;
 	uint32_t references, foreign;
 	int64_t mapped;
 	struct slots *slots;
-	struct page *older, *newer;             /* in its list */
-	struct page *lru_older, *lru_newer;     /* least recently used page first */
+	struct page *older, *newer; /* in its list */
+	struct page *lru_older, *lru_newer; /* least recently used page first */
 	struct page *queue_older, *queue_newer; /* awaiting compaction */
 };
 
@@ -52,7 +53,7 @@ struct z3fold {
 	bool deferred;
 	int64_t largest;
 	struct page **lists; /* newest page of list n of a cpu, at cpu * LISTS + n */
-	uint64_t *filled;    /* of each cpu: bit n is set if list n is not empty */
+	uint64_t *filled; /* of each cpu: bit n is set if list n is not empty */
 	struct ends lru, queue;
 	uint64_t queue_len;
 	struct zc_map queued; /* number -> page in the queue, if work is deferred */
@@ -296,7 +297,8 @@ static void add(struct z3fold *z, struct page *page)
 		z->filled[z->cpu] |= UINT64_C(1) << number;
 	else
 		zc_meet(&z->base, "list-out-of-range",
-			"page %" PRIu64 ", emptied by reclaim while its compaction was pending, goes "
+			"page %" PRIu64
+			", emptied by reclaim while its compaction was pending, goes "
 			"on list %u; the last one is %u",
 			page->number, number, z->chunks - 1);
 }
@@ -425,7 +427,7 @@ static uint32_t put_in(const struct z3fold *z, struct page *page, uint32_t chunk
 	uint32_t buddy = MIDDLE;
 	if (used[MIDDLE])
 		buddy = !used[FIRST] && chunks + z->header_chunks <= page->middle_start ? FIRST
-											 : LAST;
+											: LAST;
 	else if (!used[FIRST])
 		buddy = FIRST;
 	else if (!used[LAST])
@@ -447,8 +449,11 @@ static struct page *new_page(struct z3fold *z, bool headless)
 	struct page *page = zc_slab_get(&z->page_slab, &id);
 	if (!page)
 		return NULL;
-	*page = (struct page){.number = z->pages_allocated++, .headless = headless,
-			      .cpu = NO_CPU, .list_number = NO_LIST, .id = id};
+	*page = (struct page){.number = z->pages_allocated++,
+			      .headless = headless,
+			      .cpu = NO_CPU,
+			      .list_number = NO_LIST,
+			      .id = id};
 	z->pages_len++;
 	z->headless_pages += headless;
 	retotal(z);
@@ -663,7 +668,8 @@ static int z3fold_free(struct zc_pool *pool, uint64_t handle)
 		clear_word(z, zc_slab_at(&z->slots_slab, handle / WORDS), handle % WORDS, page,
 			   claimed);
 	else
-		clear_word(z, slots_of(z, handle), handle % SLOTS_BYTES / WORD_BYTES, page, claimed);
+		clear_word(z, slots_of(z, handle), handle % SLOTS_BYTES / WORD_BYTES, page,
+			   claimed);
 	if (drop_reference(z, page) || claimed)
 		return 0;
 	page->claimed = false;
@@ -899,12 +905,28 @@ static void z3fold_stats(struct zc_pool *pool, int64_t *out)
 {
 	struct z3fold *z = (struct z3fold *)pool;
 	const uint64_t figures[POOL_FIGURES] = {
-		z->pages_allocated, z->pages_freed, z->pages_reclaimed, z->evictions,
-		z->lists_searched, z->compactions, z->compactions_queued, z->queue_len,
-		z->objects_moved, z->middles_moved, z->foreign, z->slots_made,
-		z->slots_held, z->used_chunks, z->pages_len, pool->objects,
-		z->headless_pages, z->headless_objects, z->waiting, z->waiting_used,
-		z->chunks, z->chunk_bytes,
+		z->pages_allocated,
+		z->pages_freed,
+		z->pages_reclaimed,
+		z->evictions,
+		z->lists_searched,
+		z->compactions,
+		z->compactions_queued,
+		z->queue_len,
+		z->objects_moved,
+		z->middles_moved,
+		z->foreign,
+		z->slots_made,
+		z->slots_held,
+		z->used_chunks,
+		z->pages_len,
+		pool->objects,
+		z->headless_pages,
+		z->headless_objects,
+		z->waiting,
+		z->waiting_used,
+		z->chunks,
+		z->chunk_bytes,
 	};
 	for (uint32_t i = 0; i < POOL_FIGURES; i++)
 		*out++ = (int64_t)figures[i];
@@ -948,8 +970,8 @@ static int z3fold_create(const struct zc_config *config, struct zc_pool **made)
 	zc_slab_init(&z->slots_slab, sizeof(struct slots));
 	z->lists = calloc(config->cpus, LISTS * sizeof(*z->lists));
 	z->filled = calloc(config->cpus, sizeof(*z->filled));
-	if (!z->lists || !z->filled || zc_map_init(&z->named) ||
-	    zc_map_init(&z->evicted_unfreed) || zc_map_init(&z->queued)) {
+	if (!z->lists || !z->filled || zc_map_init(&z->named) || zc_map_init(&z->evicted_unfreed) ||
+	    zc_map_init(&z->queued)) {
 		z3fold_destroy(&z->base);
 		return ZC_NO_MEMORY;
 	}

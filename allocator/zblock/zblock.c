@@ -261,8 +261,11 @@ static int insert(struct successor *z, struct tree *tree, struct block **made)
 		return zc_out_of_memory(&z->base);
 	}
 	entry->value = (uintptr_t)block;
-	*block = (struct block){.page = z->pages, .id = id, .free_slots = (uint16_t)tree->slots,
-				.type = (uint8_t)tree->number, .listed = true,
+	*block = (struct block){.page = z->pages,
+				.id = id,
+				.free_slots = (uint16_t)tree->slots,
+				.type = (uint8_t)tree->number,
+				.listed = true,
 				.older = tree->newest};
 	memset(block->masks, 0, MASKS * tree->words * sizeof(*block->masks));
 	z->pages += UINT64_C(1) << tree->order;
@@ -538,7 +541,8 @@ static int successor_free(struct zc_pool *pool, uint64_t object)
 	}
 	if (ZC_UNLIKELY(block->under_reclaim)) {
 		if (!z->is_evicting || named.handle != z->evicting)
-			zc_meet(pool, "H15", "free of 0x%" PRIx64 " dropped, its block is reclaimed",
+			zc_meet(pool, "H15",
+				"free of 0x%" PRIx64 " dropped, its block is reclaimed",
 				named.handle);
 		return 0;
 	}
@@ -630,7 +634,8 @@ static int evict_block(struct successor *z, struct tree *tree, struct block *blo
 		if (refused) {
 			if (owned && !has(tree, block, OWNED, slot))
 				zc_meet(&z->base, "H17",
-					"evict(0x%" PRIx64 ") freed the object, then failed: leaked",
+					"evict(0x%" PRIx64
+					") freed the object, then failed: leaked",
 					named.handle);
 			else if (has(tree, block, MAPPED, slot))
 				zc_meet(&z->base, "H17",
@@ -845,11 +850,14 @@ static int lay_out(struct successor *z, const struct zc_config *config)
 			return -EINVAL;
 		limit = next;
 		struct tree *tree = &z->trees[i];
-		*tree = (struct tree){.number = i, .order = order, .slots = slots,
-				      .slot_bytes = slot_bytes, .block_bytes = block_bytes,
+		*tree = (struct tree){.number = i,
+				      .order = order,
+				      .slots = slots,
+				      .slot_bytes = slot_bytes,
+				      .block_bytes = block_bytes,
 				      .words = slots / WORD_BITS + 1};
-		zc_slab_init(&tree->slab, sizeof(struct block) +
-						  MASKS * tree->words * sizeof(uint64_t));
+		zc_slab_init(&tree->slab,
+			     sizeof(struct block) + MASKS * tree->words * sizeof(uint64_t));
 		for (; filled <= config->page_bytes && filled <= limit; filled++)
 			z->type_of[filled] = (uint8_t)i;
 	}

@@ -12,7 +12,7 @@ struct page { /* in one cache line */
 	uint8_t first, last; /* chunks used at each end, 0 = free */
 	bool under_reclaim;
 	uint32_t id;
-	struct page *older, *newer;         /* in its list by free chunks */
+	struct page *older, *newer; /* in its list by free chunks */
 	struct page *lru_older, *lru_newer; /* least recently used page first */
 };
 

@@ -22,7 +22,8 @@ struct zspage {
 	uint64_t cells[];
 };
 
-struct class {
+struct class
+{
 	uint32_t number, slot_bytes, pages, slots;
 	uint8_t *groups; /* of a zspage with so many free slots */
 	struct zspage *heads[MAX_GROUPS];
@@ -49,7 +50,7 @@ struct zsmalloc {
 	bool rules_61, readers_stop;
 	uint16_t *class_of; /* requested bytes, 0 to page_bytes -> class */
 	uint32_t page_shift;
-	struct zc_map words;  /* handle -> packed word; not used by reference */
+	struct zc_map words; /* handle -> packed word; not used by reference */
 	struct zc_map mapped; /* handle -> open maps */
 	struct zspage **zspages; /* by id */
 	uint32_t *free_ids;
@@ -619,9 +620,12 @@ static int lay_out(struct zsmalloc *z, const struct zc_config *config)
 			size = page_bytes;
 		uint32_t pages = chain_of(z->rules_61, size, config->chain_size, page_bytes);
 		uint32_t slots = pages * page_bytes / size;
-		if (!len || descending[len - 1].pages != pages || descending[len - 1].slots != slots)
-			descending[len++] = (struct class){.number = index, .slot_bytes = size,
-							   .pages = pages, .slots = slots};
+		if (!len || descending[len - 1].pages != pages ||
+		    descending[len - 1].slots != slots)
+			descending[len++] = (struct class){.number = index,
+							   .slot_bytes = size,
+							   .pages = pages,
+							   .slots = slots};
 		merged[index] = len - 1;
 	}
 	z->classes = calloc(len, sizeof(*z->classes));
@@ -652,8 +656,8 @@ static int lay_out(struct zsmalloc *z, const struct zc_config *config)
 static int zs_create(const struct zc_config *config, struct zc_pool **made)
 {
 	uint32_t variant = config->variant;
-	if ((variant != 61 && variant != 612 && variant != 72) ||
-	    config->chain_size < MIN_CHAIN || config->chain_size > MAX_CHAIN)
+	if ((variant != 61 && variant != 612 && variant != 72) || config->chain_size < MIN_CHAIN ||
+	    config->chain_size > MAX_CHAIN)
 		return -EINVAL;
 	struct zsmalloc *z = calloc(1, sizeof(*z));
 	if (!z)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* ztree as posted: allocator/ztree/model.py in C, whose names and comments hold here too. */
-#include "core.h"
+#include "ztree.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { SLOT_BITS = 4, TYPE_BITS = 4, MAX_SLOTS = 16, MAX_ORDER = 10, INDEX_BITS = 60, ID_BITS = 28 };
+enum { TYPE_BITS = 4, MAX_ORDER = 10 };
 
 /*
  * A reference is the block's number in its slab and the slot; ODD marks the position in ``odd`` of
@@ -13,32 +13,6 @@ enum { SLOT_BITS = 4, TYPE_BITS = 4, MAX_SLOTS = 16, MAX_ORDER = 10, INDEX_BITS 
  */
 enum { ODD_BIT = 44 };
 #define ODD (UINT64_C(1) << ODD_BIT)
-
-/*
- * A slot's state is one bit in each of three masks; no bit set is FREE, ``used`` alone OCCUPIED.
- * ``owned`` is ours: the slots whose handle has an owner. ``listed``: in its tree.
- * ``haunted``: reclaim took a slot from an object that may still be named, by reference.
- * ``older`` and ``newer`` are numbers of blocks, 0 for none. Half a cache line: an object's free
- * waits for nothing else.
- */
-struct block {
-	uint64_t key; /* type << 60 | index */
-	uint16_t free_slots, coeff;
-	uint16_t used, mapped, unmapped, owned;
-	uint32_t id : ID_BITS, listed : 1, under_reclaim : 1, haunted : 1;
-	uint32_t older, newer;
-};
-
-_Static_assert(sizeof(struct block) == 32, "two blocks to a cache line");
-
-struct tree {
-	uint32_t number, order, slots, slot_bytes, block_bytes;
-	struct block *current, *last;
-	uint32_t oldest, newest;
-	uint64_t counter, blocks;
-	int64_t free_total;
-	uint32_t reported; /* this tree's term of the pool's size, modulo 2^32 */
-};
 
 struct begun {
 	struct tree *tree;
@@ -81,11 +55,6 @@ static uint64_t key_of(uint64_t kind, uint64_t index)
 	return kind << INDEX_BITS | index;
 }
 
-static uint64_t index_of(const struct block *block)
-{
-	return block->key & ((UINT64_C(1) << INDEX_BITS) - 1);
-}
-
 static struct tree *tree_of(struct ztree *z, const struct block *block)
 {
 	return &z->trees[block->key >> INDEX_BITS];
@@ -97,7 +66,8 @@ static struct block *numbered(const struct ztree *z, uint32_t number)
 	return number ? zc_slab_at(&z->block_slab, number - 1) : NULL;
 }
 
-static uint64_t encode(const struct ztree *z, const struct tree *tree, uint64_t index, uint32_t slot)
+static uint64_t encode(const struct ztree *z, const struct tree *tree, uint64_t index,
+		       uint32_t slot)
 {
 	uint64_t handle = ((uint64_t)tree->number << z->type_shift) + (index << SLOT_BITS) + slot;
 	return handle & z->handle_mask;
@@ -306,15 +276,6 @@ static int shrank(struct ztree *z, struct tree *tree, struct block *block)
 
 /* -- malloc --------------------------------------------------------------------------------- */
 
-static struct block *look(const struct tree *tree)
-{
-	if (tree->current && tree->current->free_slots)
-		return tree->current;
-	if (tree->last && tree->last->free_slots)
-		return tree->last;
-	return NULL;
-}
-
 /* Enter a block into the index; ZC_FATAL if another has its key. */
 static int enter(struct ztree *z, struct tree *tree, uint64_t key, struct zc_slot **entered)
 {
@@ -358,27 +319,6 @@ static int insert(struct ztree *z, struct tree *tree, struct block **made)
 	tree->free_total += tree->slots;
 	*made = block;
 	return adopt_strays(z, tree, block);
-}
-
-static void weigh(const struct tree *tree, struct block *block)
-{
-	block->coeff = (uint16_t)(block->free_slots * (tree->slots - block->free_slots));
-}
-
-static uint32_t take(struct tree *tree, struct block *block)
-{
-	block->free_slots--;
-	tree->free_total--;
-	/* Beyond its slots comes the one that a block without a free one gives (H2). */
-	uint32_t slot = (uint32_t)__builtin_ctz(~(uint32_t)block->used | 1u << tree->slots);
-	uint16_t bit = (uint16_t)(1u << slot); /* 0 beyond the 16th */
-	block->used |= bit;
-	if (ZC_UNLIKELY(slot == tree->slots)) {
-		block->mapped &= ~bit;
-		block->unmapped &= ~bit;
-	}
-	weigh(tree, block);
-	return slot;
 }
 
 static int add_odd(struct ztree *z, uint64_t handle)
@@ -545,15 +485,14 @@ static int name(struct ztree *z, uint64_t name, const char *call, struct named *
 	named->handle = handle;
 	named->at = decode(z, handle);
 	if (ZC_UNLIKELY(handle > z->handle_mask || named->at.kind >= z->types))
-		return zc_fatal(&z->base, "H8",
-				"%s of 0x%" PRIx64 ", which names no block type", call, handle);
+		return zc_fatal(&z->base, "H8", "%s of 0x%" PRIx64 ", which names no block type",
+				call, handle);
 	named->tree = &z->trees[named->at.kind];
 	named->block = find(z, named->at.kind, named->at.index);
 	return 0;
 }
 
-static void note_free(struct ztree *z, uint64_t handle, const struct where *at,
-		      struct block *block)
+static void note_free(struct ztree *z, uint64_t handle, const struct where *at, struct block *block)
 {
 	if (ZC_LIKELY(block && block->owned >> at->slot & 1)) {
 		block->owned &= ~(1u << at->slot);
@@ -568,20 +507,11 @@ static void note_free(struct ztree *z, uint64_t handle, const struct where *at,
 	}
 }
 
-static void credit(struct tree *tree, struct block *block)
-{
-	block->free_slots++;
-	tree->free_total++;
-}
-
 static int delete_empty(struct ztree *z, struct tree *tree, struct block *block)
 {
 	unlink_block(z, tree, block);
 	struct block *before = tree->current;
-	if (block == tree->last)
-		tree->current = tree->last = NULL;
-	else
-		tree->current = tree->last;
+	look_elsewhere(tree, block);
 	int64_t forgotten = 0;
 	if (!look(tree))
 		forgotten = tree->free_total;
@@ -603,13 +533,7 @@ static int give_back(struct ztree *z, struct tree *tree, struct block *block, ui
 	credit(tree, block);
 	if (ZC_UNLIKELY(block->free_slots == tree->slots))
 		return delete_empty(z, tree, block);
-	const struct block *current = tree->current ? tree->current : block;
-	tree->current = block->coeff >= current->coeff ? block : tree->current;
-	uint16_t keep = (uint16_t)~(1u << slot);
-	block->used &= keep;
-	block->mapped &= keep;
-	block->unmapped &= keep;
-	weigh(tree, block);
+	give_slot(tree, block, slot);
 	return 0;
 }
 
@@ -637,8 +561,8 @@ static int free_strange(struct ztree *z, uint64_t object)
 	}
 	if (ZC_UNLIKELY(block->under_reclaim)) {
 		if (!z->is_evicting || handle != z->evicting)
-			zc_meet(pool, "H15", "free of 0x%" PRIx64 " dropped, its block is reclaimed",
-				handle);
+			zc_meet(pool, "H15",
+				"free of 0x%" PRIx64 " dropped, its block is reclaimed", handle);
 		return 0;
 	}
 	return give_back(z, tree, block, named.at.slot);
@@ -708,7 +632,7 @@ static int ztree_unmap(struct zc_pool *pool, uint64_t object)
 static struct block *choose(const struct ztree *z, const struct tree *tree)
 {
 	struct block *block = numbered(z, tree->oldest);
-	if (!block || block == tree->current || block == tree->last)
+	if (!is_chosen(tree, block))
 		return NULL;
 	block->under_reclaim = true;
 	return block;
@@ -735,11 +659,13 @@ static int evict_block(struct ztree *z, struct tree *tree, struct block *block, 
 		if (refused) {
 			if (owned && !is_owned(z, handle))
 				zc_meet(&z->base, "H17",
-					"evict(0x%" PRIx64 ") freed the object, then failed: leaked",
+					"evict(0x%" PRIx64
+					") freed the object, then failed: leaked",
 					handle);
 			else if (block->mapped & bit)
 				zc_meet(&z->base, "H17",
-					"evict(0x%" PRIx64 ") failed and left the slot mapped", handle);
+					"evict(0x%" PRIx64 ") failed and left the slot mapped",
+					handle);
 			break;
 		}
 		if (is_owned(z, handle)) {
@@ -750,9 +676,7 @@ static int evict_block(struct ztree *z, struct tree *tree, struct block *block, 
 			if (add_stray(z, &z->evicted_unfreed, handle))
 				return ZC_NO_MEMORY;
 		}
-		block->used &= ~bit;
-		block->mapped &= ~bit;
-		block->unmapped &= ~bit;
+		clear(block, slot);
 		credit(tree, block);
 		++*reclaimed;
 	}
@@ -896,8 +820,11 @@ static int lay_out(struct ztree *z, const struct zc_config *config)
 		uint32_t slot_bytes = block_bytes / (slots * long_bytes) * long_bytes;
 		if (i && slot_bytes < z->trees[i - 1].slot_bytes)
 			return -EINVAL;
-		z->trees[i] = (struct tree){.number = i, .order = order, .slots = slots,
-					    .slot_bytes = slot_bytes, .block_bytes = block_bytes};
+		z->trees[i] = (struct tree){.number = i,
+					    .order = order,
+					    .slots = slots,
+					    .slot_bytes = slot_bytes,
+					    .block_bytes = block_bytes};
 	}
 	return z->trees[z->types - 1].slot_bytes < config->page_bytes ? -EINVAL : 0;
 }

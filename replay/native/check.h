@@ -2,9 +2,9 @@
 /*
  * Searches for an order of one ztree block tree's recorded calls that gives the recorded handles.
  *
- * The rules are those of replay/validate/{steps,search,checker}.py, which are the specification:
- * every count and every refusal is theirs. Calls come in, in order of time; what is found comes
- * out as arrays. Structures here are mirrored in replay/validate/native.py, which
+ * The rules are those of allocator/ztree/steps.py and replay/validate/{search,checker}.py, which are
+ * the specification: every count and every refusal is theirs. Calls come in, in order of time; what
+ * is found comes out as arrays. Structures here are mirrored in replay/validate/native.py, which
  * layout.c lets it check. One tree is used by one thread at a time; trees share nothing.
  */
 #ifndef ZTRACE_CHECK_H
@@ -12,7 +12,7 @@
 
 #include "core.h"
 
-/* What a call asks of the tree: Kind of steps.py. */
+/* What a call asks of the tree: BlockKind of calls.py. */
 enum {
 	ZV_MALLOC,
 	ZV_FREE,
@@ -25,10 +25,10 @@ enum {
 	ZV_KINDS
 };
 
-/* How far a step takes a call: Step of steps.py. */
+/* How far a step takes a call: BlockStep of calls.py. */
 enum { ZV_WHOLE, ZV_LOOK, ZV_INSERT, ZV_TAKE };
 
-/* What the model does instead of a call that nothing explains: Said of answers.py. */
+/* What the model does instead of a call that nothing explains: Said of calls.py. */
 enum {
 	ZV_OTHER_TYPE,
 	ZV_NO_FREE_SLOT,
@@ -43,7 +43,7 @@ enum {
 	ZV_DOES_NOT_TAKE,
 };
 
-/* What a fault like this likely comes from: Cause of answers.py. */
+/* What a fault like this likely comes from: Cause of causes.py. */
 enum { ZV_CUT_SHORT, ZV_MALLOC_LOST, ZV_FREE_LOST, ZV_BLOCKS_LOST, ZV_OTHER_RULE };
 
 /*
@@ -66,7 +66,7 @@ struct zv_call {
 	int64_t size;
 };
 
-/* Tally of checker.py. */
+/* TreeTally of ztree_checker.py. */
 struct zv_tally {
 	uint64_t calls, explained, in_part, groups, overlapping, largest_group, dead_ends;
 	uint64_t most_hypotheses, out_of_order, cut_short, split;
@@ -108,15 +108,16 @@ struct zv_tree;
  * had no blocks before the first call. ``wants_order``: fill the order's arrays. NULL for
  * impossible arguments or if there is no memory.
  */
-ZC_API struct zv_tree *zv_create(uint32_t slots, uint64_t max_index, int starts_empty, int wants_order);
+ZC_API struct zv_tree *zv_create(uint32_t slots, uint64_t max_index, int starts_empty,
+				 int wants_order);
 ZC_API void zv_destroy(struct zv_tree *tree);
 
 /*
  * Check calls sorted by (ts, row), after those of earlier batches, as far as no call that is still
  * to come can overlap them: it begins at ``limit`` or later. *done says how many that were.
  */
-ZC_API int zv_check(struct zv_tree *tree, const struct zv_call *calls, uint64_t count, int64_t limit,
-		    uint64_t *done);
+ZC_API int zv_check(struct zv_tree *tree, const struct zv_call *calls, uint64_t count,
+		    int64_t limit, uint64_t *done);
 
 /* No more calls: of orders that no call can tell apart, the first is taken. */
 ZC_API int zv_finish(struct zv_tree *tree);

@@ -30,7 +30,7 @@ static inline uint64_t handle_at(const struct player *p, uint64_t row)
 {
 	const struct zp_columns *in = p->in;
 	return in->handle && valid(in->handle_valid, in->handle_at, row) ? in->handle[row]
-									   : NO_HANDLE;
+									 : NO_HANDLE;
 }
 
 static inline bool has_handle(const struct player *p, uint64_t row)

@@ -19,8 +19,7 @@ static inline void note_change(wide *moment, int64_t change, int64_t t)
 static inline void reach_moments(struct player *p, int64_t t)
 {
 	const struct zp_options *o = &p->options;
-	while (ZC_UNLIKELY(p->state_reached < o->moments_len &&
-			   o->moments[p->state_reached] < t))
+	while (ZC_UNLIKELY(p->state_reached < o->moments_len && o->moments[p->state_reached] < t))
 		p->series[p->state_reached++] = p->latest;
 }
 

@@ -35,7 +35,7 @@ int zp_drop(struct player *p, struct run *run, struct leaving *old)
 }
 
 int zp_give_again(struct player *p, struct run *run, uint64_t handle, uint64_t value,
-		      int64_t given_ns, uint64_t number)
+		  int64_t given_ns, uint64_t number)
 {
 	struct leaving *old = zp_find_leaving(run, handle);
 	int code = old ? zp_drop(p, run, old) : 0;

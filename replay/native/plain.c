@@ -246,8 +246,8 @@ static inline ZC_ALWAYS_INLINE void malloc_plain(struct player *p, struct run *r
 }
 
 /* False: the object is not known. */
-static inline ZC_ALWAYS_INLINE bool free_plain(struct player *p, struct run *run,
-					       struct figures *f, uint64_t row, uint32_t hint)
+static inline ZC_ALWAYS_INLINE bool free_plain(struct player *p, struct run *run, struct figures *f,
+					       uint64_t row, uint32_t hint)
 {
 	struct zc_slot *slot = find_live(run, p->in->handle[row], hint);
 	if (ZC_UNLIKELY(!slot))

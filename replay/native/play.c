@@ -141,7 +141,8 @@ ZC_API struct player *zp_create(const char *backend, const struct zc_config *con
 	}
 	if (options->timing && (p->timing = calloc(1, sizeof(*p->timing))))
 		zp_calibrate(p->timing);
-	if (!p->backend || (options->timing && !p->timing) || (moments && (!p->series || !p->series_calls))) {
+	if (!p->backend || (options->timing && !p->timing) ||
+	    (moments && (!p->series || !p->series_calls))) {
 		zp_destroy(p);
 		return NULL;
 	}

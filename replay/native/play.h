@@ -50,11 +50,11 @@ struct zp_options {
 	uint8_t timing;               /* measure each malloc and free of a model */
 	uint32_t page_bytes;
 	uint64_t patience_rows;       /* for the free of a handle given out twice */
-	int64_t first_ns;             /* the clock's start, the entry of the first call if known */
-	const int64_t *moments;       /* of the time series, ascending, in ns */
+	int64_t first_ns; /* the clock's start, the entry of the first call if known */
+	const int64_t *moments; /* of the time series, ascending, in ns */
 	uint64_t moments_len;
-	uint8_t compacts[ZP_POOLS];   /* CPUs and compactions of the pool are played */
-	struct zc_config recorded;    /* of the models of those pools */
+	uint8_t compacts[ZP_POOLS]; /* CPUs and compactions of the pool are played */
+	struct zc_config recorded; /* of the models of those pools */
 };
 
 /* Columns of equal length; bitmaps as Arrow's, from bit ``*_at``, NULL where nothing is null. */
@@ -68,7 +68,7 @@ struct zp_columns {
 	const int64_t *ts_ns;
 	const uint32_t *dur_ns;
 	const uint64_t *total; /* NULL: all null */
-	const uint32_t *tid;   /* only used for spans */
+	const uint32_t *tid; /* only used for spans */
 	const uint16_t *cpu;
 	const uint64_t *place; /* only used for compactions; NULL: all null */
 	const uint8_t *size_valid, *handle_valid, *total_valid, *place_valid;
@@ -97,7 +97,7 @@ struct zp_pool_result {
 	uint32_t pool, has_difference;
 	struct zp_agreement handles, totals, errors, shrinks;
 	int64_t total_difference;
-	uint64_t unknown[ZP_KINDS];      /* by kind */
+	uint64_t unknown[ZP_KINDS]; /* by kind */
 	uint32_t unknown_rank[ZP_KINDS]; /* in which order they were met */
 	uint64_t mallocs, reissued, refused, shrinks_not_replayed, shrinks_diverged, snapshots;
 	uint64_t compactions, compactions_unmatched;
@@ -105,16 +105,16 @@ struct zp_pool_result {
 };
 
 struct zp_result {
-	struct zp_point latest, peaks[3];   /* of objects, stored, held */
-	uint64_t area_low[3];               /* of the same, in unit * ns, 128 bits */
+	struct zp_point latest, peaks[3]; /* of objects, stored, held */
+	uint64_t area_low[3]; /* of the same, in unit * ns, 128 bits */
 	int64_t area_high[3];
-	uint64_t counts[ZP_CODES];          /* rows of each op code */
-	uint64_t calls;                     /* rows that a model is driven with */
+	uint64_t counts[ZP_CODES]; /* rows of each op code */
+	uint64_t calls; /* rows that a model is driven with */
 	uint64_t rows;
-	int64_t first_ns, last_ns;          /* entry of the first and return of the last of them */
+	int64_t first_ns, last_ns; /* entry of the first and return of the last of them */
 	int64_t held_near_peak;
 	uint64_t pools;
-	uint8_t cpus[8192];                 /* bit n: CPU n occurs */
+	uint8_t cpus[8192]; /* bit n: CPU n occurs */
 };
 
 /*

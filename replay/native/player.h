@@ -75,7 +75,8 @@ struct player {
 };
 
 /* Ends the player: returns ``code``, with what zp_error_of() will say. */
-static inline ZC_COLD int zp_fail(struct player *p, int code, uint64_t row, int kind, uint64_t handle)
+static inline ZC_COLD int zp_fail(struct player *p, int code, uint64_t row, int kind,
+				  uint64_t handle)
 {
 	p->code = code;
 	p->error = (struct zp_error){.row = row, .handle = handle, .kind = kind};

@@ -14,14 +14,14 @@ int zp_meet(struct player *p, uint32_t number)
 	run->recorded_total = NO_TOTAL;
 	run->compared = p->options.compared[number];
 	run->more_bytes = p->options.more_bytes[number];
-	run->compacts = p->options.compacts[number] &&
-			(p->backend->compact || p->backend->compact_page);
+	run->compacts =
+		p->options.compacts[number] && (p->backend->compact || p->backend->compact_page);
 	const struct zc_config *config = run->compacts ? &p->options.recorded : &p->config;
 	run->cpus = run->compacts && p->backend->set_cpu ? config->cpus : 0;
 	zc_slab_init(&run->leaving_slab, sizeof(struct leaving));
 	if (p->backend->create(config, &run->model) || zc_map_init(&run->live) ||
-	    zc_map_init(&run->begun) || zc_map_init(&run->refused) ||
-	    zc_map_init(&run->leaving) || zc_map_init(&run->failed) || zc_map_init(&run->pages))
+	    zc_map_init(&run->begun) || zc_map_init(&run->refused) || zc_map_init(&run->leaving) ||
+	    zc_map_init(&run->failed) || zc_map_init(&run->pages))
 		return zp_fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
 	run->near_peak = calloc(p->backend->stats_len(run->model), sizeof(int64_t));
 	if (!run->near_peak)

@@ -33,8 +33,8 @@ static int model_free(struct player *p, struct run *run, uint64_t ref, int64_t s
 	return code;
 }
 
-static const char *const KIND_NAMES[ZP_KINDS] = {
-	"", "malloc", "free", "map", "unmap", "shrink", "insert", "writeback", "compact"};
+static const char *const KIND_NAMES[ZP_KINDS] = {"",       "malloc", "free",      "map",    "unmap",
+						 "shrink", "insert", "writeback", "compact"};
 
 static const char *errno_name(int code)
 {
@@ -48,8 +48,8 @@ static const char *errno_name(int code)
 	}
 }
 
-static int refuse(struct player *p, struct run *run, uint64_t handle, uint64_t number,
-		  int64_t size, int code)
+static int refuse(struct player *p, struct run *run, uint64_t handle, uint64_t number, int64_t size,
+		  int code)
 {
 	run->result.refused++;
 	struct zc_slot *slot = zc_map_put(&run->refused, handle);
@@ -219,8 +219,7 @@ static int play_insert(struct player *p, struct run *run, int64_t size, uint64_t
 	return 0;
 }
 
-int zp_end_row(struct player *p, struct run *run, uint64_t row, enum zp_kind kind,
-			  int code)
+int zp_end_row(struct player *p, struct run *run, uint64_t row, enum zp_kind kind, int code)
 {
 	uint64_t number = number_at(p, row);
 	if (ZC_UNLIKELY(code))

@@ -75,8 +75,8 @@ static int evict(void *context, uint64_t handle)
 	}
 	struct eviction wanted = p->evictions[s->done];
 	uint64_t value = zc_map_get(&s->run->live, wanted.handle);
-	if (handle != (value ? p->backend->handle_of(s->run->model, ref_of(value))
-			     : wanted.handle)) {
+	if (handle !=
+	    (value ? p->backend->handle_of(s->run->model, ref_of(value)) : wanted.handle)) {
 		s->diverged = true;
 		return -EEXIST;
 	}

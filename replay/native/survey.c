@@ -95,7 +95,8 @@ int zp_survey(struct player *p, uint64_t row, uint64_t stop_at, int64_t *last_wa
 		return zp_fail(p, ZP_BAD_OP, number_at(p, row), ZP_OTHER, 0);
 	for (uint32_t code = 0; code < ZP_CODES; code++) {
 		enum zp_kind kind = p->options.kind_of[code];
-		if ((kind == ZP_SHRINK || kind == ZP_COMPACT) && counts[code] && !p->options.surveyed)
+		if ((kind == ZP_SHRINK || kind == ZP_COMPACT) && counts[code] &&
+		    !p->options.surveyed)
 			return zp_fail(p, ZP_SURVEY, 0, kind, 0);
 		result->counts[code] += counts[code];
 		calls += is_driven(kind) ? counts[code] : 0;

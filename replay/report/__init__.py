@@ -33,16 +33,18 @@ __all__ = [
 ]
 
 
-def assemble(recordings: Sequence[Recording], limits: Thresholds) -> dict[str, Any]:
-    """The document of a report: its recordings, what they say of the claims, and the checks."""
-    # Research that no other part of a report needs.
-    from ztrace.replay.research.claims import judge
+def assemble(
+    recordings: Sequence[Recording], limits: Thresholds, claims: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The document of a report: its recordings, what they say of ``claims``, and the checks.
 
+    ``claims``: as :func:`replay.research.claims.judge` has judged them on these recordings.
+    """
     parts = [one.document for one in recordings]
     return {
         "ztrace_report": VERSION,
         "recordings": parts,
-        "claims": judge(recordings),
+        "claims": list(claims),
         "checks": check(parts, limits),
     }
 

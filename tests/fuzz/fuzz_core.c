@@ -59,8 +59,22 @@ static uint64_t number(struct input *in, int bytes)
 static void choose_table(struct input *in, struct zc_config *config)
 {
 	static const uint32_t tables[][16][2] = {
-		{{0, 16}, {0, 11}, {0, 8}, {1, 11}, {1, 8}, {2, 14}, {2, 12}, {2, 10},
-		 {2, 9}, {2, 8}, {3, 14}, {3, 13}, {3, 12}, {3, 11}, {3, 10}, {3, 8}},
+		{{0, 16},
+		 {0, 11},
+		 {0, 8},
+		 {1, 11},
+		 {1, 8},
+		 {2, 14},
+		 {2, 12},
+		 {2, 10},
+		 {2, 9},
+		 {2, 8},
+		 {3, 14},
+		 {3, 13},
+		 {3, 12},
+		 {3, 11},
+		 {3, 10},
+		 {3, 8}},
 		{{0, 16}, {0, 8}, {1, 3}, {1, 2}},
 		{{0, 16}, {0, 2}, {0, 1}, {1, 1}},
 		{{0, 100}, {0, 70}, {0, 3}, {1, 1}},
@@ -274,15 +288,29 @@ static void fuzz_player(struct input *in)
 		}
 		for (int i = 0; i < 4; i++)
 			spans[i] = byte(in) % (ROWS + 1);
-		struct zp_columns columns = {
-			.rows = rows, .first_row = first_row, .op = op, .pool = pool,
-			.size = flags & 32 ? NULL : size, .handle = flags & 64 ? NULL : handle,
-			.ret = ret, .ts_ns = ts, .dur_ns = dur, .total = flags & 128 ? NULL : total,
-			.tid = tid, .cpu = cpu, .place = flags & 2 ? NULL : place,
-			.size_valid = bitmap, .handle_valid = bitmap, .total_valid = bitmap,
-			.place_valid = bitmap, .size_at = 3, .handle_at = 3, .total_at = 3,
-			.place_at = 3, .spans = spans,
-			.spans_len = options.surveyed ? byte(in) % 3 : 0};
+		struct zp_columns columns = {.rows = rows,
+					     .first_row = first_row,
+					     .op = op,
+					     .pool = pool,
+					     .size = flags & 32 ? NULL : size,
+					     .handle = flags & 64 ? NULL : handle,
+					     .ret = ret,
+					     .ts_ns = ts,
+					     .dur_ns = dur,
+					     .total = flags & 128 ? NULL : total,
+					     .tid = tid,
+					     .cpu = cpu,
+					     .place = flags & 2 ? NULL : place,
+					     .size_valid = bitmap,
+					     .handle_valid = bitmap,
+					     .total_valid = bitmap,
+					     .place_valid = bitmap,
+					     .size_at = 3,
+					     .handle_at = 3,
+					     .total_at = 3,
+					     .place_at = 3,
+					     .spans = spans,
+					     .spans_len = options.surveyed ? byte(in) % 3 : 0};
 		int code = zp_feed(p, &columns);
 		first_row += rows;
 		free(op), free(pool), free(size), free(tid), free(dur), free(handle), free(total);
@@ -303,10 +331,15 @@ static struct zv_call any_call(struct input *in, int64_t *now, int64_t row)
 {
 	uint8_t when = byte(in), what = byte(in), which = byte(in);
 	*now += when & 7;
-	struct zv_call call = {.ts = *now, .end = *now + (when >> 3 & 7) * 3,
-			       .kind = (int8_t)(what & 7), .block = which >> 4,
-			       .slot = (int8_t)(which & 15), .row = row, .cpu = what >> 3 & 3,
-			       .tid = what >> 5 & 3, .size = 100};
+	struct zv_call call = {.ts = *now,
+			       .end = *now + (when >> 3 & 7) * 3,
+			       .kind = (int8_t)(what & 7),
+			       .block = which >> 4,
+			       .slot = (int8_t)(which & 15),
+			       .row = row,
+			       .cpu = what >> 3 & 3,
+			       .tid = what >> 5 & 3,
+			       .size = 100};
 	if (what & 128 && byte(in) == 0) { /* one that no trace can hold */
 		call.end = (int64_t)number(in, 8);
 		call.block = (int64_t)number(in, 8);

@@ -180,6 +180,7 @@ def _study(cases: list[Case], folder: Path) -> str:
     from ztrace.console import progress
     from ztrace.replay.report import Thresholds, assemble, default_backends, gather_one, passes
     from ztrace.replay.report.study import study
+    from ztrace.replay.research.claims import judge
     from ztrace.traces import TraceReader
 
     found = []
@@ -188,4 +189,4 @@ def _study(cases: list[Case], folder: Path) -> str:
             models = default_backends(reader.metadata)
             with progress(case.name, passes(len(models)) * reader.num_rows) as advance:
                 found.append(gather_one(reader, case.name, models, advance))
-    return study(assemble(found, Thresholds()))
+    return study(assemble(found, Thresholds(), judge(found)))

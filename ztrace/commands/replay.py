@@ -210,7 +210,7 @@ def _replayed(asked: Asked) -> int:
 def _anomalies(asked: Asked) -> int:
     """Watch one replay for faults of the allocator."""
     from ztrace.present.anomalies import show_anomalies
-    from ztrace.replay.figures.anomalies import find_anomalies
+    from ztrace.replay.play.anomalies import find_anomalies
 
     trace = asked.trace
     with TraceReader(trace) as reader, progress(trace.name, 3 * reader.num_rows) as advance:

@@ -25,6 +25,7 @@ from ztrace.replay.report import (
     render,
     sweep_document,
 )
+from ztrace.replay.research.claims import judge
 from ztrace.replay.sweep import is_results, read_results
 from ztrace.streams import say, show
 from ztrace.traces.metadata import Metadata
@@ -116,7 +117,7 @@ def command(
                 _gather(path, name, backends, timing=timing)
                 for path, name in zip(traces, names, strict=True)
             ]
-            document = assemble(recordings, limits)
+            document = assemble(recordings, limits, judge(recordings))
         text = render(document, form)
         if file is not None:
             file.write(text.encode("utf-8", "backslashreplace"))

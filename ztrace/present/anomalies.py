@@ -6,7 +6,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from ztrace.console import bytes_text, count_text, ns_text, table
-from ztrace.replay.figures.anomalies import Anomalies, Part
+from ztrace.replay.play.anomalies import Anomalies, Part
 
 
 def show_anomalies(out: Console, trace: str, found: Anomalies) -> None:

@@ -157,6 +157,7 @@ def same_names(folder: Path, name: str) -> list[str]:
         "export IN -o OUT --force",
         "import IN -o OUT --force",
         "import other --like IN -o OUT --force",
+        "measure IN --allocator zbud -o OUT --force",
         "merge other IN -o OUT --force",
         "recover IN -o OUT --force",
         "replay IN --backend zbud --every 5% -o OUT --force",

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -28,7 +28,7 @@ WIDTH = 80
 _WHOLE = 24
 """Names up to that long are not broken to fit a line."""
 
-_WIDEST = 1000
+_GAP = 2
 _TRAILING = re.compile(r" +$", re.MULTILINE)
 
 
@@ -42,8 +42,8 @@ class _Plain(Console):
         """As rich, but what it raises about the stream is left to the caller."""
         for one in objects:
             if isinstance(one, Table):
-                wide = self.options.update(max_width=_WIDEST)
-                least = Measurement.get(self, wide, one).minimum
+                least = sum(column.min_width or 0 for column in one.columns)
+                least += _GAP * (len(one.columns) - 1)
                 one.width = least if least > self.width else None
         with self.capture() as captured:
             safe = (printable_lines(one) if isinstance(one, str) else one for one in objects)
@@ -82,14 +82,18 @@ def table(
     The first ``texts`` columns are text, flush left, folded when too long; the others are
     numbers, flush right, never broken. Cells are shown as they are, control characters escaped.
     """
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    made = Table(
+        box=None, pad_edge=False, padding=(0, _GAP, 0, 0), title=title, title_justify="left"
+    )
     cells = [[printable(cell) for cell in row] for row in rows]
     for i, header in enumerate(headers):
+        texts_of = [header, *(row[i] for row in cells)]
         if i < texts:
-            longest = max((len(word) for row in cells for word in row[i].split()), default=0)
+            longest = max(cell_len(word) for text in texts_of for word in [*text.split(), ""])
             made.add_column(header, overflow="fold", min_width=min(longest, _WHOLE))
         else:
-            made.add_column(header, justify="right", no_wrap=True)
+            longest = max(cell_len(line) for text in texts_of for line in text.split("\n"))
+            made.add_column(header, justify="right", no_wrap=True, min_width=longest)
     for row in cells:
         made.add_row(*map(Text, row))
     return made

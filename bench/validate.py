@@ -28,8 +28,8 @@ Times = tuple[float, float]  # wall and CPU, s
 
 def inside(what: str, trace: Path) -> None:
     """Measure in this process; prints JSON."""
-    from ztrace.replay.validate import validate
     from ztrace.replay.validate.calls import BATCH_ROWS, COLUMNS
+    from ztrace.replay.validate.ztree_run import explain_trees
     from ztrace.traces import TraceReader
 
     calls = 0
@@ -39,7 +39,7 @@ def inside(what: str, trace: Path) -> None:
             for _ in reader.batches(columns=COLUMNS, rows=BATCH_ROWS):
                 pass
         else:
-            verdict = validate(reader, engine=what)
+            verdict = explain_trees(reader, engine=what)
             calls = verdict.total("calls")
         spent = time.perf_counter() - wall, time.process_time() - cpu
     print(json.dumps({"calls": calls, "times": spent}))

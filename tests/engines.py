@@ -10,7 +10,9 @@ import pytest
 from ztrace.allocator import native
 from ztrace.replay import Result, replay
 from ztrace.replay.play.native import can_replay, replay_native
-from ztrace.replay.validate import FoundOrder, Verdict, validate
+from ztrace.replay.validate import FoundOrder
+from ztrace.replay.validate.ztree_run import explain_trees
+from ztrace.replay.validate.ztree_verdict import TreesVerdict
 from ztrace.traces import TraceReader
 
 
@@ -30,22 +32,22 @@ def replay_both(reader: TraceReader, backend: str, **options: Any) -> Result:
     return expected
 
 
-def validate_both(reader: TraceReader, **options: Any) -> tuple[Verdict, list[FoundOrder]]:
+def validate_both(reader: TraceReader, **options: Any) -> tuple[TreesVerdict, list[FoundOrder]]:
     """The Python checker's verdict and order, which must be the core's too."""
     orders: list[FoundOrder] = []
-    expected = validate(reader, engine="python", on_order=orders.append, **options)
+    expected = explain_trees(reader, engine="python", on_order=orders.append, **options)
     if native.reason_missing() or "tree_class" in options:
         return expected, orders
     found: list[FoundOrder] = []
-    answered = validate(reader, engine="native", on_order=found.append, **options)
+    answered = explain_trees(reader, engine="native", on_order=found.append, **options)
     assert without_time(answered) == without_time(expected)
     assert steps_of(found) == steps_of(orders)
     # Without an order wanted the core does less.
-    assert without_time(validate(reader, engine="native", **options)) == without_time(expected)
+    assert without_time(explain_trees(reader, engine="native", **options)) == without_time(expected)
     return expected, orders
 
 
-def without_time(verdict: Verdict) -> dict[str, Any]:
+def without_time(verdict: TreesVerdict) -> dict[str, Any]:
     """All figures of a verdict but those of this machine."""
     document = verdict.to_dict()
     assert set(document.pop("measured_here")) == {"wall_s"}

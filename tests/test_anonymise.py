@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from ztrace.allocator import HasPlace, Pool, create
 from ztrace.commands.anonymise import command
 from ztrace.replay import replay_trace
-from ztrace.replay.validate import validate
-from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate import validate_trace
 from ztrace.traces import (
     SCHEMA,
     Counters,
@@ -153,7 +152,7 @@ def test_replay_and_validate_answer_as_before_of_real_recordings(name: str, tmp_
     for trace in (path, anonymised(path)):
         results.append(figures(replay_trace(trace, "ztree").to_dict(), first_ns(trace)))
         with TraceReader(trace) as reader:
-            verdict = validate(reader).to_dict()
+            verdict = validate_trace(reader).to_dict()
         verdict.pop("races")  # quotes calls with their times and tasks
         verdicts.append(figures(verdict))
     assert verdicts[0] == verdicts[1]
@@ -186,7 +185,7 @@ def test_places_are_shared_as_before(allocator: str, lies: bool, tmp_path: Path)
     found = []
     for trace in (path, anonymised(path)):
         with TraceReader(trace) as reader:
-            placement = compare_places(reader)
+            placement = validate_trace(reader)
         assert placement.agrees != lies
         found.append(figures(placement.to_dict()))
     assert found[0] == found[1]

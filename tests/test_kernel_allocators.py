@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.guests import Watch
-from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate import validate_trace
 from ztrace.tracer.lab.matrix import Cell
 from ztrace.tracer.lab.together import record_together
 from ztrace.traces import TraceReader
@@ -55,7 +55,7 @@ def test_known_workload(cell: Cell, guest: Callable[[str], Path]) -> None:
         assert metadata.lost_total() == 0
         assert metadata.counters.check
         assert all(one.agrees for one in metadata.counters.check)
-        [pool] = compare_places(trace).pools
+        [pool] = validate_trace(trace).pools
     if cell.backend == "zram":
         known_of_zram(path)
     else:

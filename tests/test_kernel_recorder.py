@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.guests import Watch
-from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate import validate_trace
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 from ztrace.tracer.convert import convert
 from ztrace.tracer.lab.debian import fetch_kernel
@@ -70,7 +70,7 @@ def fresh_pool(path: Path, note: str) -> PoolPlacement:
     """The one pool made for a recording, played through its model; ``note`` is said of it."""
     with TraceReader(path) as trace:
         assert note in trace.metadata.notes[0]
-        [made] = [pool for pool in compare_places(trace).pools if pool.starts_empty]
+        [made] = [pool for pool in validate_trace(trace).pools if pool.starts_empty]
         assert trace.metadata.pools[made.pool].created_in_recording
     assert made.agrees
     return made
@@ -201,7 +201,7 @@ def test_a_killed_recorders_spool_has_all_but_the_end(job: Path, name: str) -> N
     with TraceReader(job / f"{name}.parquet") as trace:
         assert "cut off" in trace.metadata.notes[-1]
         assert trace.metadata.lost_total() == 0
-        [pool] = [pool for pool in compare_places(trace).pools if pool.starts_empty]
+        [pool] = [pool for pool in validate_trace(trace).pools if pool.starts_empty]
     assert pool.places.equal == pool.places.compared >= 500
     assert pool.agrees
 

@@ -13,7 +13,7 @@ from tests.guests import Watch
 from ztrace.allocator.table import c_initialiser
 from ztrace.replay import replay_trace
 from ztrace.replay.tune import Limits, tune
-from ztrace.replay.validate import validate
+from ztrace.replay.validate.ztree_run import explain_trees
 from ztrace.tracer.lab.session import Setup, record_in_guest
 from ztrace.tracer.lab.together import record_together
 from ztrace.traces import TraceReader
@@ -98,8 +98,8 @@ def test_a_module_built_with_a_tuned_table_is_the_model_with_that_table(
     record_in_guest(setup, path, watch=print)
     with TraceReader(path) as trace:
         assert trace.metadata.lost_total() == 0
-        verdict = validate(trace, table=table)
+        verdict = explain_trees(trace, table=table)
     assert verdict.explained
     assert sum(tree.tally.calls for tree in verdict.trees) > 1000
     with TraceReader(path) as trace:
-        assert not validate(trace).explained
+        assert not explain_trees(trace).explained

@@ -17,8 +17,7 @@ from ztrace.allocator import HasPlace, Pool, create
 from ztrace.allocator.registry import recorded
 from ztrace.commands.validate import command
 from ztrace.replay import ReplayError
-from ztrace.replay.validate.placement import compare_places
-from ztrace.replay.validate.placement_verdict import Placement
+from ztrace.replay.validate import Verdict, validate_trace
 from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
 
@@ -58,7 +57,7 @@ def history(allocator: str, calls: int = 600, seed: int = 1) -> list[Row]:
     return rows
 
 
-def compare(path: Path, rows: list[Row], allocator: str, **options: Any) -> Placement:
+def compare(path: Path, rows: list[Row], allocator: str, **options: Any) -> Verdict:
     metadata = Metadata(
         kernel=Kernel(release="6.12.1"),
         machine=Machine(cpus=1),
@@ -75,7 +74,7 @@ def compare(path: Path, rows: list[Row], allocator: str, **options: Any) -> Plac
             | {"op": pa.array([row["op"] for row in rows], pa.int8())}
         )
     with TraceReader(path) as reader:
-        return compare_places(reader, **options)
+        return validate_trace(reader, **options)
 
 
 @pytest.mark.parametrize("allocator", SPECS)

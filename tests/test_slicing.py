@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from ztrace.commands.slice import command
 from ztrace.replay import replay_trace
-from ztrace.replay.validate import validate
+from ztrace.replay.validate import validate_trace
 from ztrace.traces import SCHEMA, Counters, Metadata, PoolInfo, TraceError, TraceReader, TraceWriter
 from ztrace.traces.metadata import CounterCheck
 
@@ -229,13 +229,13 @@ def test_a_late_slice_replays_as_one(tmp_path: Path) -> None:
         [pool] = result.pools
         assert bool(pool.unknown) != whole
         with TraceReader(out) as reader:
-            assert validate(reader).explained
+            assert validate_trace(reader).agrees
     assert not validated_as_whole(tmp_path / "outFalse")
 
 
 def validated_as_whole(path: Path) -> bool:
     with TraceReader(path) as reader:
-        return validate(reader, starts_empty=True).explained
+        return validate_trace(reader, starts_empty=True).agrees
 
 
 def test_whole_lives_of_a_real_recording(tmp_path: Path) -> None:

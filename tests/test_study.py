@@ -19,8 +19,7 @@ from ztrace.cli import main
 from ztrace.replay.report import Thresholds, default_backends, gather_one
 from ztrace.replay.report.study import SIZE_QUANTILES, study, tables
 from ztrace.replay.report.tables import Table
-from ztrace.replay.validate import validate
-from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate import validate_trace
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.lab.study import ALLOCATORS, PROGRAMS, missing, plan
 from ztrace.tracer.lab.workloads import WORKLOADS, Workload, put_program
@@ -201,14 +200,9 @@ def test_bundled_slice_is_explained(name: str) -> None:
         assert reader.metadata.lost_total() == 0
         assert reader.metadata.starts_empty()
         assert reader.metadata.machine.cpus == 2
-        if name.endswith("ztree"):
-            verdict = validate(reader)
-            assert verdict.explained
-            assert verdict.total("explained") > 40_000
-        else:
-            placement = compare_places(reader)
-            assert placement.agrees
-            assert sum(pool.places.compared for pool in placement.pools) > 300
+        verdict = validate_trace(reader)
+        assert verdict.agrees
+        assert verdict.explained == verdict.calls > (40_000 if name.endswith("ztree") else 300)
 
 
 def test_bundled_slices_are_small_and_all_there() -> None:

@@ -29,8 +29,9 @@ from ztrace.allocator.ztree.model import FREE, Block, BlockTree, Released, Ztree
 from ztrace.cli import main
 from ztrace.replay import ReplayError
 from ztrace.replay.order.file import read_order
-from ztrace.replay.validate import Verdict, validate
 from ztrace.replay.validate import calls as calls_module
+from ztrace.replay.validate.ztree_run import explain_trees
+from ztrace.replay.validate.ztree_verdict import TreesVerdict
 from ztrace.traces import OP_CODE, OPS, Metadata, PoolInfo, TraceReader, TraceWriter
 from ztrace.traces.schema import SCHEMA
 
@@ -106,7 +107,7 @@ def tree_of(columns: Columns) -> NDArray[np.int64]:
 class Checked:
     """A verdict and the order that came with it."""
 
-    verdict: Verdict
+    verdict: TreesVerdict
     order: list[tuple[int, int, int]]  # (at_ns, row, step)
 
 
@@ -117,7 +118,7 @@ def check(columns: Columns, metadata: Metadata | None = None, **options: Any) ->
     return Checked(verdict, steps_of(orders))
 
 
-def unexplained(verdict: Verdict) -> int:
+def unexplained(verdict: TreesVerdict) -> int:
     """Calls not explained; the two ways to count them must agree."""
     missing = verdict.total("calls") - verdict.total("explained")
     assert missing == verdict.unexplained_count
@@ -865,9 +866,9 @@ def test_batches_cut_by_row_groups_of_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with TraceReader(SAMPLES / TWO) as reader:
-        expected = validate(reader)
+        expected = explain_trees(reader)
         monkeypatch.setattr(calls_module, "BATCH_ROWS", 7001)
-        assert without_time(validate(reader)) == without_time(expected)
+        assert without_time(explain_trees(reader)) == without_time(expected)
 
 
 # -- the command line --------------------------------------------------------------------------
@@ -920,7 +921,7 @@ def test_what_cannot_be_validated_is_refused_in_one_line(ztrace: Ztrace) -> None
         assert ztrace("validate", allocator, "--order", "o").code == 2
         assert not Path("o").exists()
         with TraceReader(allocator) as reader, pytest.raises(ReplayError, match="only ztree"):
-            validate(reader)
+            explain_trees(reader)
     Path("empty").write_bytes(b"")
     Path("text").write_text("ts_ns,op\n1,malloc\n")
     Path("cut").write_bytes((SAMPLES / ONE).read_bytes()[:100_000])

@@ -31,8 +31,8 @@ from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate.native import CHECKER, NativeStream
 from ztrace.replay.validate.races import races_in
 from ztrace.replay.validate.stream import SEEN, FoundOrder, PythonStream, Seen, Sinks, Stream
-from ztrace.replay.validate.verdict import KEPT
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
+from ztrace.replay.validate.ztree_verdict import KEPT
 
 if native.reason_missing():
     pytest.skip("no native core to compare", allow_module_level=True)

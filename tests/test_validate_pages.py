@@ -16,8 +16,7 @@ import pytest
 
 from ztrace.allocator import HasPlace, Pool, create
 from ztrace.allocator.z3fold.model import Z3fold
-from ztrace.replay.validate import validate
-from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate import validate_trace
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
@@ -142,7 +141,7 @@ def write(path: Path, rows: list[Row], guest: Guest, cpus: int = 1) -> TraceRead
 
 def compare(path: Path, rows: list[Row], guest: Guest, cpus: int = 1) -> PoolPlacement:
     with write(path, rows, guest, cpus) as reader:
-        [pool] = compare_places(reader).pools
+        [pool] = validate_trace(reader).pools
     return pool
 
 
@@ -185,12 +184,12 @@ def test_ztrees_handles_on_any_page_size(page_bytes: int, tmp_path: Path) -> Non
     guest = Guest("ztree", page_bytes)
     rows = guest.run(1500)
     with write(tmp_path / "t", rows, guest) as reader:
-        verdict = validate(reader)
-    assert verdict.explained
-    assert verdict.total("explained") == verdict.total("calls") == 1500
+        verdict = validate_trace(reader)
+    assert verdict.agrees
+    assert verdict.explained == verdict.calls == 1500
     damage(rows, guest)
     with write(tmp_path / "t", rows, guest) as reader:
-        assert not validate(reader).explained
+        assert not validate_trace(reader).agrees
 
 
 @pytest.mark.parametrize("page_bytes", PAGES)

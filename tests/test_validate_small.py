@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from tests.engines import steps_of, validate_both
 from ztrace.allocator.ztree.model import Ztree
-from ztrace.replay.validate import Verdict, ztree_run
+from ztrace.replay.validate import ztree_run
+from ztrace.replay.validate.ztree_verdict import TreesVerdict
 from ztrace.traces import OP_CODE, OPS, Metadata, PoolInfo, TraceReader
 from ztrace.traces.schema import SCHEMA
 
@@ -79,7 +80,7 @@ class Rows:
         yield from self._table.select(list(columns)).to_batches(max_chunksize=rows)
 
 
-def check(rows: list[Row], *, empty: bool = True) -> tuple[Verdict, list[tuple[int, int]]]:
+def check(rows: list[Row], *, empty: bool = True) -> tuple[TreesVerdict, list[tuple[int, int]]]:
     """The verdict of both engines, and the order found as (row, step)."""
     with patch.object(ztree_run, "Ztree", partial(Ztree, table=TABLE)):
         reader = cast(TraceReader, Rows(rows, empty=empty))

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from ztrace.allocator.z3fold.model import Page, Z3fold
 from ztrace.commands.validate import command
-from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate import validate_trace
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.replay.validate.z3fold_model import Correctable
 from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
@@ -110,7 +110,7 @@ def compare(path: Path, rows: list[Row]) -> PoolPlacement:
             }
         )
     with TraceReader(path) as reader:
-        [pool] = compare_places(reader).pools
+        [pool] = validate_trace(reader).pools
     return pool
 
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from ztrace.allocator.zsmalloc.model import Zsmalloc
 from ztrace.commands.validate import command
-from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate import validate_trace
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
@@ -148,7 +148,7 @@ def compare(path: Path, rows: list[Row], variant: str) -> PoolPlacement:
             }
         )
     with TraceReader(path) as reader:
-        [pool] = compare_places(reader).pools
+        [pool] = validate_trace(reader).pools
     return pool
 
 

@@ -21,8 +21,9 @@ from ztrace.allocator.traits import Check
 from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.source import AT, INSERT, Source
-from ztrace.replay.validate import FoundOrder, validate
 from ztrace.replay.validate.calls import BATCH_ROWS, FOREVER, horizons
+from ztrace.replay.validate.stream import FoundOrder
+from ztrace.replay.validate.ztree_run import explain_trees
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
 
@@ -38,7 +39,7 @@ def find_order(
         return None
     orders: list[FoundOrder] = []
     try:
-        verdict = validate(reader, on_order=orders.append, advance=advance)
+        verdict = explain_trees(reader, on_order=orders.append, advance=advance)
     except ReplayError:  # no mallocs or frees, or those of another allocator
         return None
     return InOrder(reader, orders) if verdict.explained and verdict.cpus > 1 else None

@@ -30,9 +30,7 @@ from ztrace.replay.report.memory import EVERY, Memory, model_dict
 from ztrace.replay.report.native_times import native_times
 from ztrace.replay.report.recorded import Recorded, page_bytes, tally
 from ztrace.replay.report.statistics import as_dict
-from ztrace.replay.validate import FoundOrder, validate
-from ztrace.replay.validate.placement import compare_places
-from ztrace.replay.validate.ztree_run import can_explain
+from ztrace.replay.validate import FoundOrder, validate_trace
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 
@@ -79,7 +77,7 @@ def is_emulated(metadata: Metadata) -> bool:
 
 def passes(backends: int) -> int:
     """How often :func:`gather_one` goes over the rows, for a progress bar."""
-    return 5 + 2 * backends
+    return 4 + 2 * backends
 
 
 def gather_one(
@@ -267,39 +265,29 @@ def _memory(results: dict[str, Result], memory: dict[str, Memory], label: str, o
 
 def _validate(reader: TraceReader, advance: Callable[[int], object]) -> tuple[Json | None, Source]:
     """Calls explained, and the trace in the order found if there is one."""
-    forms = {pool.allocator for pool in reader.metadata.pools}
+    orders: list[FoundOrder] = []
     try:
-        if all(map(can_explain, forms)):
-            orders: list[FoundOrder] = []
-            verdict = validate(reader, on_order=orders.append, advance=advance)
-            found: Json = {
-                "method": "order found" if verdict.cpus > 1 else "recorded order",
-                "calls": verdict.total("calls"),
-                "explained": verdict.total("explained"),
-                "undetermined": 0,
-                "agrees": verdict.explained,
-                "sizes_compared": 0,
-                "sizes_equal": 0,
-                "races": dict(sorted(verdict.race_counts.items())),
-            }
-            several = verdict.explained and verdict.cpus > 1
-            return found, InOrder(reader, orders) if several else reader
-        placement = compare_places(reader, advance=advance)
-        advance(reader.num_rows)
-        pools = placement.pools
-        return {
-            "method": ", ".join(sorted({f"{pool.order} order" for pool in pools})),
-            "calls": sum(pool.places.compared for pool in pools),
-            "explained": sum(pool.places.equal for pool in pools),
-            "undetermined": sum(pool.undetermined for pool in pools),
-            "agrees": placement.agrees,
-            "sizes_compared": sum(pool.sizes.compared for pool in pools),
-            "sizes_equal": sum(pool.sizes.equal for pool in pools),
-            "races": {},
-        }, reader
+        verdict = validate_trace(reader, on_order=orders.append, advance=advance)
     except ReplayError:
-        advance(2 * reader.num_rows)
+        advance(reader.num_rows)
         return None, reader
+    found: Json = {
+        "method": ", ".join(verdict.ways),
+        "calls": verdict.calls,
+        "explained": verdict.explained,
+        "undetermined": verdict.undetermined,
+        "agrees": verdict.agrees,
+        "sizes_compared": verdict.sizes_compared,
+        "sizes_equal": verdict.sizes_equal,
+        "races": {},
+    }
+    trees = verdict.trees
+    if trees is None:
+        return found, reader
+    found["races"] = dict(sorted(trees.race_counts.items()))
+    alone = not verdict.pools  # the order of other pools' calls is not found
+    several = alone and trees.explained and trees.cpus > 1
+    return found, InOrder(reader, orders) if several else reader
 
 
 def _limits(backend: str, metadata: Metadata) -> list[int]:

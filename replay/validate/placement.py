@@ -15,23 +15,17 @@ on what a trace tells of the order in which calls took effect:
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Callable, Sequence
 
 from ztrace.allocator.registry import recorded, recorded_traits, resolve
 from ztrace.allocator.specification import family
-from ztrace.allocator.traits import Check, Tells
+from ztrace.allocator.traits import Check
 from ztrace.allocator.zbud.model import Zbud
-from ztrace.replay.errors import ReplayError
-from ztrace.replay.validate.by_row import PLAYED, check_by_row
+from ztrace.replay.validate.by_row import check_by_row
 from ztrace.replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
 from ztrace.replay.validate.corrected_order import CorrectedOrder
 from ztrace.replay.validate.lock_order import LockOrder
-from ztrace.replay.validate.partial import refuse_partial
-from ztrace.replay.validate.placement_verdict import Placement, PoolPlacement, Way
+from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.replay.validate.recorded_order import RecordedOrder
 from ztrace.replay.validate.zbud_run import ZbudRun
 from ztrace.traces.reader import TraceReader
@@ -40,80 +34,94 @@ OPS = (MALLOC, FREE, WRITEBACK, SHRINK, COMPACT)
 BY_ROW = (Way.RECORDED, Way.CORRECTED)
 
 
-def compare_places(
-    reader: TraceReader,
-    *,
-    backend: str | None = None,
-    advance: Callable[[int], object] = lambda rows: None,
-) -> Placement:
-    """Play a trace whose recording tells places through its model and compare what can be.
+class Places:
+    """Plays pools through their models and compares where objects lie.
 
-    ``backend`` replaces the model chosen from the trace's kernel. ReplayError for a trace of
-    another allocator, without allocator calls, of some objects only, or with calls that cannot
-    have happened.
+    ``pools``: those that calls were made to and whose recordings tell places. ``backend`` replaces
+    the model chosen from the trace's kernel. :meth:`compare` goes over the rows ``passes`` times.
     """
-    began = time.perf_counter()
-    refuse_partial(reader)
-    orders = {number: _order(reader, number, backend) for number in _used_pools(reader)}
-    by_row = {number for number, order in orders.items() if order in BY_ROW}
-    passes = 1 + 2 * bool(by_row) + 2 * (len(by_row) < len(orders))
-    step = _Share(advance, passes)
-    step(reader.num_rows)  # _used_pools
-    results: dict[int, PoolPlacement] = {}
-    if by_row:
-        results |= _by_row(reader, orders, backend, step)
-    if len(by_row) < len(orders):
-        results |= _by_window(reader, orders, backend, step)
-    lost = reader.metadata.lost_total()
-    found = [results[number] for number in sorted(results)]
-    return Placement(str(reader.path), found, lost, time.perf_counter() - began)
 
+    def __init__(self, reader: TraceReader, pools: Sequence[int], backend: str | None) -> None:
+        self._reader = reader
+        self._backend = backend
+        self._page_bytes = reader.metadata.machine.page_bytes or 4096
+        self._tells_lock = {number: _tells_lock(reader, number) for number in pools}
+        ways = {number: self._way(number) for number in pools}
+        self._by_row = {number: way for number, way in ways.items() if way in BY_ROW}
+        self._by_window = {number: way for number, way in ways.items() if way not in BY_ROW}
+        self.passes = 2 * bool(self._by_row) + 2 * bool(self._by_window)
 
-@dataclass
-class _Share:
-    """Progress of one of several passes over the rows, as its share of the rows."""
+    def compare(self, advance: Callable[[int], object]) -> list[PoolPlacement]:
+        """What was found of each pool, by its number.
 
-    advance: Callable[[int], object]
-    passes: int
-    done: int = 0
+        ``advance`` gets numbers of rows. ReplayError for calls that cannot have happened.
+        """
+        found: list[PoolPlacement] = []
+        if self._by_row:
+            found += self._play_rows(advance)
+        if self._by_window:
+            found += self._play_windows(advance)
+        return sorted(found, key=lambda result: result.pool)
 
-    def __call__(self, rows: int) -> None:
-        before = self.done // self.passes
-        self.done += rows
-        self.advance(self.done // self.passes - before)
+    def _way(self, number: int) -> Way:
+        """In which order a pool's calls are played."""
+        machine, pool = self._reader.metadata.machine, self._reader.metadata.pools[number]
+        if not pool.empty_at_start or self._backend is not None:
+            return Way.RECORDED
+        check = recorded_traits(pool.allocator).check
+        if check is Check.LOCKED:
+            # Also of one CPU: where the kernel preempts, calls overlap on it, too.
+            return Way.LOCK if self._tells_lock[number] else Way.RECORDED
+        if machine.cpus == 1:
+            return Way.RECORDED
+        if check is Check.CORRECTED:
+            return Way.CORRECTED if machine.cpus else Way.RECORDED
+        return Way.FOUND if check is Check.SEARCHED else Way.RECORDED
 
+    def _result(self, number: int, way: Way) -> PoolPlacement:
+        metadata = self._reader.metadata
+        pool = metadata.pools[number]
+        spec = self._model(pool.allocator)
+        result = PoolPlacement(number, pool.allocator, spec, pool.empty_at_start, way)
+        many = recorded_traits(pool.allocator).check is Check.LOCKED and metadata.machine.cpus != 1
+        if way == Way.RECORDED and many and not self._tells_lock[number]:
+            result.notes.append("the trace does not say when calls held the lock (lock_ns)")
+        return result
 
-def _used_pools(reader: TraceReader) -> list[int]:
-    """Pools that calls were made to; ReplayError if there is none, or not of these allocators."""
-    used: set[int] = set()
-    for batch in reader.batches(columns=("op", "pool")):
-        op = batch.column("op").indices.to_numpy()
-        used.update(np.unique(batch.column("pool").to_numpy()[np.isin(op, PLAYED)]).tolist())
-    if not used:
-        raise ReplayError(f"{reader.path}: no malloc or free in it; nothing to validate")
-    pools = reader.metadata.pools
-    for number in sorted(used):
-        allocator = pools[number].allocator if number < len(pools) else "unknown"
-        if recorded_traits(allocator).tells is Tells.NOTHING:
-            raise ReplayError(f"{reader.path}: pool {number} is {allocator}; no places to compare")
-    return sorted(used)
+    def _model(self, allocator: str) -> str:
+        """The specification of the model for a pool of this recording."""
+        metadata, backend = self._reader.metadata, self._backend
+        rules = metadata.kernel.release, self._page_bytes
+        if backend is not None and family(backend) != allocator:
+            return resolve(backend, *rules)
+        return recorded(backend or allocator, *rules, metadata.machine.cpus)
 
+    def _play_rows(self, advance: Callable[[int], object]) -> list[PoolPlacement]:
+        """Play pools in the order of rows."""
+        reader = self._reader
+        checks: dict[int, RecordedOrder | CorrectedOrder] = {}
+        for number, way in self._by_row.items():
+            result = self._result(number, way)
+            if way == Way.RECORDED:
+                checks[number] = RecordedOrder(str(reader.path), reader.metadata, result)
+            else:
+                checks[number] = CorrectedOrder(reader, result)
+        check_by_row(reader, checks, self._page_bytes, advance)
+        return [check.result for check in checks.values()]
 
-def _order(reader: TraceReader, number: int, backend: str | None) -> Way:
-    """In which order a pool's calls are played."""
-    metadata = reader.metadata
-    pool = metadata.pools[number]
-    if not pool.empty_at_start or backend is not None:
-        return Way.RECORDED
-    check = recorded_traits(pool.allocator).check
-    if check is Check.LOCKED:
-        # Also of one CPU: where the kernel preempts, calls overlap on it, too.
-        return Way.LOCK if _tells_lock(reader, number) else Way.RECORDED
-    if metadata.machine.cpus == 1:
-        return Way.RECORDED
-    if check is Check.CORRECTED:
-        return Way.CORRECTED if metadata.machine.cpus else Way.RECORDED
-    return Way.FOUND if check is Check.SEARCHED else Way.RECORDED
+    def _play_windows(self, advance: Callable[[int], object]) -> list[PoolPlacement]:
+        """Play pools in an order made of the recorded times."""
+        runs: dict[int, ZbudRun | LockOrder] = {}
+        for number, way in self._by_window.items():
+            result = self._result(number, way)
+            if way == Way.FOUND:
+                runs[number] = ZbudRun(result, Zbud(page_bytes=self._page_bytes))
+            else:
+                runs[number] = LockOrder(result)
+        for window in windows(self._reader, advance, ops=OPS, also=("total", "place", "lock_ns")):
+            for number, run in runs.items():
+                run.feed(window.calls[window.calls["pool"] == number], window.until)
+        return [run.finish() for run in runs.values()]
 
 
 def _tells_lock(reader: TraceReader, number: int) -> bool:
@@ -126,61 +134,3 @@ def _tells_lock(reader: TraceReader, number: int) -> bool:
         if (untold | (batch.column("place").is_null().to_numpy(False) & malloc)).any():
             return False
     return True
-
-
-def _result(reader: TraceReader, number: int, order: Way, backend: str | None) -> PoolPlacement:
-    metadata = reader.metadata
-    pool = metadata.pools[number]
-    spec = _model(reader, pool.allocator, backend)
-    result = PoolPlacement(number, pool.allocator, spec, pool.empty_at_start, order)
-    many = recorded_traits(pool.allocator).check is Check.LOCKED and metadata.machine.cpus != 1
-    if order == Way.RECORDED and many and not _tells_lock(reader, number):
-        result.notes.append("the trace does not say when calls held the lock (lock_ns)")
-    return result
-
-
-def _by_row(
-    reader: TraceReader, orders: Mapping[int, Way], backend: str | None, step: _Share
-) -> dict[int, PoolPlacement]:
-    """Play pools in the order of rows."""
-    checks: dict[int, RecordedOrder | CorrectedOrder] = {}
-    for number, order in orders.items():
-        if order in BY_ROW:
-            result = _result(reader, number, order, backend)
-            if order == Way.RECORDED:
-                checks[number] = RecordedOrder(str(reader.path), reader.metadata, result)
-            else:
-                checks[number] = CorrectedOrder(reader, result)
-    check_by_row(reader, checks, _page_bytes(reader), step)
-    return {number: check.result for number, check in checks.items()}
-
-
-def _by_window(
-    reader: TraceReader, orders: Mapping[int, Way], backend: str | None, step: _Share
-) -> dict[int, PoolPlacement]:
-    """Play pools in an order made of the recorded times."""
-    runs: dict[int, ZbudRun | LockOrder] = {}
-    for number, order in orders.items():
-        if order not in BY_ROW:
-            result = _result(reader, number, order, backend)
-            if order == Way.FOUND:
-                runs[number] = ZbudRun(result, Zbud(page_bytes=_page_bytes(reader)))
-            else:
-                runs[number] = LockOrder(result)
-    for window in windows(reader, step, ops=OPS, also=("total", "place", "lock_ns")):
-        for number, run in runs.items():
-            run.feed(window.calls[window.calls["pool"] == number], window.until)
-    return {number: run.finish() for number, run in runs.items()}
-
-
-def _page_bytes(reader: TraceReader) -> int:
-    return reader.metadata.machine.page_bytes or 4096
-
-
-def _model(reader: TraceReader, allocator: str, backend: str | None) -> str:
-    """The specification of the model for a pool of this recording."""
-    metadata = reader.metadata
-    rules = metadata.kernel.release, _page_bytes(reader)
-    if backend is not None and family(backend) != allocator:
-        return resolve(backend, *rules)
-    return recorded(backend or allocator, *rules, metadata.machine.cpus)

@@ -77,33 +77,11 @@ class PoolPlacement:
             return True  # the rest follows from what is undetermined
         return self.sizes.equal == self.sizes.compared and not self.compactions_unmatched
 
-
-@dataclass
-class Placement:
-    """All pools of a trace."""
-
-    trace: str
-    pools: list[PoolPlacement]
-    lost: int
-    wall_s: float = 0.0
-
-    @property
-    def agrees(self) -> bool:
-        """Whether every pool agrees with its model."""
-        return all(pool.agrees for pool in self.pools)
-
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types."""
-        return {
-            "trace": self.trace,
-            "explained": self.agrees,
-            "lost_events": self.lost,
-            "pools": [
-                # asdict() would make a Counter anew from its items, counting these.
-                asdict(replace(pool, unknown=Counter()))
-                | {"unknown": dict(pool.unknown), "cpus": sorted(pool.cpus)}
-                | {"explained": pool.agrees}
-                for pool in self.pools
-            ],
-            "measured_here": {"wall_s": self.wall_s},
-        }
+        # asdict() would make a Counter anew from its items, counting these.
+        return (
+            asdict(replace(self, unknown=Counter()))
+            | {"unknown": dict(self.unknown), "cpus": sorted(self.cpus)}
+            | {"explained": self.agrees}
+        )

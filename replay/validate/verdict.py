@@ -1,127 +1,80 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""What a validation found, as plain data."""
+"""What the validation of a trace found, whatever allocators its pools are of."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from ztrace.allocator.ztree.calls import BlockCall
-from ztrace.replay.validate.races import Race
-from ztrace.replay.validate.ztree_checker import BlockFailure, TreeTally
-
-KEPT = 20  # failures and races kept in full; all are counted
-
-
-@dataclass(frozen=True)
-class Unexplained:
-    """A call that no order explains. ``failure`` says what the model would have answered."""
-
-    pool: int
-    tree: int
-    failure: BlockFailure
-    cause: str
-
-
-@dataclass
-class TreeVerdict:
-    """One block tree of one pool."""
-
-    pool: int
-    tree: int
-    slot_bytes: int
-    tally: TreeTally
-    began_before: bool  # the tree had blocks before the trace
-    assumed_empty: bool  # the trace does not say so, its first malloc does
+from ztrace.replay.validate.placement_verdict import PoolPlacement
+from ztrace.replay.validate.ztree_verdict import TreesVerdict
 
 
 @dataclass
 class Verdict:
-    """The whole trace."""
+    """``trees``: all pools whose handles an order of the calls has to explain, None if there are
+    none; ``pools``: those of which places were compared, by number."""
 
     trace: str
-    cpus: int = 0
-    lost: int = 0
-    trees: list[TreeVerdict] = field(default_factory=list)
-    unexplained: list[Unexplained] = field(default_factory=list)
-    unexplained_count: int = 0
-    races: list[Race] = field(default_factory=list)
-    race_counts: Counter[str] = field(default_factory=Counter)
-    errors_agree: int = 0
-    errors_differ: int = 0
-    shrinks: int = 0
-    shrinks_undetermined: int = 0
-    notes: list[str] = field(default_factory=list)
+    lost: int
+    trees: TreesVerdict | None = None
+    pools: list[PoolPlacement] = field(default_factory=list)
     wall_s: float = 0.0
 
-    def total(self, count: str) -> int:
-        """Sum of one of :class:`Tally`'s counts over all trees."""
-        return sum(getattr(tree.tally, count) for tree in self.trees)
+    @property
+    def agrees(self) -> bool:
+        """Whether the models answer as the kernel did, wherever the trace determines it."""
+        trees = self.trees is None or self.trees.explained
+        return trees and all(pool.agrees for pool in self.pools)
 
     @property
-    def explained(self) -> bool:
-        """Whether every recorded call is explained."""
-        return not self.unexplained_count and not self.errors_differ
+    def calls(self) -> int:
+        """Calls whose handle or place was compared."""
+        return self._sum("calls", lambda pool: pool.places.compared)
+
+    @property
+    def explained(self) -> int:
+        """Of :attr:`calls`, those that the model answers as the kernel did."""
+        return self._sum("explained", lambda pool: pool.places.equal)
+
+    @property
+    def undetermined(self) -> int:
+        """Of :attr:`calls`, those whose difference the calls of other CPUs may have made."""
+        return sum(pool.undetermined for pool in self.pools)
+
+    def _sum(self, count: str, of_pool: Callable[[PoolPlacement], int]) -> int:
+        return (self.trees.total(count) if self.trees else 0) + sum(map(of_pool, self.pools))
+
+    @property
+    def sizes_compared(self) -> int:
+        """Readings of pools' sizes that were compared; of ztree none are."""
+        return sum(pool.sizes.compared for pool in self.pools)
+
+    @property
+    def sizes_equal(self) -> int:
+        """Of :attr:`sizes_compared`, those that are equal."""
+        return sum(pool.sizes.equal for pool in self.pools)
+
+    @property
+    def ways(self) -> list[str]:
+        """In which orders the calls were played, in words."""
+        found = {f"{pool.order} order" for pool in self.pools}
+        if self.trees is not None:
+            found.add("order found" if self.trees.cpus > 1 else "recorded order")
+        return sorted(found)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain JSON types; handles of calls as block and slot."""
+        """Everything as plain JSON types: figures of the trace, of its trees if it has any, and
+        ``pools`` of which places were compared."""
         return {
+            **({} if self.trees is None else self.trees.to_dict()),
             "trace": self.trace,
-            "explained": self.explained,
-            "calls": self.total("calls"),
-            "calls_explained": self.total("explained"),
-            "calls_explained_in_part": self.total("in_part"),
-            "groups": self.total("groups"),
-            "overlapping": self.total("overlapping"),
-            "backtracks": self.total("dead_ends"),
-            "groups_cut_short": self.total("cut_short"),
-            "out_of_order": self.total("out_of_order"),
-            "errors_agree": self.errors_agree,
-            "errors_differ": self.errors_differ,
-            "shrinks": self.shrinks,
-            "shrinks_undetermined": self.shrinks_undetermined,
+            "explained": self.agrees,
+            "calls": self.calls,
+            "calls_explained": self.explained,
+            "calls_undetermined": self.undetermined,
             "lost_events": self.lost,
-            "cpus": self.cpus,
-            "trees": [
-                {
-                    "pool": tree.pool,
-                    "tree": tree.tree,
-                    "slot_bytes": tree.slot_bytes,
-                    "began_before": tree.began_before,
-                    "assumed_empty": tree.assumed_empty,
-                    **asdict(tree.tally),
-                }
-                for tree in self.trees
-            ],
-            "unexplained_count": self.unexplained_count,
-            "unexplained": [
-                {
-                    "pool": one.pool,
-                    "tree": one.tree,
-                    "call": call_dict(one.failure.call),
-                    "model": one.failure.answer,
-                    "likely_cause": one.cause,
-                    "around": [call_dict(call) for call in one.failure.around],
-                }
-                for one in self.unexplained
-            ],
-            "race_counts": dict(sorted(self.race_counts.items())),
-            "races": [
-                {
-                    "hazard": race.hazard,
-                    "what": race.what,
-                    "pool": race.pool,
-                    "tree": race.tree,
-                    "calls": [call_dict(call) for call in race.calls],
-                }
-                for race in self.races
-            ],
-            "notes": self.notes,
+            "pools": [pool.to_dict() for pool in self.pools],
             "measured_here": {"wall_s": self.wall_s},
         }
-
-
-def call_dict(call: BlockCall) -> dict[str, Any]:
-    """A call as plain JSON types."""
-    return {**call._asdict(), "kind": call.kind.name.lower()}

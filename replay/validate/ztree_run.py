@@ -6,7 +6,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -35,8 +35,8 @@ from ztrace.replay.validate.native import CHECKER, NativeStream, reason_missing
 from ztrace.replay.validate.partial import refuse_partial
 from ztrace.replay.validate.races import Race, races_in
 from ztrace.replay.validate.stream import SEEN, FoundOrder, PythonStream, Seen, Sinks, Stream
-from ztrace.replay.validate.verdict import KEPT, TreeVerdict, Unexplained, Verdict
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
+from ztrace.replay.validate.ztree_verdict import KEPT, TreesVerdict, TreeVerdict, Unexplained
 from ztrace.traces.reader import TraceReader
 
 
@@ -45,26 +45,29 @@ def can_explain(allocator: str) -> bool:
     return allocator == "unknown" or recorded_traits(allocator).check is Check.TREES
 
 
-def validate(
+def explain_trees(
     reader: TraceReader,
     *,
     engine: str | None = None,
     starts_empty: bool | None = None,
     tree_class: type[BlockTree] = BlockTree,
     table: Table | None = None,
+    pools: Collection[int] | None = None,
     on_order: Callable[[FoundOrder], None] | None = None,
     advance: Callable[[int], object] = lambda rows: None,
-) -> Verdict:
+) -> TreesVerdict:
     """Search for an order of all recorded ztree calls that gives the recorded handles.
 
     ``engine``: ``python`` or ``native``, the same in the native core, which is the default where
     it is. ``starts_empty`` overrides what the trace says about its pools; where neither says so, a
     tree whose first malloc gave block 0, slot 0 is taken to begin with the trace. ``tree_class`` is
     the model's tree (tests put broken ones here), ``table`` the block table that the recorded
-    module was built with if not the posted one. ``on_order`` gets the order found, stretch by
-    stretch, sorted by ``at_ns`` over all trees. ``advance`` gets numbers of rows, in all twice
-    the trace's. Raises ReplayError for a trace that is not of ztree, or of some objects only,
-    TraceError for a damaged one, NativeMissing for ``native`` where there is no core.
+    module was built with if not the posted one. ``pools``: those to be explained, if not all.
+    ``on_order`` gets the order found, stretch by stretch, sorted by ``at_ns`` over all trees.
+    ``advance`` gets numbers of rows, in all twice the trace's.
+
+    ReplayError for a trace that is not of ztree, or of some objects only; TraceError for a damaged
+    one, NativeMissing for ``native`` where there is no core.
     """
     began = time.perf_counter()
     refuse_partial(reader)
@@ -74,10 +77,15 @@ def validate(
     in_core = tree_class is BlockTree and engine != "python" and not reason_missing()
     run = _Run(reader, starts_empty, tree_class, table, on_order, in_core)
     for window in windows(reader, advance):
-        run.feed(window.calls, window.until)
+        calls = window.calls
+        run.feed(calls if pools is None else calls[_of(calls, pools)], window.until)
     verdict = run.finish()
     verdict.wall_s = time.perf_counter() - began
     return verdict
+
+
+def _of(calls: Calls, pools: Collection[int]) -> NDArray[np.bool_]:
+    return np.isin(calls["pool"], list(pools))
 
 
 @dataclass
@@ -106,7 +114,7 @@ class _Run:
         in_core: bool,
     ) -> None:
         metadata = reader.metadata
-        self.verdict = Verdict(str(reader.path), lost=metadata.lost_total())
+        self.verdict = TreesVerdict(str(reader.path), lost=metadata.lost_total())
         self.starts_empty = starts_empty
         self.declared = [pool.empty_at_start for pool in metadata.pools]
         self.allocators = [pool.allocator for pool in metadata.pools]
@@ -292,7 +300,7 @@ class _Run:
             return f"the trace begins late; otherwise {failure.cause}"
         return failure.cause
 
-    def finish(self) -> Verdict:
+    def finish(self) -> TreesVerdict:
         """End of the trace."""
         forever = int(np.iinfo(np.int64).max)
         self.feed(np.empty(0, CALL), forever)

@@ -12,9 +12,7 @@ import click
 
 from ztrace.console import console, count_text, print_json, progress, table
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.validate import validate
-from ztrace.replay.validate.placement import compare_places
-from ztrace.replay.validate.ztree_run import can_explain
+from ztrace.replay.validate import validate_trace
 from ztrace.tracer.lab.debian import KERNELS
 from ztrace.tracer.lab.matrix import Cell, cells
 from ztrace.tracer.lab.together import record_together
@@ -133,16 +131,10 @@ def examine(cell: Cell, path: Path) -> Outcome:
             counters_agree=bool(checks) and all(one.agrees for one in checks),
         )
         try:
-            if all(can_explain(pool.allocator) for pool in metadata.pools):
-                verdict = validate(trace)
-                outcome.compared = verdict.total("calls")
-                outcome.explained = verdict.total("explained")
-                outcome.model_agrees = verdict.explained
-            else:
-                placement = compare_places(trace)
-                outcome.compared = sum(pool.places.compared for pool in placement.pools)
-                outcome.explained = sum(pool.places.equal for pool in placement.pools)
-                outcome.model_agrees = placement.agrees
+            verdict = validate_trace(trace)
+            outcome.compared = verdict.calls
+            outcome.explained = verdict.explained
+            outcome.model_agrees = verdict.agrees
         except ReplayError as error:
             outcome.failed = str(error)
     return outcome

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The one door to validation: each pool is checked in the way that its allocator's traits say.
+
+Pools of ztree, whose handles tell where an object lies, are explained by an order of the calls
+(ztree_run.py). Of the others it is compared where objects lie (placement.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ztrace.allocator.registry import builtin, recorded_traits
+from ztrace.allocator.specification import family
+from ztrace.allocator.table import Table
+from ztrace.allocator.traits import Tells
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.validate.by_row import PLAYED
+from ztrace.replay.validate.partial import refuse_partial
+from ztrace.replay.validate.placement import Places
+from ztrace.replay.validate.stream import FoundOrder
+from ztrace.replay.validate.verdict import Verdict
+from ztrace.replay.validate.ztree_run import can_explain, explain_trees
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
+
+TREE_PASSES = 2
+
+
+def validate_trace(
+    reader: TraceReader,
+    *,
+    backend: str | None = None,
+    engine: str | None = None,
+    starts_empty: bool | None = None,
+    on_order: Callable[[FoundOrder], None] | None = None,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> Verdict:
+    """Whether the models of a trace's allocators answer its calls as the kernel did.
+
+    ``backend`` replaces the model chosen from the trace's kernel; of ztree, it names the block
+    table that the recorded module was built with. The rest is for pools of ztree: ``engine``,
+    ``starts_empty`` and ``on_order`` as for :func:`explain_trees`. ``advance`` gets numbers of
+    rows, in all the trace's.
+
+    ReplayError for a trace without allocator calls, of some objects only, with calls that cannot
+    have happened, or of an allocator that cannot be validated; BackendError for an impossible
+    backend, NativeMissing for the engine ``native`` where there is no core; TraceError for a
+    damaged trace.
+    """
+    began = time.perf_counter()
+    refuse_partial(reader)
+    metadata = reader.metadata
+    verdict = Verdict(str(reader.path), metadata.lost_total())
+    all_trees = all(can_explain(pool.allocator) for pool in metadata.pools)
+    used = [] if all_trees else _used_pools(reader)
+    trees = [number for number in used if can_explain(_allocator(metadata, number))]
+    others = [number for number in used if number not in trees]
+    if others and "unknown" in (_allocator(metadata, number) for number in trees):
+        trees, others = [], used  # it is tried as ztree only where it may be alone
+    for number in others:
+        allocator = _allocator(metadata, number)
+        nothing = recorded_traits(allocator).tells is Tells.NOTHING
+        _refuse(reader, f"pool {number} is {allocator}; no places to compare", nothing)
+    of_trees = backend is not None and (not others or can_explain(family(backend)))
+    places = Places(reader, others, None if of_trees and trees else backend)
+    share = _Share(advance, TREE_PASSES * bool(all_trees or trees) + places.passes)
+    if all_trees or trees:
+        verdict.trees = explain_trees(
+            reader,
+            engine=engine,
+            starts_empty=starts_empty,
+            table=_table(backend) if backend is not None and of_trees else None,
+            pools=None if all_trees else trees,
+            on_order=on_order,
+            advance=share,
+        )
+    verdict.pools = places.compare(share)
+    verdict.wall_s = time.perf_counter() - began
+    return verdict
+
+
+def searches_trees(metadata: Metadata) -> bool:
+    """Whether an order of ztree's calls is searched, which the core can do and a file can hold."""
+    return not metadata.pools or any(can_explain(pool.allocator) for pool in metadata.pools)
+
+
+def _allocator(metadata: Metadata, pool: int) -> str:
+    return metadata.pools[pool].allocator if pool < len(metadata.pools) else "unknown"
+
+
+def _refuse(reader: TraceReader, why: str, refused: bool) -> None:
+    if refused:
+        raise ReplayError(f"{reader.path}: {why}")
+
+
+def _used_pools(reader: TraceReader) -> list[int]:
+    """Pools that calls were made to; ReplayError if there is none."""
+    used: set[int] = set()
+    for batch in reader.batches(columns=("op", "pool")):
+        op = batch.column("op").indices.to_numpy()
+        used.update(np.unique(batch.column("pool").to_numpy()[np.isin(op, PLAYED)]).tolist())
+    _refuse(reader, "no malloc or free in it; nothing to validate", not used)
+    return sorted(used)
+
+
+def _table(backend: str) -> Table | None:
+    """The block table of a specification of the posted ztree, None for the posted one."""
+    found = builtin(backend)
+    if found is None or not can_explain(found.name) or "variant" in found.arguments:
+        raise ReplayError(f"--backend {backend}: the trace is of ztree; write ztree:table=FILE")
+    table: Table | None = found.arguments.get("table")
+    return table
+
+
+@dataclass
+class _Share:
+    """Progress of one of several passes over the rows, as its share of the rows."""
+
+    advance: Callable[[int], object]
+    passes: int
+    done: int = 0
+
+    def __call__(self, rows: int) -> None:
+        before = self.done // self.passes
+        self.done += rows
+        self.advance(self.done // self.passes - before)

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.guests import Boot, Guests
 from ztrace.tracer.lab.qemu import QEMU
+from ztrace.tracer.program.build import TOOLS
 from ztrace.tracer.system_bcc import find_bcc
 
 # No test depends on how fast the machine is.
@@ -56,6 +57,14 @@ def lab() -> None:
     reason = _lacking()
     if reason:
         _skip(reason)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """Skips where no kernel can be built as a program; that needs neither root nor a guest."""
+    missing = [tool for tool in (*TOOLS, "apt-get", "xz") if shutil.which(tool) is None]
+    if missing:
+        _skip(f"no {', '.join(missing)}; as root: tools/kernel-packages")
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from ztrace.allocator.registry import OURS
 from ztrace.replay import replay_trace
 from ztrace.replay.play.backends import every
 from ztrace.replay.play.fastest import replay_fastest
-from ztrace.replay.validate.placement import compare_places
+from ztrace.replay.validate import validate_trace
 from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
 
@@ -181,7 +181,7 @@ def test_a_built_in_one_is_a_folder_and_a_line(
     found = replay_trace(tmp_path / "trace.parquet", "halves")
     assert found.totals_equal == found.totals_compared == 3000
     with TraceReader(tmp_path / "trace.parquet") as reader:
-        assert compare_places(reader).agrees
+        assert validate_trace(reader).agrees
     assert result.count("refused") == 0
 
 

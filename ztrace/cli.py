@@ -39,6 +39,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("ztrace.commands.compare", "Say what changed between two recordings."),
     "sweep": ("ztrace.commands.sweep", "Replay many traces through many models."),
     "explore": ("ztrace.commands.explore", "Enumerate the races of a few calls of the model."),
+    "measure": ("ztrace.commands.measure", "Time real allocators in a kernel, with a trace."),
     "kmod": ("ztrace.commands.kmod", "Build the posted ztree as a kernel module."),
     "lab": ("ztrace.commands.lab", "Boot a real kernel in QEMU and record it."),
 }

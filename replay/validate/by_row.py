@@ -7,11 +7,25 @@ it began, together with them.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from ztrace.replay.read.rows import COMPACT, FREE, MALLOC, MAP, UNMAP, Rows, segments, survey
+from ztrace.allocator import Pool
+from ztrace.replay.read.lives import FREE_WAITS_ROWS
+from ztrace.replay.read.rows import (
+    COMPACT,
+    FREE,
+    MALLOC,
+    MAP,
+    NO_HANDLE,
+    UNMAP,
+    Rows,
+    segments,
+    survey,
+)
+from ztrace.replay.validate.placement_verdict import PoolPlacement
 from ztrace.traces.reader import TraceReader
 
 PLAYED = (MALLOC, FREE, MAP, UNMAP, COMPACT)
@@ -46,6 +60,9 @@ class RowCheck(Protocol):
     def shrink(self, rows: Rows, first: int, last: int, play: Play) -> None:
         """Play the shrink that row ``last`` records, and rows ``first`` to ``last`` by ``play``."""
 
+    def settle(self, before: int | None) -> None:
+        """Wait no longer for frees of handles given out again in rows under ``before``."""
+
 
 def check_by_row(
     reader: TraceReader,
@@ -59,14 +76,18 @@ def check_by_row(
         played = 0
         for first, last in rows.shrinks:
             _play(checks, rows, played, first)
-            check = checks.get(rows.pool[last])
-            if check is not None:
-                check.shrink(rows, first, last, partial(_play, checks, rows))
+            shrunk = checks.get(rows.pool[last])
+            if shrunk is not None:
+                shrunk.shrink(rows, first, last, partial(_play, checks, rows))
             else:
                 _play(checks, rows, first, last)
             played = last + 1
         _play(checks, rows, played, len(rows))
+        for check in checks.values():
+            check.settle(rows.number[-1] - FREE_WAITS_ROWS if len(rows) else 0)
         advance(rows.rows)
+    for check in checks.values():
+        check.settle(None)
 
 
 def _play(checks: Mapping[int, RowCheck], rows: Rows, start: int, stop: int) -> None:
@@ -78,3 +99,21 @@ def _play(checks: Mapping[int, RowCheck], rows: Rows, start: int, stop: int) -> 
     for pool, *values in zip(rows.pool[start:stop], *pieces, strict=True):
         if pool in checks and values[3] in PLAYED:
             checks[pool].play(Row(*values))
+
+
+def malloc(model: Pool, row: Row, result: PoolPlacement) -> int | None:
+    """Play a malloc: the model's handle if both gave one. A refusal is compared."""
+    number, ret = row.number, row.ret
+    if ret == -errno.ENOMEM:
+        return None  # no page was to be had: not the model's matter
+    try:
+        given = model.malloc(row.size)
+    except OSError as refusal:
+        code = -(refusal.errno or 0)
+        result.errors.note(ret == code, lambda: f"row {number}: kernel {ret}, model {code}")
+        return None
+    if ret >= 0 and row.handle != NO_HANDLE:
+        return given
+    result.errors.note(False, lambda: f"row {number}: kernel {ret}, model took {row.size} bytes")
+    model.free(given)
+    return None

@@ -21,15 +21,16 @@ the place is compared that the object's first map shows, which is a later row.
 
 from __future__ import annotations
 
-import errno
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ztrace.allocator.protocol import Place
-from ztrace.replay.read.rows import MAP, NO_HANDLE, NO_TOTAL, Rows
-from ztrace.replay.validate.by_row import PLAYED, Play, Row
+from ztrace.replay.read.lives import Lives
+from ztrace.replay.read.rows import MAP, NO_TOTAL, Rows
+from ztrace.replay.validate.by_row import PLAYED, Play, Row, malloc
 from ztrace.replay.validate.calls import CALL, COMPACT, FOREVER, FREE, MALLOC, SHRINK, windows
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 from ztrace.replay.validate.z3fold_model import Correctable
@@ -69,27 +70,37 @@ def first_reclaim(reader: TraceReader, pool: int) -> int:
 
 def first_places(reader: TraceReader, pool: int) -> dict[int, int]:
     """Row of each malloc of a pool -> the address at which its object was first mapped."""
-    pending: dict[int, int] = {}
-    places: dict[int, int] = {}
+    lives: Lives[int] = Lives(str(reader.path), whole=False)  # row of the malloc, by handle
+    places: dict[int, int | None] = {}
     first_row = 0
-    for batch in reader.batches(columns=("op", "pool", "handle", "place")):
+    columns = ("op", "pool", "handle", "place", "ts_ns", "dur_ns", "ret")
+    for batch in reader.batches(columns=columns):
         op = batch.column("op").indices.to_numpy()
         chosen = (batch.column("pool").to_numpy() == pool) & np.isin(op, (MALLOC, FREE, MAP))
-        rows = np.flatnonzero(chosen)
+        rows = np.flatnonzero(chosen & (batch.column("ret").to_numpy() >= 0))
         taken = batch.take(pa.array(rows))
-        for row, code, handle, place in zip(
+        for row, code, handle, place, ts, dur in zip(
             (first_row + rows).tolist(),
             op[rows].tolist(),
-            taken.column("handle").to_pylist(),
-            taken.column("place").to_pylist(),
+            *(taken.column(name).to_pylist() for name in ("handle", "place", "ts_ns", "dur_ns")),
             strict=True,
         ):
             if code == MALLOC:
-                pending[handle] = row
-            elif (malloc := pending.pop(handle, None)) is not None and place is not None:
-                places[malloc] = place
+                lives.give(handle, row, ts + dur, row)
+            elif code == FREE:
+                lives.take(handle, ts)
+            elif (given := lives.live.get(handle)) is not None:
+                places.setdefault(given, place)
         first_row += batch.num_rows
-    return places
+    return {row: place for row, place in places.items() if place is not None}
+
+
+@dataclass
+class _Object:
+    """``given``: the model's handle; ``seen``: the page of the model where it was last seen."""
+
+    given: int
+    seen: int
 
 
 class CorrectedOrder:
@@ -107,13 +118,13 @@ class CorrectedOrder:
                 "the pool was shrunk, which is not played here: differences from the first time "
                 "on are counted as undetermined"
             )
-        self._live: dict[int, int] = {}  # recorded handle -> the model's
-        self._recorded: dict[int, int] = {}  # and back
+        self._lives: Lives[_Object] = Lives(str(reader.path), whole=False, lost=self._lose)
+        self._objects: dict[int, _Object] = {}  # by the model's handle
         self._kernel_page: dict[int, int] = {}  # the model's page -> the kernel's
         self._model_page: dict[int, int] = {}  # and back
-        self._seen: dict[int, int] = {}  # recorded handle -> page of the model where last seen
         self._doubt: set[int] = set()
         self._astray = False
+        self._now = 0  # when the call in hand began, in ns
         self._refuting: int | None = None
         self._early: dict[int, int] = {}  # kernel's pages compacted unasked -> until when, in ns
         self._asked: dict[int, tuple[int, int]] = {}  # page -> when its compaction was queued, ns
@@ -121,12 +132,13 @@ class CorrectedOrder:
 
     def play(self, row: Row) -> None:
         """Play one row and compare what it tells."""
-        result, model, op, handle = self.result, self.model, row.op, row.handle
+        result, model, op = self.result, self.model, row.op
         beside = bool(self._overlapping[row.number])
         result.calls += 1
         result.cpus.add(row.cpu)
         result.overlapping += beside
         model.cpu = row.cpu
+        self._now = row.ts
         sure = not beside and row.end < self._reclaim
         if op == COMPACT:
             page = row.place // model.page_bytes
@@ -136,21 +148,32 @@ class CorrectedOrder:
             self._compact(page, row.end, sure)
         elif op == MALLOC:
             self._malloc(row, sure)
-        elif handle not in self._live:
-            result.unknown["free" if op == FREE else "use"] += 1
+        elif (known := self._known(row)) is None:
+            result.note_unknown(op)
             return
         elif op == FREE:
-            self._free(handle, row.ts, row.end, sure)
+            self._free(known, row.ts, row.end, sure)
         elif op == MAP:
             if row.place:
-                self._compare(row.number, handle, row.place, sure)
-            model.map(self._live[handle])
+                self._compare(row, known, row.place, sure)
+            model.map(known.given)
         else:
-            model.unmap(self._live[handle])
+            model.unmap(known.given)
         self._settle(sure)
         if row.total != NO_TOTAL:
             ours = model.total_bytes // model.page_bytes
             result.sizes.note(row.number, row.total // model.page_bytes, ours, ours)
+
+    def _known(self, row: Row) -> _Object | None:
+        """The object that a call is about."""
+        if row.op == FREE:
+            return self._lives.take(row.handle, row.ts)
+        return self._lives.live.get(row.handle)
+
+    def settle(self, before: int | None) -> None:
+        """See RowCheck."""
+        for handle in self._lives.overdue(before):
+            self._lives.give_up(handle)
 
     def shrink(self, rows: Rows, first: int, last: int, play: Play) -> None:
         """Is not played: what is freed meanwhile is, and from here on nothing is sure."""
@@ -167,33 +190,23 @@ class CorrectedOrder:
         model.taken.clear()
 
     def _malloc(self, row: Row, sure: bool) -> None:
-        result, number, handle, ret = self.result, row.number, row.handle, row.ret
-        if ret == -errno.ENOMEM:
-            return  # no page was to be had: not the model's matter
-        try:
-            given = self.model.malloc(row.size)
-        except OSError as refusal:
-            code = -(refusal.errno or 0)
-            result.errors.note(ret == code, lambda: f"row {number}: kernel {ret}, model {code}")
+        given = malloc(self.model, row, self.result)
+        if given is None:
             return
-        if ret < 0 or handle == NO_HANDLE:
-            result.errors.note(
-                False, lambda: f"row {number}: kernel {ret}, model took {row.size} bytes"
-            )
-            self.model.free(given)
-            return
-        if handle in self._live:
-            result.unknown["reissued"] += 1
-            self._free(handle, row.ts, row.ts, False)
-        self._live[handle], self._recorded[given] = given, handle
-        self._seen[handle] = self.model.place(given).page
-        if number in self._places:
-            self._compare(number, handle, self._places[number], sure)
+        known = self._objects[given] = _Object(given, self.model.place(given).page)
+        self._lives.give(row.handle, known, row.end, row.number)
+        if row.number in self._places:
+            self._compare(row, known, self._places[row.number], sure)
 
-    def _free(self, handle: int, ts: int, end: int, sure: bool) -> None:
+    def _lose(self, known: _Object) -> None:
+        """The free of an object is missing."""
+        self.result.unknown["reissued"] += 1
+        self._free(known, self._now, self._now, False)
+
+    def _free(self, known: _Object, ts: int, end: int, sure: bool) -> None:
         """Free an object. It may queue its page, and that be compacted before the free returns."""
-        model, given = self.model, self._live.pop(handle)
-        del self._recorded[given], self._seen[handle]
+        model, given = self.model, known.given
+        del self._objects[given]
         page = model.place(given).page
         if not model.is_queued(page):
             self._asked[page] = ts, end
@@ -230,11 +243,11 @@ class CorrectedOrder:
         self._astray |= passed > 0
         model.compact_page(page)
 
-    def _compare(self, row: int, handle: int, address: int, sure: bool) -> None:
+    def _compare(self, row: Row, known: _Object, address: int, sure: bool) -> None:
         """Note whether an object lies where the model has it, and move it if not."""
         model, result = self.model, self.result
         kernel_page, position = divmod(address, model.page_bytes)
-        ours = model.place(self._live[handle])
+        ours = model.place(known.given)
         bound = self._kernel_page.get(ours.page)
         rival = self._model_page.get(kernel_page)
         if rival is not None and rival not in model.pages:
@@ -245,34 +258,35 @@ class CorrectedOrder:
         result.places.note(
             equal,
             lambda: (
-                f"row {row}: {handle:#x} lies in the kernel's page {kernel_page:#x} "
+                f"row {row.number}: {row.handle:#x} lies in the kernel's page {kernel_page:#x} "
                 f"(the model's {rival}) at {position}, in the model's page {ours.page} "
                 f"at {ours.position}"
             ),
         )
-        suspects = {ours.page, rival, self._seen[handle]} & self._doubt
+        suspects = {ours.page, rival, known.seen} & self._doubt
         decisive = sure and not suspects and not self._astray
         result.counts["decisive"] += decisive
         if equal:
             self._bind(ours, kernel_page)
-            self._seen[handle] = ours.page
+            known.seen = ours.page
             return
         result.undetermined += not decisive
         result.counts["corrected"] += 1
         if decisive and self._refuting is None:
-            self._refuting = row
-            result.notes.append(f"row {row} is the first difference that no other call explains")
+            self._refuting = row.number
+            result.notes.append(
+                f"row {row.number} is the first difference that no other call explains"
+            )
         self._settle(False)
-        moved = model.relocate(
-            self._live[handle], rival if bound != kernel_page else ours.page, position
-        )
+        target = rival if bound != kernel_page else ours.page
+        moved = model.relocate(known.given, target, position)
         self._astray |= len(model.renamed) > 1
         self._rename()
         page = model.place(moved)
         self._settle(False)
         self._doubt.add(ours.page)
         self._bind(page, kernel_page)
-        self._seen[handle] = page.page
+        known.seen = page.page
 
     def _bind(self, place: Place, kernel_page: int) -> None:
         self._kernel_page[place.page] = kernel_page
@@ -280,6 +294,7 @@ class CorrectedOrder:
 
     def _rename(self) -> None:
         for old, new in self.model.renamed:
-            handle = self._recorded.pop(old)
-            self._live[handle], self._recorded[new] = new, handle
+            known = self._objects.pop(old)
+            known.given = new
+            self._objects[new] = known
         self.model.renamed.clear()

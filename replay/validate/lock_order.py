@@ -21,6 +21,7 @@ import numpy as np
 from ztrace.allocator import create
 from ztrace.allocator.traits import SLOT_BITS
 from ztrace.allocator.zsmalloc.model import SizeClass, Zsmalloc, Zspage
+from ztrace.replay.read.lives import Lives
 from ztrace.replay.validate.calls import ABSENT, COMPACT, FOREVER, FREE, MALLOC, Calls
 from ztrace.replay.validate.page_counts import Counter
 from ztrace.replay.validate.placement_verdict import PoolPlacement
@@ -39,7 +40,8 @@ class LockOrder:
         self.counter = Counter(result.sizes)
         result.counts = {"moved": 0, "added beside room": 0, "put off": 0, "ties": 0}
         self._held: Calls | None = None
-        self._live: dict[int, int] = {}  # recorded handle -> the model's
+        # By recorded handle, the model's; in the order of the lock no free is late.
+        self._lives: Lives[int] = Lives("", whole=False, waits=False)
         self._recorded: dict[int, int] = {}  # and back
         self._zspages: dict[int, Zspage] = {}  # by the kernel's address
         self._addresses: dict[Zspage, int] = {}
@@ -133,7 +135,7 @@ class LockOrder:
         handle, size, place = (int(call[name]) for name in ("handle", "size", "place"))
         row, ts, end = (int(call[name]) for name in ("row", "ts", "end"))
         size_class = model.size_class(size)
-        if handle in self._live:
+        if handle in self._lives.live:
             result.unknown["reissued"] += 1
             self._drop(handle, now, end, row)
         self._meet(size_class, now)
@@ -161,7 +163,8 @@ class LockOrder:
             if chosen is not None:
                 expected = f"zspage {self._addresses[chosen]:#x} slot {chosen.free[-1]}"
             given = self._force(size, known, slot, now, end, row)
-        self._live[handle], self._recorded[given] = given, handle
+        self._lives.give(handle, given, end, row)
+        self._recorded[given] = handle
         self._bind(model.holder(given)[1], address)
         result.undetermined += not equal and self._compacted_beside
         result.places.note(
@@ -218,13 +221,14 @@ class LockOrder:
     # -- free, compaction ---------------------------------------------------------------------
 
     def _free(self, handle: int, now: int, end: int, row: int) -> None:
-        if handle in self._live:
+        if handle in self._lives.live:
             self._drop(handle, now, end, row)
         else:
-            self.result.unknown["free"] += 1
+            self.result.note_unknown(FREE)
 
     def _drop(self, handle: int, now: int, end: int, row: int) -> None:
-        given = self._live.pop(handle)
+        given = self._lives.take(handle, now)
+        assert given is not None
         del self._recorded[given]
         size_class, zspage = self.model.holder(given)
         self._meet(size_class, now)
@@ -248,6 +252,6 @@ class LockOrder:
         self.model.compact()
         pages = (self.model.total_bytes - before) // self.model.page_bytes
         self.counter.change(ts, end, row, pages)
-        used = {self.model.holder(given)[1] for given in self._live.values()}
+        used = {self.model.holder(given)[1] for given in self._lives.live.values()}
         for zspage in [one for one in self._addresses if one not in used]:
             self._forget(zspage)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from ztrace.replay.read.rows import FREE
 from ztrace.replay.validate.page_counts import Sizes
 
 
@@ -65,6 +66,10 @@ class PoolPlacement:
     counts: dict[str, int] = field(default_factory=dict)
     cpus: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+
+    def note_unknown(self, op: int) -> None:
+        """Count a call on an object that no malloc in the trace gave."""
+        self.unknown["free" if op == FREE else "use"] += 1
 
     @property
     def agrees(self) -> bool:

@@ -30,17 +30,17 @@ from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.traits import SLOT_BITS, Tells
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.evictions import evictions
+from ztrace.replay.read.lives import Lives, is_whole
 from ztrace.replay.read.rows import (
     COMPACT,
     FREE,
     MALLOC,
     MAP,
-    NO_HANDLE,
     NO_TOTAL,
     UNMAP,
     Rows,
 )
-from ztrace.replay.validate.by_row import Play, Row
+from ztrace.replay.validate.by_row import Play, Row, malloc
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 from ztrace.traces import Metadata
 
@@ -50,14 +50,16 @@ class RecordedOrder:
 
     def __init__(self, where: str, metadata: Metadata, result: PoolPlacement) -> None:
         self.where = where
-        self.whole = metadata.starts_empty() and not metadata.lost_total()
+        self.whole = is_whole(metadata)
         self.model: Pool = create(result.backend)
         if not isinstance(self.model, HasPlace):
             raise ReplayError(f"{result.backend}: this model does not tell where objects lie")
         self.placed: HasPlace = self.model
         self.tells = recorded_traits(result.allocator).tells
         self.result = result
-        self.live: dict[int, int] = {}  # recorded handle -> the model's
+        # By recorded handle, the model's. On one CPU, a free is missing rather than late.
+        waits = self.whole or metadata.machine.cpus != 1
+        self.lives: Lives[int] = Lives(where, whole=self.whole, lost=self._lose, waits=waits)
         self.kernel_page: dict[int, int] = {}  # the model's page -> the kernel's
         self.model_page: dict[int, int] = {}  # and back
         self.objects: Counter[int] = Counter()  # live objects by page of the model
@@ -65,7 +67,7 @@ class RecordedOrder:
 
     def play(self, row: Row) -> None:
         """Play one row and compare what it tells."""
-        result, op, handle = self.result, row.op, row.handle
+        result, op = self.result, row.op
         result.calls += 1
         result.cpus.add(row.cpu)
         result.overlapping += row.ts <= self.latest
@@ -76,20 +78,31 @@ class RecordedOrder:
             self._compact(row.place, row.size)
         elif op == MALLOC:
             self._malloc(row)
-        elif handle not in self.live:
+        elif (given := self._given(row)) is None:
             # 6.1's zswap_writeback_entry() unmaps an object after it has freed it.
             if op != UNMAP or not self.whole:
-                result.unknown["free" if op == FREE else "use"] += 1
+                result.note_unknown(op)
             return
         elif op == FREE:
-            self._free(handle)
+            self._free(given)
         elif op == MAP:
-            self.model.map(self.live[handle])
+            self.model.map(given)
             if row.place and self.tells is Tells.MAP:
                 self._compare(row, *divmod(row.place, self.model.page_bytes))
         else:
-            self.model.unmap(self.live[handle])
+            self.model.unmap(given)
         self._compare_size(row.number, row.total)
+
+    def _given(self, row: Row) -> int | None:
+        """The model's handle of the object that a call is about."""
+        if row.op == FREE:
+            return self.lives.take(row.handle, row.ts)
+        return self.lives.live.get(row.handle)
+
+    def settle(self, before: int | None) -> None:
+        """See RowCheck."""
+        for handle in self.lives.overdue(before):
+            self.lives.give_up(handle)
 
     def _compare_size(self, number: int, total: int) -> None:
         if total != NO_TOTAL:
@@ -104,7 +117,11 @@ class RecordedOrder:
 
         def evict(handle: int) -> int:
             nonlocal played, done, diverged
-            if diverged or done == len(wanted) or self.live.get(wanted[done].handle) != handle:
+            if (
+                diverged
+                or done == len(wanted)
+                or self.lives.live.get(wanted[done].handle) != handle
+            ):
                 diverged = True
                 return -errno.EEXIST
             one = wanted[done]
@@ -129,38 +146,22 @@ class RecordedOrder:
         self._compare_size(number, rows.total[last])
 
     def _malloc(self, row: Row) -> None:
-        result, number, handle, ret = self.result, row.number, row.handle, row.ret
-        if ret == -errno.ENOMEM:
-            return  # no page was to be had: not the model's matter
-        try:
-            given = self.model.malloc(row.size)
-        except OSError as refusal:
-            code = -(refusal.errno or 0)
-            result.errors.note(ret == code, lambda: f"row {number}: kernel {ret}, model {code}")
+        given = malloc(self.model, row, self.result)
+        if given is None:
             return
-        if ret < 0 or handle == NO_HANDLE:
-            result.errors.note(
-                False, lambda: f"row {number}: kernel {ret}, model took {row.size} bytes"
-            )
-            self.model.free(given)
-            return
-        if handle in self.live:
-            if self.whole:
-                raise ReplayError(
-                    f"{self.where}: row {number}: malloc gave {handle:#x}, which is allocated "
-                    "there, yet the trace says that it is whole"
-                )
-            result.unknown["reissued"] += 1
-            self._free(handle)
-        self.live[handle] = given
+        self.lives.give(row.handle, given, row.end, row.number)
         self.objects[self.placed.place(given).page] += 1
         if self.tells is Tells.HANDLE:
-            self._compare(row, *divmod(handle, self.model.page_bytes))
+            self._compare(row, *divmod(row.handle, self.model.page_bytes))
         elif self.tells is Tells.MALLOC and row.place:
             self._compare(row, row.place >> SLOT_BITS, row.place & (1 << SLOT_BITS) - 1)
 
-    def _free(self, handle: int) -> None:
-        given = self.live.pop(handle)
+    def _lose(self, given: int) -> None:
+        """The free of an object is missing."""
+        self.result.unknown["reissued"] += 1
+        self._free(given)
+
+    def _free(self, given: int) -> None:
         self.objects[self.placed.place(given).page] -= 1
         self.model.free(given)
 
@@ -184,7 +185,10 @@ class RecordedOrder:
     def _count_objects(self) -> None:
         """Count again after objects have moved; where it is page by page, that is too often."""
         if not isinstance(self.model, CompactsPages):
-            self.objects = Counter(self.placed.place(given).page for given in self.live.values())
+            lives = self.lives
+            leaving = (old.object for old in lives.leaving.values())
+            there = (*lives.live.values(), *leaving)
+            self.objects = Counter(self.placed.place(given).page for given in there)
 
     def _is_used(self, page: int) -> bool:
         """Whether a page of the model still holds an object."""
@@ -194,7 +198,7 @@ class RecordedOrder:
 
     def _compare(self, row: Row, kernel_page: int, position: int) -> None:
         """Note whether an object lies where the model has it."""
-        ours = self.placed.place(self.live[row.handle])
+        ours = self.placed.place(self.lives.live[row.handle])
         bound = self.kernel_page.get(ours.page)
         rival = self.model_page.get(kernel_page)
         # A page number of the model is used once, an address of the kernel's again and again.

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""How long calls took and what the pool held, from what a kernel answered.
+
+The same history does the same work in each round, so a call's own time is its least over the
+rounds; what is above that is the machine's: ticks, other programs, cold caches. Where several
+threads played, what one call does depends on the others, and rounds are not alike: then each
+round is looked at alone, and the middle one of the figures is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ztrace.replay.measured.calls import FREE, MALLOC, MAP, UNMAP, Calls
+
+SHARES = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
+PAGE_BYTES = 4096
+OPS = {"malloc": MALLOC, "free": FREE, "map": MAP, "unmap": UNMAP}
+
+# Two rounds agree on a call if they differ by less than this share and one step of the clock.
+AGREES = 0.1
+
+
+class Answers(Protocol):
+    """What ``ztrace.tracer.program`` brings back; arrays of shape (calls,), see there."""
+
+    @property
+    def begin_cycles(self) -> NDArray[np.uint64]: ...
+    @property
+    def handle(self) -> NDArray[np.uint64]: ...
+    @property
+    def place(self) -> NDArray[np.uint64]: ...
+    @property
+    def total_bytes(self) -> NDArray[np.uint64]: ...
+    @property
+    def held_pages(self) -> NDArray[np.uint32]: ...
+    @property
+    def ret(self) -> NDArray[np.int32]: ...
+    @property
+    def cycles(self) -> NDArray[np.uint32]: ...
+    @property
+    def events(self) -> NDArray[Any]: ...
+    @property
+    def clock_cycles(self) -> int: ...
+    @property
+    def ns_per_cycle(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Times:
+    """Percentiles of one kind of call in ns and in cycles of the clock; ``count`` calls.
+
+    ``single_max_ns``: the longest single call of each round, which the machine has a part in.
+    """
+
+    count: int
+    ns: dict[str, float]
+    cycles: dict[str, int]
+    single_max_ns: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one allocator did in one kernel.
+
+    ``calls`` played, of which ``refused`` mallocs; ``rounds`` timed. ``times`` by op; ``by_size``:
+    (least size, greatest size, op) -> times. ``clock_ns`` is subtracted from all times and
+    ``step_ns`` is the clock's step. ``disagree``: share of calls whose least time was met in one
+    round alone. ``pages_peak``, ``pages_mean``: taken from the page allocator, over calls;
+    ``density``: bytes of objects in a byte of these pages, over calls; None if several threads
+    played.
+    """
+
+    calls: int
+    refused: int
+    rounds: int
+    threads: int
+    times: dict[str, Times]
+    by_size: dict[tuple[int, int, str], Times]
+    clock_ns: float
+    step_ns: float
+    ns_per_cycle: float
+    disagree: float | None
+    pages_peak: int | None
+    pages_mean: float | None
+    density: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types."""
+        plain = asdict(self)
+        plain["by_size"] = [
+            {"from_bytes": low, "to_bytes": high, "op": op, **asdict(times)}
+            for (low, high, op), times in self.by_size.items()
+        ]
+        return plain
+
+
+def least_cycles(calls: Calls, answers: Answers) -> NDArray[np.int64]:
+    """Each call's time in cycles, without the clock's cost: its least over the timed rounds, or
+    that of the placing round where several threads played."""
+    alone = len(calls.first) == 2
+    cycles = answers.cycles[1:].min(axis=0) if alone else answers.cycles[0]
+    own: NDArray[np.int64] = np.maximum(cycles.astype(np.int64) - answers.clock_cycles, 0)
+    return own
+
+
+def figures(calls: Calls, answers: Answers, *, sizes: int = 0) -> Figures:
+    """Figures of one allocator; ``sizes``: how many ranges of size to tell malloc and free by."""
+    alone = len(calls.first) == 2
+    played = answers.ret <= 0
+    rounds = answers.cycles[1:]
+    least = least_cycles(calls, answers)
+    kinds = {name: played & (calls.op == code) for name, code in OPS.items()}
+
+    def times(chosen: NDArray[np.bool_]) -> Times:
+        return _times(least, rounds, chosen, answers, alone)
+
+    by_size = {}
+    for low, high in _ranges(sizes):
+        within = (calls.size_bytes >= low) & (calls.size_bytes <= high)
+        for name in ("malloc", "free"):
+            chosen = kinds[name] & within
+            if chosen.any():
+                by_size[low, high, name] = times(chosen)
+    peak = mean = density = None
+    if alone:
+        held = answers.held_pages.astype(np.int64)
+        peak, mean = int(held.max()), float(held.mean())
+        stored = _stored_bytes(calls, answers)
+        density = float(stored.sum() / (max(1, int(held.sum())) * PAGE_BYTES))
+    return Figures(
+        calls=int(played.sum()),
+        refused=int(((calls.op == MALLOC) & (answers.ret < 0)).sum()),
+        rounds=len(rounds),
+        threads=len(calls.first) - 1,
+        times={name: times(chosen) for name, chosen in kinds.items() if chosen.any()},
+        by_size=by_size,
+        clock_ns=answers.clock_cycles * answers.ns_per_cycle,
+        step_ns=_step(rounds) * answers.ns_per_cycle,
+        ns_per_cycle=answers.ns_per_cycle,
+        disagree=_disagree(rounds[:, played], _step(rounds)) if alone and len(rounds) > 1 else None,
+        pages_peak=peak,
+        pages_mean=mean,
+        density=density,
+    )
+
+
+def _ranges(count: int) -> list[tuple[int, int]]:
+    if not count:
+        return []
+    edges = [PAGE_BYTES * i // count for i in range(count + 1)]
+    return [(low + 1, high) for low, high in pairwise(edges)]
+
+
+def _times(
+    least: NDArray[np.int64],
+    rounds: NDArray[np.uint32],
+    chosen: NDArray[np.bool_],
+    answers: Answers,
+    alone: bool,
+) -> Times:
+    scale = answers.ns_per_cycle
+    if alone:
+        cycles = _percentiles(least[chosen])
+    else:
+        # No round's calls are another's: the middle round by each figure.
+        own = np.maximum(rounds[:, chosen].astype(np.int64) - answers.clock_cycles, 0)
+        each = [_percentiles(one) for one in own]
+        cycles = {name: sorted(one[name] for one in each)[len(each) // 2] for name in SHARES}
+    longest = rounds[:, chosen].max(axis=1).astype(np.int64) - answers.clock_cycles
+    return Times(
+        count=int(chosen.sum()),
+        ns={name: value * scale for name, value in cycles.items()},
+        cycles=cycles,
+        single_max_ns=[max(0, value) * scale for value in longest.tolist()],
+    )
+
+
+def _percentiles(cycles: NDArray[np.int64]) -> dict[str, int]:
+    """Of each share, the least value that so many of the calls do not exceed."""
+    values = np.sort(cycles)
+    last = len(values) - 1
+    return {
+        name: int(values[min(last, max(0, int(np.ceil(share * len(values))) - 1))])
+        for name, share in SHARES.items()
+    }
+
+
+def _step(rounds: NDArray[np.uint32]) -> int:
+    """The least difference between two readings: the clock does not count single cycles."""
+    values = np.unique(rounds[0, : 1 << 18])
+    steps = np.diff(values)
+    return int(steps.min()) if len(steps) else 0
+
+
+def _disagree(rounds: NDArray[np.uint32], step: int) -> float:
+    """Share of calls whose least time no second round comes near to."""
+    if not rounds.shape[1]:
+        return 0.0
+    two = np.partition(rounds, 1, axis=0)[:2].astype(np.int64)
+    return float((two[1] > two[0] * (1 + AGREES) + step).mean())
+
+
+def _stored_bytes(calls: Calls, answers: Answers) -> NDArray[np.int64]:
+    """Bytes of live objects after each call."""
+    change = np.zeros(len(calls.op), np.int64)
+    done = answers.ret == 0
+    size = calls.size_bytes.astype(np.int64)
+    given, freed = done & (calls.op == MALLOC), done & (calls.op == FREE)
+    change[given], change[freed] = size[given], -size[freed]
+    return change.cumsum()

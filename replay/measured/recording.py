@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""What a real allocator answered, as a trace: report, compare, stat and validate read it as any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ztrace.replay.measured.calls import COMPACT, MALLOC, Calls
+from ztrace.replay.measured.figures import Answers, least_cycles
+from ztrace.traces.metadata import Kernel, Machine, Metadata, PoolInfo, Probe
+from ztrace.traces.schema import Batch
+
+_ROWS = 1 << 20
+_LONGEST_NS = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where calls were played: ``kind`` is ``program`` (the kernel is one) or ``test box``.
+
+    ``kernel`` is what the user called it, ``release`` what it calls itself.
+    """
+
+    kind: str
+    kernel: str
+    release: str
+    cpu_model: str
+
+
+def metadata(
+    source: Metadata, trace: Path, allocator: str, calls: Calls, answers: Answers, where: Where
+) -> Metadata:
+    """What the measured trace says of itself; ``source`` is of the trace that was played."""
+    used = [pool for pool in source.pools if pool.allocator != "unknown"]
+    header = used[0].header_bytes if used else 0
+    threads = len(calls.first) - 1
+    return Metadata(
+        source="measure",
+        kernel=Kernel(release=where.release),
+        machine=Machine(cpu_model=where.cpu_model, cpus=threads, page_bytes=4096, arch="x86_64"),
+        pools=[
+            PoolInfo(
+                allocator=allocator,
+                compressor=used[0].compressor if used else "unknown",
+                created_in_recording=True,
+                empty_at_start=True,
+                header_bytes=header + calls.more_bytes,
+            )
+        ],
+        probes={op: Probe(kind="call", symbol=allocator) for op in ("malloc", "free")},
+        clock="TSC",
+        filters=dict(source.filters),
+        sampling=dict(source.sampling),
+        duration_ns=0,
+        extra={
+            "measure": {
+                "where": where.kind,
+                "kernel": where.kernel,
+                "trace": trace.name,
+                "rounds": len(answers.cycles) - 1,
+                "duration_of_a_call": "least over the rounds" if threads == 1 else "one round's",
+                "clock_cycles": answers.clock_cycles,
+                "ns_per_cycle": answers.ns_per_cycle,
+                "adds_maps": calls.adds_maps,
+                "left_out": calls.left_out,
+            }
+        },
+    )
+
+
+def rows(calls: Calls, answers: Answers) -> Iterator[Batch]:
+    """The trace's rows. A call on an object that was refused is none; a compaction that the
+    allocator queued is a row after the call after which it ran."""
+    alone = len(calls.first) == 2
+    origin = int(answers.begin_cycles[answers.begin_cycles > 0].min(initial=2**63))
+    # A page that was compacted from a queue has told so itself.
+    told = (calls.op == COMPACT) & (len(answers.events) > 0)
+    played = (answers.ret <= 0) & ~told
+    at = np.flatnonzero(played)
+    dur = _ns(least_cycles(calls, answers)[at], answers)
+    thread = np.searchsorted(calls.first, at, side="right") - 1
+    if alone:
+        key = 2 * at
+    else:
+        # As a recorder sees calls: in the order in which they return.
+        key = (answers.begin_cycles[at] - np.uint64(origin)).astype(np.int64)
+        key += answers.cycles[0][at]
+    events = answers.events
+    key = np.concatenate([key, 2 * events["after"].astype(np.int64) + 1])
+    order = np.argsort(key, kind="stable")
+
+    op, ret = calls.op[at], answers.ret[at]
+    failed = (op == MALLOC) & (ret < 0)
+    is_malloc, is_compaction = op == MALLOC, op == COMPACT
+    none = np.zeros(len(events), np.int64)
+    begin = np.concatenate([answers.begin_cycles[at], events["begin"]]) - np.uint64(origin)
+    event_dur = _ns(events["cycles"].astype(np.int64) - answers.clock_cycles, answers)
+    columns = {
+        "ts_ns": np.rint(begin * answers.ns_per_cycle).astype(np.int64),
+        "dur_ns": np.concatenate([dur, event_dur]),
+        "op": np.concatenate([op, np.full(len(events), COMPACT, np.int8)]),
+        "size": np.concatenate([calls.size_bytes[at], none]),
+        "handle": np.concatenate([answers.handle[at], none.astype(np.uint64)]),
+        "ret": np.concatenate([ret, none]),
+        "place": np.concatenate([answers.place[at], events["place"]]),
+        "total": np.concatenate([answers.total_bytes[at], events["total"]]),
+        "cpu": np.concatenate([thread, none]),
+        "tid": np.concatenate([thread + 1, none + 1]),
+    }
+    queued = np.ones(len(events), bool)
+    null = {
+        "size": np.concatenate([~is_malloc, ~queued]),
+        "handle": np.concatenate([failed | is_compaction, queued]),
+        "place": columns["place"] == 0,
+        "total": np.full(len(order), not alone),
+    }
+    for start in range(0, len(order), _ROWS):
+        chosen = order[start : start + _ROWS]
+        yield {
+            name: pa.array(values[chosen], mask=null[name][chosen] if name in null else None)
+            for name, values in columns.items()
+        }
+
+
+def _ns(cycles: NDArray[np.int64], answers: Answers) -> NDArray[np.int64]:
+    ns = np.rint(np.maximum(cycles, 0) * answers.ns_per_cycle)
+    return np.minimum(ns, _LONGEST_NS).astype(np.int64)

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Real allocators in kernels that are programs: their answers are the models', and what goes wrong
+is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ztrace.tracer.lab.cache import cache_dir
+from ztrace.traces import TraceReader
+
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("compiler")]
+
+SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
+SMALL = SAMPLES / "z3fold-6.1-small.parquet"
+ONEPAGE = Path(__file__).parent / "measure" / "onepage.c"
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line."""
+    return [sys.executable, "-m", "ztrace", "measure", *map(str, arguments)]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run it to its end, however that is."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True)
+    print(done.stdout, done.stderr)
+    return done
+
+
+def measured(*arguments: str | Path, status: int = 0) -> dict[str, dict[str, Any]]:
+    """What --json says, by allocator."""
+    done = run(*arguments, "--json")
+    assert done.returncode == status
+    return {one["allocator"]: one for one in json.loads(done.stdout)}
+
+
+def broken(folder: Path, name: str, instead: str) -> str:
+    """The one-page allocator with something else where it counts its 100th page."""
+    source = ONEPAGE.read_text().replace("own->pages++;", f"own->pages++;\n\t{instead}")
+    assert instead in source
+    (folder / f"{name}.c").write_text(source)
+    return f"{name}={folder / name}.c"
+
+
+def test_every_answer_of_the_kernels_allocators_is_the_models() -> None:
+    found = measured(
+        SMALL, *(f"--allocator={name}" for name in ("zbud", "z3fold", "zsmalloc")), "--by-size=4"
+    )
+    for name, least in {"zbud": 2012, "z3fold": 2083, "zsmalloc": 2012}.items():
+        one = found[name]
+        assert one["compared"] == one["equal"] >= least, name
+        assert one["sizes_compared"] == one["sizes_equal"] > 8000, name
+        assert one["release"].startswith("6.1.")
+        assert one["malloc_ns"]["calls"] == one["free_ns"]["calls"] + one["refused"] == 2012
+        shares = [one["malloc_ns"][share] for share in ("p50", "p99", "p999", "p9999", "max")]
+        assert shares == sorted(shares)
+        assert shares[-1] <= min(one["malloc_ns"]["single_max"])
+        assert one["pages_peak"] >= one["pages_mean"] > 0
+        assert 0 < one["density"] < 1
+        assert one["by_size"]
+
+
+def test_the_posted_ztree_gives_the_models_handles(patch: Path, tmp_path: Path) -> None:
+    """The mail itself is compiled; what comes out is a trace that the other commands take."""
+    output = tmp_path / "measured.parquet"
+    sample = SAMPLES / "ztree-6.1-bursts.parquet"
+    found = measured(sample, f"--allocator=ztree={patch}", "-o", output)["ztree"]
+    assert found["compared"] == found["equal"] == 2 * 5569
+    with TraceReader(output) as reader:
+        assert reader.metadata.source == "measure"
+        assert reader.metadata.extra["measure"]["rounds"] == 3
+        assert reader.num_rows == 2 * 5569 + 2 * 5759
+    for other in ("validate", "stat", "info"):
+        subprocess.run(
+            [sys.executable, "-m", "ztrace", other, output], check=True, capture_output=True
+        )
+    again = run(sample, f"--allocator=ztree={patch}", "-o", output)
+    assert (again.returncode, again.stderr) == (
+        2,
+        f"ztrace: {output} exists; --force replaces it\n",
+    )
+
+
+def test_another_rule_in_the_kernels_file_is_seen(tmp_path: Path) -> None:
+    """zbud that takes pages from its lists' other end: its places are no more the model's."""
+    measured(SMALL, "--allocator=zbud")  # so that the source is there
+    source = (cache_dir() / "program" / "source" / "6.1" / "mm" / "zbud.c").read_text()
+    rule = "list_add(&zhdr->buddy, &pool->unbuddied[freechunks]);"
+    assert rule in source
+    (tmp_path / "zbud.c").write_text(
+        source.replace(rule, rule.replace("list_add", "list_add_tail"))
+    )
+    found = measured(SMALL, f"--allocator=zbud={tmp_path / 'zbud.c'}", status=1)["zbud"]
+    assert found["equal"] < found["compared"]
+    assert found["first_difference"].startswith("row ")
+
+
+def test_what_dies_says_why_and_takes_no_others_with_it(tmp_path: Path) -> None:
+    """A guest that oopses and one that hits a BUG, between two that do not."""
+    oops = broken(tmp_path, "oops", "if (own->pages == 100)\n\t\t*(volatile int *)8 = 1;")
+    bug = broken(tmp_path, "bug", "BUG_ON(own->pages == 100);")
+    given = (oops, "zbud", bug, f"onepage={ONEPAGE}")
+    done = run(SMALL, *(f"--allocator={one}" for one in given), "--json")
+    assert done.returncode == 2
+    first, second = done.stderr.splitlines()
+    assert "Segfault" in first and "(in onepage_malloc" in first
+    assert "BUG: failure at mm/ztrace/bug/bug.c" in second
+    found = {one["allocator"]: one for one in json.loads(done.stdout)}
+    assert found["zbud"]["equal"] == 2012
+    assert found["onepage"]["malloc_ns"]["calls"] == 2012
+    assert set(found["oops"]) == {"allocator", "kernel", "release", "where", "error"}
+
+
+@pytest.mark.parametrize(
+    ("name", "instead", "said"),
+    [
+        ("typo", "own->pagez++;", "has no member named"),
+        ("unlinked", "{ void nowhere(void); nowhere(); }", "undefined reference to `nowhere'"),
+    ],
+)
+def test_what_does_not_build_shows_the_compilers_first_error(
+    tmp_path: Path, name: str, instead: str, said: str
+) -> None:
+    given = broken(tmp_path, name, instead)
+    done = run(SMALL, f"--allocator={given}")
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"ztrace: {tmp_path / name}.c: does not build in kernel 6.1: ")
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--allocator=zbud", "--kernel=5.10"), "no kernel '5.10'"),
+        (("--allocator=zbud", "--kernel=/"), "not a kernel's source"),
+        (("--allocator=nowhere",), "no mm/nowhere.c in this kernel"),
+        (("--allocator=zbud=/nonexistent.c",), "No such file"),
+        (("--allocator=zbud", "--cpus=2"), "CONFIG_SMP=y"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line(arguments: tuple[str, ...], said: str) -> None:
+    done = run(SMALL, *arguments)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert said in line
+
+
+def test_a_missing_tool_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gcc").symlink_to("/usr/bin/gcc")
+    environment = {**os.environ, "PATH": str(tmp_path), "ZTRACE_CACHE": str(tmp_path / "cache")}
+    tree = tmp_path / "tree"
+    for name in ("Kconfig", "mm/Makefile", "arch/um/Makefile"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    done = subprocess.run(
+        command(SMALL, "--allocator=zbud", f"--kernel={tree}"),
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("ztrace: make not found; as root: apt install make gcc ")
+
+
+def test_interrupted_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    """While an allocator hangs in a guest."""
+    given = broken(tmp_path, "hang", "while (own->pages == 100)\n\t\tbarrier();")
+    cases = (Path("/dev/shm"), Path(tempfile.gettempdir()))
+    before = {path for folder in cases for path in folder.glob("ztrace-*")}
+    with subprocess.Popen(
+        command(SMALL, f"--allocator={given}"), stderr=subprocess.PIPE, text=True
+    ) as running:
+        guest = None
+        while guest is None:
+            assert running.poll() is None
+            time.sleep(0.1)
+            guest = _child(running.pid, "ztrace.allocator=hang")
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert (running.returncode, said) == (130, "ztrace: interrupted\n")
+    assert not Path(f"/proc/{guest}").exists()
+    assert {path for folder in cases for path in folder.glob("ztrace-*")} <= before
+
+
+def _child(parent: int, word: str) -> int | None:
+    """A process below another one with a word in its command line."""
+    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        try:
+            if word in Path(f"/proc/{pid}/cmdline").read_text():
+                return int(pid)
+        except OSError:
+            continue
+    return None
+
+
+def test_a_kernel_without_zpool_on_two_cpus(patch: Path, tmp_path: Path) -> None:
+    """7.2: drivers of two APIs by the shim, threads that contend; an order explains the handles."""
+    output = tmp_path / "measured.parquet"
+    found = measured(
+        *(SAMPLES / "ztree-6.1-bursts.parquet", "--kernel=7.2", "--cpus=2", "-o", output),
+        *("--allocator=zsmalloc", f"--allocator=ztree={patch}", f"--allocator=onepage={ONEPAGE}"),
+    )
+    assert found["ztree"]["compared"] == found["ztree"]["equal"] == 2 * 5569
+    assert found["zsmalloc"]["malloc_ns"]["calls"] == 5569
+    assert found["onepage"]["map_ns"]["calls"] == 5759
+    assert all(one["threads"] == 2 for one in found.values())
+    with TraceReader(output.with_name("measured-ztree.parquet")) as reader:
+        assert reader.metadata.machine.cpus == 2
+        cpus = {cpu for batch in reader.batches(["cpu"]) for cpu in batch.column("cpu").to_pylist()}
+    assert cpus == {0, 1}

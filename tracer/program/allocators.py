@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Allocators to be compiled with the player: the kernel's own files and a user's.
+
+Each gets a small C file that includes its source between the shim of <linux/zpool.h> and the loop
+that plays calls; so the source is compiled as it is, and its static functions can be called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.kmod import LIMIT_BYTES, read_source
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
+
+ZSMALLOC = "zsmalloc"
+
+# What <linux/zsmalloc.h> of a kernel may declare; which of them it does decides how objects are
+# read and written. map_object went in 6.15; reading through a scatter list came in 7.0.
+_ZSMALLOC_FUNCTIONS = ("zs_map_object", "zs_obj_read_sg_begin")
+
+
+@dataclass(frozen=True)
+class Allocator:
+    """``name``, and where its source is if it is the user's: ``files`` by name, ``main`` the
+    one that registers the driver; ``given`` is the path for messages. None of them: the kernel's.
+    """
+
+    name: str
+    given: str | None = None
+    main: str | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is the kernel's own."""
+        return self.main is None
+
+    def digest(self) -> str:
+        """Of all that the user gave."""
+        state = hashlib.sha256(f"{self.name}\0{self.main}\0".encode())
+        for name, content in sorted(self.files.items()):
+            state.update(f"{name}\0{len(content)}\0".encode())
+            state.update(content)
+        return state.hexdigest()
+
+
+def parse(text: str) -> Allocator:
+    """``NAME`` or ``NAME=FILE_OR_FOLDER``; TracerError if there is nothing to compile in it.
+
+    A file is a .c file, or a mail or diff that adds one; a folder has NAME.c, or one .c file, and
+    its headers.
+    """
+    name, equals, given = text.partition("=")
+    if not NAME.fullmatch(name) or (equals and not given):
+        raise TracerError(
+            f"no allocator {text!r}; write NAME for the kernel's own, NAME=FILE for a file of yours"
+        )
+    if not equals:
+        return Allocator(name)
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return _from_folder(name, path)
+    _, source = read_source(path)
+    return Allocator(name, given, f"{name}.c", {f"{name}.c": source.encode()})
+
+
+def _from_folder(name: str, folder: Path) -> Allocator:
+    paths = [path for path in sorted(folder.iterdir()) if path.suffix in (".c", ".h")]
+    sources = [path.name for path in paths if path.suffix == ".c"]
+    main = f"{name}.c" if f"{name}.c" in sources else sources[0] if len(sources) == 1 else None
+    if main is None:
+        raise TracerError(
+            f"{folder}: {len(sources)} .c files, none is called {name}.c; which one is {name}?"
+        )
+    if sum(path.stat().st_size for path in paths) > LIMIT_BYTES:
+        raise TracerError(f"{folder}: too large for one allocator")
+    return Allocator(name, str(folder), main, {path.name: path.read_bytes() for path in paths})
+
+
+def player_digest() -> str:
+    """Of the player's own files: they are part of what is built."""
+    state = hashlib.sha256()
+    for name in PLAYER:
+        state.update(files("ztrace.tracer.program").joinpath(f"kernel/{name}").read_bytes())
+    return state.hexdigest()
+
+
+SHARED = (
+    *("play.h", "loop.h", "queue.h", "zpool_backend.h", "z3fold_backend.h"),
+    *("zsmalloc_backend.h", "zsmalloc_inside.h", "linux/zpool.h", "play.c"),
+)
+PLAYER = (*SHARED, "program.c")
+
+
+def put_player(folder: Path, allocators: Iterable[Allocator], tree: Path) -> None:
+    """Fill ``folder``, which is mm/ztrace of the kernel's source ``tree``, with all to compile.
+
+    A file that is as it was is not written, so that make leaves it alone. TracerError if an
+    allocator's source is not there or has no driver in it.
+    """
+    wanted: dict[str, bytes] = {}
+    for name in PLAYER:
+        wanted[name] = files("ztrace.tracer.program").joinpath(f"kernel/{name}").read_bytes()
+    objects = ["play.o", "program.o"]
+    for allocator in allocators:
+        for name, content in allocator.files.items():
+            wanted[f"{allocator.name}/{name}"] = content
+        wanted[f"backend-{allocator.name}.c"] = _backend(allocator, tree).encode()
+        objects.append(f"backend-{allocator.name}.o")
+    wanted["Kconfig"] = b"config ZTRACE\n\tdef_bool y\n\tselect ZSMALLOC\n"
+    wanted["Makefile"] = (
+        "# The shim stands before the kernel's own zpool.h; files of mm/ are at hand as in mm/.\n"
+        "LINUXINCLUDE := -I$(srctree)/mm/ztrace $(LINUXINCLUDE) -I$(srctree)/mm\n"
+        f"obj-y := {' '.join(objects)}\n"
+    ).encode()
+    for path in folder.rglob("*") if folder.is_dir() else ():
+        if path.is_file() and str(path.relative_to(folder)) not in wanted:
+            path.unlink()
+    for name, content in wanted.items():
+        write_if_new(folder / name, content)
+
+
+def write_if_new(path: Path, content: bytes) -> None:
+    """Write a file unless it has that content, so that its time says when it changed."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+
+
+def _backend(allocator: Allocator, tree: Path) -> str:
+    """The C file that includes an allocator's source."""
+    name = allocator.name
+    if allocator.is_own:
+        path = tree / "mm" / f"{name}.c"
+        if not path.is_file():
+            raise TracerError(
+                f"no mm/{name}.c in this kernel; give the file: --allocator {name}=FILE"
+            )
+        source, include = path.read_text(errors="replace"), f"../{name}.c"
+    else:
+        assert allocator.main is not None
+        source = allocator.files[allocator.main].decode(errors="replace")
+        include = f"{name}/{allocator.main}"
+    lines = ["/* SPDX-License-Identifier: GPL-2.0-only */"]
+    if name == ZSMALLOC:
+        header = (tree / "include" / "linux" / "zsmalloc.h").read_text(errors="replace")
+        lines += [f"#define ZTRACE_HAS_{f}" for f in _ZSMALLOC_FUNCTIONS if f"{f}(" in header]
+        lines += ["#define _ZPOOL_H_ /* it is called by its own functions */"]
+        lines += [f'#include "{include}"', '#include "play.h"']
+        lines += ['#include "zsmalloc_backend.h"', '#include "zsmalloc_inside.h"']
+        return "\n".join(lines) + "\n"
+    create, malloc = arguments(source, "create"), arguments(source, "malloc")
+    if create not in (2, 4) or malloc not in (4, 5):
+        where = allocator.given or f"mm/{name}.c"
+        raise TracerError(f"{where}: no struct zpool_driver with create and malloc in it")
+    lines += [
+        f'#define ZTRACE_NAME "{name}"',
+        f"#define ZTRACE_CREATE_ARGUMENTS {create}",
+        f"#define ZTRACE_MALLOC_ARGUMENTS {malloc}",
+        '#include "queue.h"',
+    ]
+    if re.search(r"^#define\s+pr_fmt", source, re.MULTILINE):
+        lines.append("#undef pr_fmt /* the source has its own */")
+    if name == "z3fold":
+        lines += [f'#define ZTRACE_SOURCE "{include}"', '#include "z3fold_backend.h"']
+    else:
+        lines.append(f'#include "{include}"')
+    lines += ['#include "play.h"', '#include "zpool_backend.h"']
+    return "\n".join(lines) + "\n"
+
+
+def arguments(source: str, callback: str) -> int:
+    """How many arguments the function takes that a driver's table has as ``callback``; 0: none."""
+    table = re.search(r"struct\s+zpool_driver\s+\w+\s*=\s*\{(.*?)\};", source, re.DOTALL)
+    named = re.search(rf"\.{callback}\s*=\s*&?(\w+)", table[1]) if table else None
+    if named is None:
+        return 0
+    # The definition, not a call: what follows the arguments is its body.
+    defined = re.search(rf"\b{named[1]}\s*\(([^()]*)\)\s*\{{", source)
+    return defined[1].count(",") + 1 if defined else 0

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""The two files between this process and the player in the kernel: calls in, answers out.
+
+Their layout is that of ``struct ztrace_plan`` and ``struct ztrace_answers`` in kernel/play.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ztrace.tracer.errors import TracerError
+from ztrace.traces.schema import OP_CODE
+
+PLAN_MAGIC = 0x315F6E616C707A74
+ANSWERS_MAGIC = 0x315F7277736E617A
+
+MALLOC, FREE, READ, WRITE, UNMAP, COMPACT, SHRINK = range(7)
+"""``enum ztrace_op``."""
+
+NOT_LIVE, CANNOT = 1, 2
+"""Answers that no call of a kernel gives: the object's malloc was refused before; the allocator
+has no such call, or nothing to do in it."""
+
+_CALL = np.dtype([("object", "<u4"), ("what", "<u4")])
+_PLAN = np.dtype(
+    [
+        ("magic", "<u8"),
+        ("calls", "<u4"),
+        ("objects", "<u4"),
+        ("threads", "<u4"),
+        ("rounds", "<u4"),
+        ("deferred", "<u4"),
+        ("reserved", "<u4"),
+    ]
+)
+_ANSWERS = np.dtype(
+    [
+        ("magic", "<u8"),
+        ("calls", "<u4"),
+        ("rounds", "<u4"),
+        ("events", "<u4"),
+        ("clock_cycles", "<u4"),
+        ("begin_cycles", "<u8"),
+        ("begin_ns", "<u8"),
+        ("end_cycles", "<u8"),
+        ("end_ns", "<u8"),
+        ("base_pages", "<u8"),
+    ]
+)
+EVENT = np.dtype(
+    [
+        ("place", "<u8"),
+        ("begin", "<u8"),
+        ("total", "<u8"),
+        ("after", "<u4"),
+        ("cycles", "<u4"),
+    ]
+)
+"""A compaction that the allocator queued: the page's address, when it ran and for how long, in
+cycles, the pool's bytes after it, the number of the call after which it ran."""
+
+_KINDS = {
+    OP_CODE["malloc"]: MALLOC,
+    OP_CODE["free"]: FREE,
+    OP_CODE["map"]: READ,
+    OP_CODE["unmap"]: UNMAP,
+    OP_CODE["compact"]: COMPACT,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be played, all arrays of shape (calls,).
+
+    ``op``: codes of traces.schema. ``object``: below ``objects``, which object a call is about.
+    ``size_bytes``: of the object. ``is_write``: whether a map is one to write. ``first``: shape
+    (threads + 1,), the calls of thread i are those from first[i] to before first[i + 1].
+    ``deferred``: compactions that the allocator queues run where the plan has one, else at once.
+    """
+
+    op: NDArray[np.int8]
+    object: NDArray[np.uint32]
+    size_bytes: NDArray[np.uint32]
+    is_write: NDArray[np.bool_]
+    objects: int
+    first: NDArray[np.uint64]
+    deferred: bool = False
+
+    @property
+    def calls(self) -> int:
+        """How many calls there are."""
+        return len(self.op)
+
+    @property
+    def threads(self) -> int:
+        """How many CPUs play them."""
+        return len(self.first) - 1
+
+
+def write_plan(plan: Plan, rounds: int, path: Path) -> None:
+    """Write a plan to be played ``rounds`` times after the round that places objects."""
+    kinds = np.full(256, 255, np.uint8)
+    kinds[list(_KINDS)] = list(_KINDS.values())
+    played = kinds[plan.op]
+    played[plan.is_write & (played == READ)] = WRITE
+    calls = np.empty(plan.calls, _CALL)
+    calls["object"] = plan.object
+    calls["what"] = played.astype(np.uint32) << np.uint32(24) | plan.size_bytes
+    head = np.zeros(1, _PLAN)
+    head["magic"] = PLAN_MAGIC
+    head["calls"], head["objects"] = plan.calls, plan.objects
+    head["threads"], head["rounds"] = plan.threads, rounds
+    head["deferred"] = plan.deferred
+    with path.open("wb") as file:
+        head.tofile(file)
+        plan.first.astype("<u8").tofile(file)
+        calls.tofile(file)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an allocator answered, arrays of shape (calls,) unless said otherwise.
+
+    ``begin_cycles``: entry in the placing round, by the CPU's clock. ``handle``, ``ret``,
+    ``place`` (0: not told), ``total_bytes`` (the pool's own figure) and ``held_pages`` (taken from
+    the page allocator since the pool was made) after the call, of the placing round; the latter
+    two are 0 where several threads played. ``cycles``: shape (1 + rounds, calls), the placing
+    round first, what the clock costs not subtracted. ``events``: of dtype EVENT, in the order in
+    which they ran.
+    """
+
+    begin_cycles: NDArray[np.uint64]
+    handle: NDArray[np.uint64]
+    place: NDArray[np.uint64]
+    total_bytes: NDArray[np.uint64]
+    held_pages: NDArray[np.uint32]
+    ret: NDArray[np.int32]
+    cycles: NDArray[np.uint32]
+    events: NDArray[Any]
+    clock_cycles: int
+    ns_per_cycle: float
+
+
+def read_answers(path: Path, plan: Plan) -> Answers:
+    """Read what the player wrote; TracerError if it is not whole or not of this plan."""
+    with path.open("rb") as file:
+        head = np.fromfile(file, _ANSWERS, 1)
+        if len(head) != 1 or head["magic"][0] != ANSWERS_MAGIC or head["calls"][0] != plan.calls:
+            raise TracerError(f"{path}: these are not the answers of the calls that were played")
+        head = head[0]
+        rounds, n = int(head["rounds"]), plan.calls
+        arrays = {
+            name: np.fromfile(file, kind, n)
+            for name, kind in (
+                ("begin_cycles", "<u8"),
+                ("handle", "<u8"),
+                ("place", "<u8"),
+                ("total_bytes", "<u8"),
+                ("held_pages", "<u4"),
+                ("ret", "<i4"),
+            )
+        }
+        cycles = np.fromfile(file, "<u4", (1 + rounds) * n)
+        events = np.fromfile(file, EVENT, int(head["events"]))
+    if len(cycles) != (1 + rounds) * n or len(events) != head["events"]:
+        raise TracerError(f"{path}: the answers are cut short; is the disk full?")
+    lasted_cycles = int(head["end_cycles"] - head["begin_cycles"])
+    return Answers(
+        **arrays,
+        cycles=cycles.reshape(1 + rounds, n),
+        events=events,
+        clock_cycles=int(head["clock_cycles"]),
+        ns_per_cycle=int(head["end_ns"] - head["begin_ns"]) / max(1, lasted_cycles),
+    )

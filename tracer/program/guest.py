@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Starts a kernel that is a program, has it play one plan into one allocator, waits for its end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import queue
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.program.build import Program
+from ztrace.tracer.program.files import Answers, Plan, read_answers, write_plan
+from ztrace.traces.schema import OP_CODE
+
+SILENT_S = 60.0
+"""A guest that says nothing for so long hangs: it tells five times a second how far it is."""
+
+_MIB = 1 << 20
+_SHM = Path("/dev/shm")
+_PDEATHSIG = 1
+
+# Of what a kernel says as it dies: the line that says why, and where it was.
+_DYING = re.compile(
+    r"Kernel panic|Kernel mode (fault|signal)|^BUG\b|\bBUG:|Oops|kernel BUG at|Unable to handle|"
+    r"general protection|Out of memory|out of memory"
+)
+_AT = re.compile(r"^RIP: [0-9a-f]+:(\S+)")
+
+
+def play(
+    program: Program,
+    allocator: str,
+    plan: Plan,
+    rounds: int,
+    *,
+    advance: Callable[[int], object] = lambda calls: None,
+    silent_s: float = SILENT_S,
+) -> Answers:
+    """Play a plan into an allocator of ``program``: once to place objects, then ``rounds`` times.
+
+    ``advance`` gets numbers of calls done, in all (1 + rounds) * plan.calls. TracerError with the
+    kernel's own message if it dies, hangs or cannot do what is asked. Nothing outlives the call.
+    """
+    memory_mib = _memory_mib(plan, rounds)
+    with _scratch(plan, rounds, memory_mib) as scratch:
+        plan_path, answers = scratch / "plan", scratch / "answers"
+        write_plan(plan, rounds, plan_path)
+        command = [
+            str(program.binary),
+            f"mem={memory_mib}M",
+            # Its own runtime files, and no console but this process.
+            *(f"uml_dir={scratch}/", "umid=guest", "stderr=1", "con=none", "con0=fd:0,fd:1"),
+            *(f"ncpus={plan.threads}", "seccomp=on") * (plan.threads > 1),
+            *("loglevel=7", f"ztrace.allocator={allocator}"),
+            *(f"ztrace.plan={plan_path}", f"ztrace.answers={answers}"),
+        ]
+        listener = _Listener(allocator, program, advance)
+        _run(command, scratch, listener, silent_s)
+        if not listener.finished:
+            raise listener.failure()
+        advance((1 + rounds) * plan.calls - listener.done)
+        return read_answers(answers, plan)
+
+
+def _memory_mib(plan: Plan, rounds: int) -> int:
+    """Room for the answers, and for each live object in a page of its own."""
+    arrays = plan.calls * (8 + 4 * 8 + 2 * 4 + 40 + 4 * (1 + rounds)) + plan.objects * 8
+    change = np.zeros(plan.calls, np.int64)
+    change[plan.op == OP_CODE["malloc"]] = 1
+    change[plan.op == OP_CODE["free"]] = -1
+    peak = int(max(0, change.cumsum().max(initial=0)))
+    # A kernel's own, pages in blocks of eight that are not full, and tables of its pages.
+    return 128 + int((arrays + peak * 4096 * 1.25) * 1.05) // _MIB
+
+
+@contextlib.contextmanager
+def _scratch(plan: Plan, rounds: int, memory_mib: int) -> Iterator[Path]:
+    """A folder for one guest, in memory where there is room: its memory is a file."""
+    room = _SHM.is_dir() and os.access(_SHM, os.W_OK)
+    if room:
+        room = shutil.disk_usage(_SHM).free > 2 * memory_mib * _MIB
+    with tempfile.TemporaryDirectory(prefix="ztrace-", dir=_SHM if room else None) as name:
+        yield Path(name)
+
+
+class _Listener:
+    """What a guest says: how far it is, that it has finished, why it died."""
+
+    def __init__(self, allocator: str, program: Program, advance: Callable[[int], object]) -> None:
+        self.allocator, self.program, self.advance = allocator, program, advance
+        self.done = 0
+        self.finished = False
+        self.error: str | None = None
+        self.dying: list[str] = []
+        self.last = "nothing"
+        self.at: str | None = None
+
+    def hear(self, line: str) -> None:
+        """One line of its console."""
+        _, mine, said = line.partition("ztrace: ")
+        if mine and said.startswith("done "):
+            done = int(said.split()[1])
+            self.advance(done - self.done)
+            self.done = done
+        elif mine and said.startswith("error "):
+            self.error = self.error or said.removeprefix("error ")
+        elif mine and said == "finished":
+            self.finished = True
+        elif line.strip():
+            self.last = line.strip()
+            if _DYING.search(line):
+                self.dying.append(self.last)
+            elif at := _AT.match(self.last):
+                self.at = self.at or at[1]
+
+    def failure(self, why: str = "") -> TracerError:
+        """The one line of a guest that did not finish."""
+        said = self.dying[0] if self.dying else self.error or self.last
+        where = f" (in {self.at})" if self.at and self.dying else ""
+        return TracerError(
+            f"{self.allocator} in kernel {self.program.kernel}: {why or 'the kernel said'}: "
+            f"{said}{where}"
+        )
+
+
+def _die_with_parent() -> None:
+    """In the child: be killed when the thread that started it is gone, however it went."""
+    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+
+
+def _run(command: list[str], scratch: Path, listener: _Listener, silent_s: float) -> None:
+    """Run a guest until it ends; TracerError if it falls silent."""
+    guest = subprocess.Popen(
+        command,
+        cwd=scratch,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "TMPDIR": str(scratch), "HOME": str(scratch)},
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+    )
+    assert guest.stdout is not None
+    lines: queue.Queue[str | None] = queue.Queue()
+    reader = threading.Thread(target=_read, args=(guest.stdout, lines))
+    reader.start()
+    try:
+        while (line := lines.get(timeout=silent_s)) is not None:
+            listener.hear(line.rstrip("\n"))
+        guest.wait(timeout=silent_s)
+    except (queue.Empty, subprocess.TimeoutExpired):
+        raise listener.failure(f"said nothing for {silent_s:g} s; last") from None
+    finally:
+        # Its helpers are in its session; none may stay.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(guest.pid, signal.SIGKILL)
+        guest.wait()
+        reader.join()
+        guest.stdout.close()
+
+
+def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put(None)

@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The core: reads a plan, has a backend play it round after round, writes what it answered. */
+
+#include <linux/delay.h>
+#include <linux/err.h>
+#include <linux/kthread.h>
+#include <linux/mm.h>
+#include <linux/mmzone.h>
+#include <linux/module.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include <linux/vmalloc.h>
+#include <linux/vmstat.h>
+
+#include "play.h"
+
+#define SAY "ztrace: "
+
+static LIST_HEAD(backends);
+
+void ztrace_register(struct ztrace_backend *backend)
+{
+	list_add_tail(&backend->list, &backends);
+}
+EXPORT_SYMBOL_GPL(ztrace_register);
+
+void ztrace_unregister(struct ztrace_backend *backend)
+{
+	list_del(&backend->list);
+}
+EXPORT_SYMBOL_GPL(ztrace_unregister);
+
+static struct ztrace_backend *find_backend(const char *name)
+{
+	struct ztrace_backend *backend;
+
+	list_for_each_entry(backend, &backends, list)
+		if (!strcmp(backend->name, name))
+			return backend;
+	return NULL;
+}
+
+/* ---- how far it is -------------------------------------------------------------------------- */
+
+static atomic64_t calls_done;
+static u64 said_ns;
+
+void ztrace_breathe(u32 calls)
+{
+	const u64 now_ns = ztrace_now_ns();
+	const u64 done = atomic64_add_return(calls, &calls_done);
+
+	if (now_ns - READ_ONCE(said_ns) > 200 * 1000 * 1000) {
+		WRITE_ONCE(said_ns, now_ns);
+		pr_info(SAY "done %llu\n", done);
+	}
+	cond_resched();
+}
+EXPORT_SYMBOL_GPL(ztrace_breathe);
+
+/* ---- memory --------------------------------------------------------------------------------- */
+
+/* Free pages: those of the zones and those that CPUs keep at hand. */
+static u64 free_pages_now(void)
+{
+	struct zone *zone;
+	u64 pages = 0;
+	int cpu;
+
+	for_each_populated_zone(zone) {
+		pages += zone_page_state_snapshot(zone, NR_FREE_PAGES);
+		for_each_online_cpu(cpu)
+			pages += per_cpu_ptr(zone->per_cpu_pageset, cpu)->count;
+	}
+	return pages;
+}
+
+static u64 base_pages;
+
+u64 ztrace_held_pages(void)
+{
+	const u64 now = free_pages_now();
+
+	return base_pages > now ? base_pages - now : 0;
+}
+EXPORT_SYMBOL_GPL(ztrace_held_pages);
+
+/* ---- events --------------------------------------------------------------------------------- */
+
+static struct ztrace_event *events;
+static u32 event_count, event_room;
+
+void ztrace_note(u64 place, u64 begin, u64 end, u64 total, u32 after)
+{
+	struct ztrace_event *event;
+
+	if (event_count == event_room) {
+		pr_err(SAY "error more compactions than calls\n");
+		return;
+	}
+	event = &events[event_count++];
+	event->place = place;
+	event->begin = begin;
+	event->cycles = min_t(u64, end - begin, U32_MAX);
+	event->total = total;
+	event->after = after;
+}
+EXPORT_SYMBOL_GPL(ztrace_note);
+
+/* ---- rounds --------------------------------------------------------------------------------- */
+
+struct session {
+	const struct ztrace_plan *plan;
+	const u64 *first;
+	const struct ztrace_call *calls;
+	struct ztrace_backend *backend;
+	struct ztrace_answers head;
+	unsigned long *handles;
+	u64 *begin, *handle, *place, *total;
+	u32 *held, *cycles;
+	s32 *ret;
+	atomic_t ready, running;
+};
+
+struct thread {
+	struct session *session;
+	struct ztrace_run run;
+	void *pool;
+	bool placing;
+	int number;
+};
+
+static void prepare(struct thread *thread, struct session *session, int number, u32 round)
+{
+	const struct ztrace_plan *plan = session->plan;
+
+	thread->session = session;
+	thread->number = number;
+	thread->placing = round == 0;
+	thread->run = (struct ztrace_run){
+		.calls = session->calls,
+		.first = session->first[number],
+		.end = session->first[number + 1],
+		.alone = plan->threads == 1,
+		.deferred = plan->deferred,
+		.handles = session->handles,
+		.begin = session->begin,
+		.handle = session->handle,
+		.place = session->place,
+		.total = session->total,
+		.held = session->held,
+		.cycles = session->cycles + (size_t)round * plan->calls,
+		.ret = session->ret,
+		.scratch = thread->run.scratch,
+	};
+}
+
+static void play(struct thread *thread)
+{
+	struct ztrace_backend *backend = thread->session->backend;
+
+	(thread->placing ? backend->place : backend->time)(thread->pool, &thread->run);
+}
+
+static int play_in_thread(void *data)
+{
+	struct thread *thread = data;
+	struct session *session = thread->session;
+
+	atomic_inc(&session->ready);
+	while (atomic_read(&session->ready) < session->plan->threads)
+		cpu_relax();
+	play(thread);
+	atomic_dec(&session->running);
+	while (!kthread_should_stop())
+		schedule_timeout_interruptible(1);
+	return 0;
+}
+
+/* All threads begin together, each on a CPU of its own. */
+static int play_together(struct session *session, struct thread *threads)
+{
+	const int count = session->plan->threads;
+	struct task_struct **tasks = kcalloc(count, sizeof(*tasks), GFP_KERNEL);
+	int i, failed = 0;
+
+	if (!tasks)
+		return -ENOMEM;
+	atomic_set(&session->ready, 0);
+	atomic_set(&session->running, count);
+	for (i = 0; i < count; i++) {
+		tasks[i] = kthread_create(play_in_thread, &threads[i], "ztrace/%d", i);
+		if (IS_ERR(tasks[i])) {
+			failed = PTR_ERR(tasks[i]);
+			while (i--)
+				kthread_stop(tasks[i]); /* it has not begun */
+			goto out;
+		}
+		kthread_bind(tasks[i], i);
+	}
+	for (i = 0; i < count; i++)
+		wake_up_process(tasks[i]);
+	while (atomic_read(&session->running))
+		schedule_timeout_interruptible(1);
+	for (i = 0; i < count; i++)
+		kthread_stop(tasks[i]);
+out:
+	kfree(tasks);
+	return failed;
+}
+
+static int play_round(struct session *session, struct thread *threads, u32 round)
+{
+	const struct ztrace_plan *plan = session->plan;
+	int i, failed = 0;
+	void *pool;
+
+	for (i = 0; i < plan->objects; i++)
+		session->handles[i] = ZTRACE_NO_HANDLE;
+	base_pages = free_pages_now();
+	if (round == 0)
+		session->head.base_pages = base_pages;
+	pool = session->backend->create();
+	if (IS_ERR_OR_NULL(pool)) {
+		pr_err(SAY "error %s made no pool\n", session->backend->name);
+		return -ENOMEM;
+	}
+	for (i = 0; i < plan->threads; i++) {
+		prepare(&threads[i], session, i, round);
+		threads[i].pool = pool;
+	}
+	if (plan->threads == 1)
+		play(&threads[0]);
+	else
+		failed = play_together(session, threads);
+	session->backend->release(pool, session->handles, plan->objects);
+	session->backend->destroy(pool);
+	return failed;
+}
+
+/* What two readings of the clock cost when nothing lies between them. */
+static u32 clock_cycles(void)
+{
+	u64 least = U64_MAX;
+	int i;
+
+	for (i = 0; i < 100000; i++) {
+		const u64 begin = ztrace_begin();
+		const u64 end = ztrace_end();
+
+		least = min(least, end - begin);
+	}
+	return least;
+}
+
+static int write_answers(struct session *session, const char *path)
+{
+	const struct ztrace_plan *plan = session->plan;
+	const size_t calls = plan->calls;
+	const struct {
+		const void *data;
+		size_t bytes;
+	} parts[] = {
+		{ &session->head, sizeof(session->head) },
+		{ session->begin, calls * sizeof(u64) },
+		{ session->handle, calls * sizeof(u64) },
+		{ session->place, calls * sizeof(u64) },
+		{ session->total, calls * sizeof(u64) },
+		{ session->held, calls * sizeof(u32) },
+		{ session->ret, calls * sizeof(s32) },
+		{ session->cycles, (1 + (size_t)plan->rounds) * calls * sizeof(u32) },
+		{ events, event_count * sizeof(*events) },
+	};
+	struct ztrace_file *file = ztrace_create(path);
+	int i, failed = 0;
+
+	if (IS_ERR(file))
+		return PTR_ERR(file);
+	for (i = 0; i < ARRAY_SIZE(parts) && !failed; i++)
+		failed = ztrace_put(file, parts[i].data, parts[i].bytes);
+	return ztrace_close(file) ?: failed;
+}
+
+static int play_all(struct session *session, struct thread *threads)
+{
+	const struct ztrace_plan *plan = session->plan;
+	int failed = 0;
+	u32 round;
+
+	session->head.clock_cycles = clock_cycles();
+	session->head.begin_ns = ztrace_now_ns();
+	session->head.begin_cycles = ztrace_begin();
+	ztrace_ticks(false);
+	for (round = 0; round <= plan->rounds && !failed; round++)
+		failed = play_round(session, threads, round);
+	ztrace_ticks(true);
+	session->head.end_ns = ztrace_now_ns();
+	session->head.end_cycles = ztrace_begin();
+	session->head.events = event_count;
+	return failed;
+}
+
+static bool is_plan(const struct ztrace_plan *plan, size_t bytes)
+{
+	if (bytes < sizeof(*plan) || plan->magic != ZTRACE_PLAN || !plan->threads)
+		return false;
+	return bytes == sizeof(*plan) + (plan->threads + 1) * sizeof(u64) +
+				plan->calls * sizeof(struct ztrace_call);
+}
+
+/* Zeroed, so that its pages are there before anything is timed. */
+static void *array(size_t count, size_t bytes, bool *there)
+{
+	void *made = vzalloc(max_t(size_t, count, 1) * bytes);
+
+	*there = *there && made;
+	return made;
+}
+
+int ztrace_main(const char *allocator, const char *path, const char *answers)
+{
+	struct session *session = kzalloc(sizeof(*session), GFP_KERNEL);
+	struct thread *threads = NULL;
+	void *data = NULL;
+	bool there = true;
+	size_t bytes, n;
+	int failed, i;
+
+	if (!session)
+		return -ENOMEM;
+	session->backend = find_backend(allocator);
+	failed = -ENOENT;
+	if (!session->backend) {
+		pr_err(SAY "error no allocator %s in this kernel\n", allocator);
+		goto out;
+	}
+	failed = ztrace_load(path, &data, &bytes);
+	if (failed) {
+		pr_err(SAY "error cannot read the plan: %d\n", failed);
+		goto out;
+	}
+	session->plan = data;
+	failed = -EINVAL;
+	if (!is_plan(data, bytes)) {
+		pr_err(SAY "error that is no plan\n");
+		goto out;
+	}
+	if (session->plan->threads > num_online_cpus()) {
+		pr_err(SAY "error only %u CPUs\n", num_online_cpus());
+		goto out;
+	}
+	session->first = data + sizeof(*session->plan);
+	session->calls = (const void *)(session->first + session->plan->threads + 1);
+	n = session->plan->calls;
+	session->handles = array(session->plan->objects, sizeof(*session->handles), &there);
+	session->begin = array(n, sizeof(u64), &there);
+	session->handle = array(n, sizeof(u64), &there);
+	session->place = array(n, sizeof(u64), &there);
+	session->total = array(n, sizeof(u64), &there);
+	session->held = array(n, sizeof(u32), &there);
+	session->ret = array(n, sizeof(s32), &there);
+	session->cycles = array(n, (1 + (size_t)session->plan->rounds) * sizeof(u32), &there);
+	threads = array(session->plan->threads, sizeof(*threads), &there);
+	event_count = event_room = 0;
+	if (session->backend->notes) {
+		event_room = n + 16;
+		events = array(event_room, sizeof(*events), &there);
+	}
+	for (i = 0; there && i < session->plan->threads; i++) {
+		threads[i].run.scratch = kzalloc(2 * PAGE_SIZE, GFP_KERNEL);
+		there = there && threads[i].run.scratch;
+	}
+	failed = -ENOMEM;
+	if (!there) {
+		pr_err(SAY "error too little memory for the answers\n");
+		goto out;
+	}
+	session->head.magic = ZTRACE_ANSWERS;
+	session->head.calls = n;
+	session->head.rounds = session->plan->rounds;
+	failed = play_all(session, threads);
+	if (!failed)
+		failed = write_answers(session, answers);
+	if (failed)
+		pr_err(SAY "error %d\n", failed);
+	else
+		pr_info(SAY "finished\n");
+out:
+	for (i = 0; threads && i < session->plan->threads; i++)
+		kfree(threads[i].run.scratch);
+	vfree(threads);
+	vfree(events);
+	events = NULL;
+	vfree(session->cycles);
+	vfree(session->ret);
+	vfree(session->held);
+	vfree(session->total);
+	vfree(session->place);
+	vfree(session->handle);
+	vfree(session->begin);
+	vfree(session->handles);
+	vfree(data);
+	kfree(session);
+	return failed;
+}

@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What plays calls into an allocator: shared by the core, its two surroundings and the backends. */
+#ifndef ZTRACE_PLAY_H
+#define ZTRACE_PLAY_H
+
+#include <linux/list.h>
+#include <linux/types.h>
+
+/* Both files are little-endian and written and read on one machine. tracer/program/files.py. */
+#define ZTRACE_PLAN 0x315f6e616c707a74ULL /* "tzplan_1" */
+#define ZTRACE_ANSWERS 0x315f7277736e617aULL /* "zanswr_1" */
+
+enum ztrace_op {
+	ZTRACE_MALLOC,
+	ZTRACE_FREE,
+	ZTRACE_READ, /* map to read */
+	ZTRACE_WRITE, /* map to write; with the newer API, the write itself */
+	ZTRACE_UNMAP, /* follows the map of the same object at once */
+	ZTRACE_COMPACT, /* zsmalloc: the pool; z3fold: the page that waits longest */
+	ZTRACE_SHRINK,
+};
+
+/* Values of an answer's "ret" that no errno has. */
+#define ZTRACE_NOT_LIVE 1 /* the object's malloc was refused, so there was nothing to call */
+#define ZTRACE_CANNOT 2 /* the allocator has no such call */
+
+#define ZTRACE_NO_HANDLE (~0UL)
+
+struct ztrace_call {
+	u32 object;
+	u32 what; /* op << 24 | size in bytes */
+};
+
+struct ztrace_plan {
+	u64 magic;
+	u32 calls;
+	u32 objects;
+	u32 threads;
+	u32 rounds; /* timed ones; one that places objects comes before them */
+	u32 deferred; /* compactions are run where the plan has them, else at once */
+	u32 reserved;
+	/* then threads + 1 times u64: where each thread's calls begin; then the calls */
+};
+
+/* A compaction that the allocator queued and that ran after call number "after". */
+struct ztrace_event {
+	u64 place; /* the page's address */
+	u64 begin; /* cycles */
+	u64 total; /* the pool's bytes after it */
+	u32 after;
+	u32 cycles;
+};
+
+struct ztrace_answers {
+	u64 magic;
+	u32 calls;
+	u32 rounds;
+	u32 events;
+	u32 clock_cycles; /* of two clock readings with nothing in between */
+	u64 begin_cycles; /* two moments by both clocks tell how long a cycle is */
+	u64 begin_ns;
+	u64 end_cycles;
+	u64 end_ns;
+	u64 base_pages; /* free before the pool was made */
+	/*
+	 * then, one for each call: u64 begin in cycles, handle, place, total in bytes; u32 pages
+	 * taken from the page allocator; s32 ret; then 1 + rounds arrays of u32: cycles
+	 * then the events
+	 */
+};
+
+/* One thread's part in one round. */
+struct ztrace_run {
+	const struct ztrace_call *calls;
+	u32 first, end;
+	bool alone; /* the only thread */
+	bool deferred;
+	unsigned long *handles; /* by object */
+	u64 *begin, *handle, *place, *total;
+	u32 *held, *cycles;
+	s32 *ret;
+	void *scratch; /* a page and a bit */
+};
+
+/* An allocator. "place" plays a run and notes the answers, "time" only times it. */
+struct ztrace_backend {
+	const char *name;
+	struct list_head list;
+	void *(*create)(void);
+	void (*destroy)(void *pool);
+	void (*place)(void *pool, struct ztrace_run *run);
+	void (*time)(void *pool, struct ztrace_run *run);
+	void (*release)(void *pool, unsigned long *handles, u32 objects); /* frees what is left */
+	bool notes; /* calls ztrace_note() */
+};
+
+void ztrace_register(struct ztrace_backend *backend);
+void ztrace_unregister(struct ztrace_backend *backend);
+
+/* Between calls, never within one that is timed. */
+void ztrace_breathe(u32 calls);
+u64 ztrace_held_pages(void);
+void ztrace_note(u64 place, u64 begin, u64 end, u64 total, u32 after);
+
+/* What the core needs of its surroundings: program.c, box.c. */
+int ztrace_load(const char *path, void **data, size_t *bytes);
+struct ztrace_file;
+struct ztrace_file *ztrace_create(const char *path);
+int ztrace_put(struct ztrace_file *file, const void *data, size_t bytes);
+int ztrace_close(struct ztrace_file *file);
+u64 ztrace_now_ns(void);
+void ztrace_ticks(bool on);
+
+int ztrace_main(const char *allocator, const char *plan, const char *answers);
+
+/*
+ * A kernel's function that got other arguments over the years: whether it is of a type, and itself
+ * as one of that type (NULL, never called, if it is of another).
+ */
+#define ZTRACE_TAKES(function, type) __builtin_types_compatible_p(typeof(&function), type)
+#define ZTRACE_AS(function, type) \
+	(__builtin_choose_expr(ZTRACE_TAKES(function, type), function, (type)NULL))
+
+/*
+ * The clock: no earlier instruction is still under way when it is read, and no later one has
+ * begun. x86 only, as the kernel's program is.
+ */
+static __always_inline u64 ztrace_begin(void)
+{
+	u32 low, high;
+
+	asm volatile("lfence\n\trdtsc\n\tlfence" : "=a"(low), "=d"(high) : : "memory");
+	return (u64)high << 32 | low;
+}
+
+static __always_inline u64 ztrace_end(void)
+{
+	u32 low, high;
+
+	asm volatile("rdtscp\n\tlfence" : "=a"(low), "=d"(high) : : "rcx", "memory");
+	return (u64)high << 32 | low;
+}
+
+#endif

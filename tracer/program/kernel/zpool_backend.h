@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What turns a zpool driver, whose source has just been included, into a backend.
+ *
+ * ZTRACE_NAME is its name. ZTRACE_IS_COMPACTION(work) may say which of the works that it queues
+ * compacts the page in which the work lies.
+ */
+
+#ifndef ZTRACE_IS_COMPACTION
+#define ZTRACE_IS_COMPACTION(work) false
+#define ZTRACE_NOTES false
+#else
+#define ZTRACE_NOTES true
+#endif
+
+/* As zswap asks: it does not wait; for movable pages where the driver has them. */
+#define Z_GFP (__GFP_NORETRY | __GFP_NOWARN | __GFP_KSWAPD_RECLAIM)
+
+static gfp_t z_gfp = Z_GFP;
+
+static int z_evict(struct zpool *zpool, unsigned long handle)
+{
+	return -EEXIST; /* nothing is evicted that the plan does not free itself */
+}
+
+static const struct zpool_ops z_ops = { .evict = z_evict };
+
+static void *z_create(void)
+{
+	if (z_driver->malloc_support_movable)
+		z_gfp |= __GFP_HIGHMEM | __GFP_MOVABLE;
+#if ZTRACE_CREATE_ARGUMENTS == 2
+	return z_driver->create("ztrace", GFP_KERNEL);
+#else
+	/* A driver hands the second pointer back to evict() and looks no further. */
+	return z_driver->create("ztrace", GFP_KERNEL, &z_ops, (struct zpool *)&z_ops);
+#endif
+}
+
+static void z_destroy(void *pool)
+{
+	z_driver->destroy(pool);
+}
+
+static __always_inline int z_malloc(void *pool, size_t bytes, unsigned long *handle)
+{
+#if ZTRACE_MALLOC_ARGUMENTS == 5
+	return z_driver->malloc(pool, bytes, z_gfp, handle, NUMA_NO_NODE);
+#else
+	return z_driver->malloc(pool, bytes, z_gfp, handle);
+#endif
+}
+
+static __always_inline void z_free(void *pool, unsigned long handle)
+{
+	z_driver->free(pool, handle);
+}
+
+static __always_inline void *z_map(void *pool, unsigned long handle, bool write, size_t bytes,
+				   void *scratch)
+{
+	if (z_driver->map)
+		return z_driver->map(pool, handle, write ? ZPOOL_MM_WO : ZPOOL_MM_RO);
+	if (!write)
+		return z_driver->obj_read_begin(pool, handle, scratch);
+	z_driver->obj_write(pool, handle, scratch, bytes);
+	return NULL;
+}
+
+static __always_inline void z_unmap(void *pool, unsigned long handle, size_t bytes, void *memory)
+{
+	if (z_driver->map)
+		z_driver->unmap(pool, handle);
+	else if (memory) /* a write has nothing to end */
+		z_driver->obj_read_end(pool, handle, memory);
+}
+
+static u64 z_total(void *pool)
+{
+	if (z_driver->total_size)
+		return z_driver->total_size(pool);
+	return z_driver->total_pages ? z_driver->total_pages(pool) << PAGE_SHIFT : 0;
+}
+
+/* A malloc's handle says all that there is to say; where an object lies now, a map tells. */
+static u64 z_place(void *pool, enum ztrace_op op, unsigned long handle, void *memory)
+{
+	if (op == ZTRACE_READ || (op == ZTRACE_WRITE && z_driver->map))
+		return (unsigned long)memory;
+	return 0;
+}
+
+#ifndef CONFIG_SMP
+
+/* Runs the oldest work that waits: a compaction, or one that is none. */
+static bool z_run_oldest(void *pool, u32 after, bool placing, bool compaction)
+{
+	struct work_struct *work, *next;
+
+	list_for_each_entry_safe(work, next, &z_queue, entry) {
+		const unsigned long page = (unsigned long)work & PAGE_MASK;
+		const bool is_compaction = ZTRACE_IS_COMPACTION(work);
+		u64 begin, end;
+
+		if (is_compaction != compaction)
+			continue;
+		list_del_init(&work->entry);
+		clear_bit(WORK_STRUCT_PENDING_BIT, work_data_bits(work));
+		begin = ztrace_begin();
+		work->func(work); /* may free what the work lies in */
+		end = ztrace_end();
+		if (placing && compaction)
+			ztrace_note(page, begin, end, z_total(pool), after);
+		return true;
+	}
+	return false;
+}
+
+static __always_inline void z_run_queue(void *pool, const struct ztrace_run *run, u32 after,
+					bool placing, bool compactions)
+{
+	if (likely(list_empty(&z_queue)))
+		return;
+	do {
+		while (z_run_oldest(pool, after, placing, false))
+			;
+	} while (compactions && z_run_oldest(pool, after, placing, true));
+}
+
+static int z_compact(void *pool, const struct ztrace_run *run, u32 after, bool placing)
+{
+	return z_run_oldest(pool, after, placing, true) ? 0 : ZTRACE_CANNOT;
+}
+
+#else
+
+static __always_inline void z_run_queue(void *pool, const struct ztrace_run *run, u32 after,
+					bool placing, bool compactions)
+{
+}
+
+static int z_compact(void *pool, const struct ztrace_run *run, u32 after, bool placing)
+{
+	return ZTRACE_CANNOT;
+}
+
+#endif
+
+#include "loop.h"
+
+static struct ztrace_backend z_backend = {
+	.name = ZTRACE_NAME,
+	.create = z_create,
+	.destroy = z_destroy,
+	.place = z_place_run,
+	.time = z_time_run,
+	.release = z_release,
+	.notes = ZTRACE_NOTES,
+};
+
+static void z_registered(void)
+{
+	ztrace_register(&z_backend);
+}
+
+static void z_unregistered(void)
+{
+	ztrace_unregister(&z_backend);
+}

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""``ztrace measure``: a trace through real allocators, in a kernel, at native speed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from ztrace.console import console, progress
+from ztrace.measuring import Wish, measure
+from ztrace.present.measured import show_measured
+from ztrace.tracer.program.allocators import parse
+
+EXAMPLE = "Example: ztrace measure trace.parquet --allocator zsmalloc --allocator ztree=ztree.mbox"
+
+
+@click.command("measure", epilog=EXAMPLE)
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option(
+    "--allocator",
+    "allocators",
+    multiple=True,
+    required=True,
+    metavar="NAME[=FILE]",
+    help="The kernel's own, or a .c file, mail, diff or folder of yours; may be given again.",
+)
+@click.option(
+    "--kernel",
+    default="6.1",
+    show_default=True,
+    metavar="RELEASE|TREE",
+    help="Debian's source of that release, or the folder of a kernel tree.",
+)
+@click.option("--cpus", type=click.IntRange(1, 16), default=1, show_default=True)
+@click.option(
+    "--repeat",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="Rounds in fresh pools; a call's time is its least.",
+)
+@click.option("--by-size", type=click.IntRange(1, 64), metavar="N", help="Times by N ranges, too.")
+@click.option("--cycles", is_flag=True, help="Show cycles of the clock instead of ns.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Keep what was measured as a trace; of several allocators, NAME is added to the file's.",
+)
+@click.option("--force", is_flag=True, help="Replace the output if it exists.")
+@click.option(
+    "--compare/--no-compare",
+    default=True,
+    help="Whether ztrace's models are driven with what was answered.  [default: compare]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def command(
+    context: click.Context,
+    trace: Path,
+    allocators: tuple[str, ...],
+    kernel: str,
+    cpus: int,
+    repeat: int,
+    by_size: int | None,
+    cycles: bool,
+    output: Path | None,
+    force: bool,
+    compare: bool,
+    as_json: bool,
+) -> int:
+    """Play TRACE into real allocators inside a kernel and time each call.
+
+    The kernel is built as a program and runs as you, without root; the first build takes some
+    minutes, later ones are cached. Exit status 1: a model answered otherwise.
+    """
+    chosen = [parse(one) for one in allocators]
+    names = [one.name for one in chosen]
+    if len(set(names)) < len(names):
+        raise click.UsageError("an allocator is given twice")
+    wish = Wish(
+        trace=trace,
+        allocators=chosen,
+        kernel=kernel,
+        rounds=repeat,
+        threads=cpus,
+        sizes=by_size or 0,
+        outputs=_outputs(output, names),
+        force=force,
+        compare=compare,
+    )
+    for path in wish.outputs.values():
+        if path.exists() and not force:
+            raise click.ClickException(f"{path} exists; --force replaces it")
+    found = list(measure(wish, progress))
+    if as_json:
+        click.echo(json.dumps([one.to_dict() for one in found], indent=2, allow_nan=False))
+    else:
+        show_measured(console(), str(trace), found, cycles=cycles)
+    for one in found:
+        if one.error is not None:
+            click.echo(f"ztrace: {one.error}", err=True)
+    if any(one.error is not None for one in found):
+        return 2
+    return 0 if all(one.compared and one.compared.agrees for one in found) else 1
+
+
+def _outputs(output: Path | None, names: list[str]) -> dict[str, Path]:
+    if output is None:
+        return {}
+    if len(names) == 1:
+        return {names[0]: output}
+    return {name: output.with_name(f"{output.stem}-{name}{output.suffix}") for name in names}

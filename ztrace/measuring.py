@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""One trace through real allocators: what to play (replay), playing it (tracer), what it means."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ztrace.errors import ZtraceError
+from ztrace.replay.measured.calls import Calls, read_calls
+from ztrace.replay.measured.compared import Compared, compare
+from ztrace.replay.measured.figures import Answers, Figures, figures
+from ztrace.replay.measured.recording import Where, metadata, rows
+from ztrace.tracer.machine import machine
+from ztrace.tracer.program.allocators import Allocator
+from ztrace.tracer.program.build import Program, build_program
+from ztrace.tracer.program.files import Plan
+from ztrace.tracer.program.guest import play
+from ztrace.traces.reader import TraceReader
+from ztrace.traces.writer import COMPRESSION_LEVEL, TraceWriter
+
+_FAST_LEVEL = 1  # zstd's, for a file that is read once
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One allocator in one kernel: its figures, or the ``error`` that ended it."""
+
+    allocator: str
+    kernel: str
+    release: str
+    where: str
+    calls: Calls | None = None
+    figures: Figures | None = None
+    compared: Compared | None = None
+    output: Path | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        plain: dict[str, Any] = {
+            "allocator": self.allocator,
+            "kernel": self.kernel,
+            "release": self.release,
+            "where": self.where,
+        }
+        if self.error is not None:
+            return {**plain, "error": self.error}
+        assert self.figures is not None and self.compared is not None and self.calls is not None
+        found = self.figures
+        times = {
+            f"{op}_ns": {**one.ns, "calls": one.count, "single_max": one.single_max_ns}
+            for op, one in found.times.items()
+        }
+        return {
+            **plain,
+            "calls": found.calls,
+            "refused": found.refused,
+            "left_out": self.calls.left_out,
+            "adds_maps": self.calls.adds_maps,
+            "model": self.compared.model,
+            "compared": self.compared.compared,
+            "equal": self.compared.equal,
+            "sizes_compared": self.compared.sizes_compared,
+            "sizes_equal": self.compared.sizes_equal,
+            "determined": self.compared.determined,
+            "first_difference": self.compared.first,
+            **times,
+            "pages_peak": found.pages_peak,
+            "pages_mean": found.pages_mean,
+            "density": found.density,
+            "rounds": found.rounds,
+            "threads": found.threads,
+            "clock_ns": found.clock_ns,
+            "clock_step_ns": found.step_ns,
+            "ns_per_cycle": found.ns_per_cycle,
+            "disagree": found.disagree,
+            "by_size": found.to_dict()["by_size"],
+        }
+
+
+Progress = Callable[[str, int | None], contextlib.AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for. ``outputs``: where to keep each allocator's measured trace, by name.
+
+    ``sizes``: how many ranges of size to tell times by; ``compare``: whether with the models.
+    """
+
+    trace: Path
+    allocators: Sequence[Allocator]
+    kernel: str
+    rounds: int
+    threads: int
+    sizes: int
+    outputs: dict[str, Path]
+    force: bool
+    compare: bool
+
+
+def measure(wish: Wish, progress: Progress) -> Iterator[Measured]:
+    """Measure each allocator, one after another. ``progress(what, total)`` shows a piece of work.
+
+    An allocator that cannot be built, or whose guest dies, ends as a Measured with an error; the
+    others go on. ZtraceError for what concerns all of them.
+    """
+    programs = _programs(wish, progress)
+    with TraceReader(wish.trace) as reader:
+        for allocator in wish.allocators:
+            program = programs[allocator.name]
+            if isinstance(program, ZtraceError):
+                yield _failed(wish, allocator, program)
+                continue
+            try:
+                calls = read_calls(reader, allocator.name, threads=wish.threads)
+                with progress(
+                    f"play {allocator.name}", (1 + wish.rounds) * len(calls.op)
+                ) as advance:
+                    answers = play(
+                        program, allocator.name, as_plan(calls), wish.rounds, advance=advance
+                    )
+                yield _understood(wish, reader, allocator, program, calls, answers, progress)
+            except ZtraceError as error:
+                yield _failed(wish, allocator, error)
+
+
+def _failed(wish: Wish, allocator: Allocator, error: ZtraceError) -> Measured:
+    return Measured(allocator.name, wish.kernel, "", "program", error=str(error))
+
+
+def _programs(wish: Wish, progress: Progress) -> dict[str, Program | ZtraceError]:
+    """The kernel for each allocator. Its own share one; each of the user's has one to itself,
+    where it can neither clash with another one's names nor keep it from being built."""
+    own = tuple(one for one in wish.allocators if one.is_own)
+    groups = [own] if own else []
+    groups += [(one,) for one in wish.allocators if not one.is_own]
+    made: dict[str, Program | ZtraceError] = {}
+    for group in groups:
+        built: Program | ZtraceError
+        try:
+            with progress(f"build kernel {wish.kernel}", None) as advance:
+                built = build_program(
+                    wish.kernel, group, smp=wish.threads > 1, say=lambda line: advance(1)
+                )
+        except ZtraceError as error:
+            if len(groups) == 1:
+                raise
+            built = error
+        made |= {one.name: built for one in group}
+    return made
+
+
+def as_plan(calls: Calls) -> Plan:
+    """The calls as the player takes them."""
+    return Plan(
+        op=calls.op,
+        object=calls.object,
+        size_bytes=calls.size_bytes,
+        is_write=calls.is_write,
+        objects=calls.objects,
+        first=calls.first,
+        deferred=calls.deferred,
+    )
+
+
+def _understood(
+    wish: Wish,
+    reader: TraceReader,
+    allocator: Allocator,
+    program: Program,
+    calls: Calls,
+    answers: Answers,
+    progress: Progress,
+) -> Measured:
+    """Figures of what was answered, and the model's answers beside them."""
+    where = Where("program", wish.kernel, program.release, machine()["cpu_model"])
+    kept = wish.outputs.get(allocator.name)
+    compared = Compared()
+    with tempfile.TemporaryDirectory(prefix="ztrace-") as scratch:
+        path = kept or Path(scratch) / "measured.parquet"
+        about = metadata(reader.metadata, wish.trace, allocator.name, calls, answers, where)
+        if kept or wish.compare:
+            level = COMPRESSION_LEVEL if kept else _FAST_LEVEL
+            with (
+                progress(f"write what {allocator.name} answered", len(calls.op)) as advance,
+                TraceWriter(path, about, force=wish.force, level=level) as writer,
+            ):
+                for batch in rows(calls, answers):
+                    before = writer.rows
+                    writer.write(batch)
+                    advance(writer.rows - before)
+        if wish.compare:
+            with progress(f"compare {allocator.name} with its model", writer.rows) as advance:
+                compared = compare(path, allocator.name, advance=advance)
+    return Measured(
+        allocator=allocator.name,
+        kernel=wish.kernel,
+        release=program.release,
+        where="program",
+        calls=calls,
+        figures=figures(calls, answers, sizes=wish.sizes),
+        compared=compared,
+        output=kept,
+    )

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def _keep_console(console: Path, release: str) -> Path:
     """Copy a console to where it outlives its job; the oldest go."""
     folder = cache_dir() / "consoles"
     folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06}-{release}"
+    kept = folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{release}"
     shutil.copyfile(console, kept)
     for old in sorted(folder.iterdir())[:-CONSOLES_KEPT]:
         old.unlink(missing_ok=True)

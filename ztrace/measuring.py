@@ -6,13 +6,20 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ztrace.errors import ZtraceError
 from ztrace.replay.measured.calls import Calls, read_calls
 from ztrace.replay.measured.compared import Compared, compare
+from ztrace.replay.measured.difference import (
+    Difference,
+    Sample,
+    differences,
+    equal_sizes,
+    sample,
+)
 from ztrace.replay.measured.figures import Answers, Figures, figures
 from ztrace.replay.measured.recording import Where, metadata, rows
 from ztrace.tracer.machine import machine
@@ -207,4 +214,64 @@ def _understood(
         figures=figures(calls, answers, sizes=wish.sizes),
         compared=compared,
         output=kept,
+    )
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One allocator in two kernels. Of ``calls`` calls ``equal`` left pools of one size."""
+
+    allocator: str
+    kernels: tuple[str, str]
+    releases: tuple[str, str]
+    pairs: int
+    rounds: int
+    calls: int
+    equal: int
+    differences: list[Difference]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "differences"},
+            "differences": [one.to_dict() for one in self.differences],
+        }
+
+
+def contrast(wish: Wish, kernels: tuple[str, str], pairs: int, progress: Progress) -> Contrast:
+    """Play the trace into one allocator in guests of two kernels in turn. ZtraceError if one of
+    them cannot be built or does not finish."""
+    [allocator] = wish.allocators
+    programs = []
+    for kernel in kernels:
+        with progress(f"build kernel {kernel}", None) as advance:
+            programs.append(
+                build_program(
+                    kernel, [allocator], smp=wish.threads > 1, say=lambda line: advance(1)
+                )
+            )
+    with TraceReader(wish.trace) as reader:
+        calls = read_calls(reader, allocator.name, threads=wish.threads)
+    plan = as_plan(calls)
+    samples: list[list[Sample]] = [[], []]
+    last: list[Answers] = []
+    with progress("play", 2 * pairs * (1 + wish.rounds) * plan.calls) as advance:
+        for pair in range(pairs):
+            # Neither kernel is always the first of a pair.
+            order = (0, 1) if pair % 2 == 0 else (1, 0)
+            last = [
+                play(programs[i], allocator.name, plan, wish.rounds, advance=advance) for i in order
+            ]
+            for i, answers in zip(order, last, strict=True):
+                samples[i].append(sample(calls, answers))
+    equal, compared = equal_sizes(*last)
+    return Contrast(
+        allocator=allocator.name,
+        kernels=kernels,
+        releases=(programs[0].release, programs[1].release),
+        pairs=pairs,
+        rounds=wish.rounds,
+        calls=compared,
+        equal=equal,
+        differences=differences(*samples),
     )

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ztrace.console import console, print_json, progress
 from ztrace.measuring import Wish, contrast, measure
@@ -35,6 +36,7 @@ EXAMPLE = "Example: ztrace measure trace.parquet --allocator zsmalloc --allocato
     help="Debian's source of that release, or the folder of a kernel tree; given twice, one "
     "allocator is compared in both.  [default: 6.1]",
 )
+@click.option("--here", is_flag=True, help="In the running kernel, by a module (root).")
 @click.option("--cpus", type=click.IntRange(1, 16), default=1, show_default=True)
 @click.option(
     "--repeat",
@@ -71,6 +73,7 @@ def command(
     trace: Path,
     allocators: tuple[str, ...],
     kernels: tuple[str, ...],
+    here: bool,
     cpus: int,
     repeat: int,
     pairs: int,
@@ -100,7 +103,10 @@ def command(
         outputs=_outputs(output, names),
         force=force,
         compare=compare,
+        here=here,
     )
+    if here and context.get_parameter_source("kernels") != ParameterSource.DEFAULT:
+        raise click.UsageError("--here is the running kernel; leave --kernel out")
     if len(kernels) > 1:
         if len(kernels) > 2 or len(chosen) > 1 or output is not None:
             raise click.UsageError("two kernels are compared with one allocator, and no output")

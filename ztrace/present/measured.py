@@ -10,6 +10,7 @@ from rich.console import Console
 from ztrace.console import count_text, table
 from ztrace.measuring import Contrast, Measured
 from ztrace.replay.measured.figures import SHARES, Times
+from ztrace.replay.measured.recording import TEST_BOX
 
 _HEADERS = ("allocator", "call", "calls", "p50", "p99", "p99.9", "p99.99", "max")
 _NAMES = {"p999": "p99.9", "p9999": "p99.99"}
@@ -27,10 +28,10 @@ def show_measured(out: Console, trace: str, found: Sequence[Measured], *, cycles
     assert first.figures is not None
     figures = first.figures
     machine = "one CPU, no contention" if figures.threads == 1 else f"{figures.threads} CPUs"
-    out.print(
-        f"{trace}: in kernel {first.kernel} ({first.release}) as a program: native code, {machine}",
-        soft_wrap=True,
-    )
+    kernel = f"kernel {first.kernel} ({first.release}) as a program: native code"
+    if first.where == TEST_BOX:
+        kernel = f"the running kernel, {first.release}: its own ticks and neighbours"
+    out.print(f"{trace}: in {kernel}, {machine}", soft_wrap=True)
     out.print()
     unit = "cycles" if cycles else "ns"
     out.print(table(_HEADERS, _times(done, cycles), texts=2, title=f"time of a call, {unit}"))

@@ -61,7 +61,8 @@ static __always_inline void z_play(void *pool, struct ztrace_run *run, const boo
 		}
 		z_run_queue(pool, run, i, placing, !run->deferred);
 		if (++since == 1 << 14) {
-			ztrace_breathe(since);
+			if (ztrace_breathe(since))
+				return;
 			since = 0;
 		}
 	}

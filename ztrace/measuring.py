@@ -223,7 +223,7 @@ def _understood(
             with progress(f"compare {allocator.name} with its model", writer.rows) as advance:
                 # Which pages z3fold's own worker compacts, and when, only a program tells.
                 at_once = where.kind == TEST_BOX and allocator.name == "z3fold"
-                backend = f"z3fold:cpus={wish.threads}" if at_once else None
+                backend = f"z3fold:cpus={wish.threads},work=immediate" if at_once else None
                 compared = compare(path, allocator.name, backend=backend, advance=advance)
     return Measured(
         allocator=allocator.name,

@@ -188,17 +188,10 @@ static int z_compact(void *pool, const struct ztrace_run *run, u32 after, bool p
 
 #else
 
-/*
- * Work runs when the kernel runs it. Where its effect is to be the same each time, it has run before
- * the next call: the worker takes this CPU as soon as it is left.
- */
+/* Work runs when the kernel runs it. */
 static __always_inline void z_run_queue(void *pool, const struct ztrace_run *run, u32 after,
 					bool placing, bool compactions)
 {
-#ifdef ZTRACE_QUEUES
-	if (placing && run->alone && run->calls[after].what >> 24 == ZTRACE_FREE)
-		usleep_range(50, 100);
-#endif
 }
 
 static int z_compact(void *pool, const struct ztrace_run *run, u32 after, bool placing)

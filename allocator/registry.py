@@ -111,14 +111,13 @@ class Builtin(NamedTuple):
 
 
 def builtin(spec: str) -> Builtin | None:
-    """Take a specification of one of our models apart; None if it is another's.
+    """Take a specification of a model that is in the core, too, apart; None for any other.
 
     BackendError as for :func:`create`.
     """
     parts = Specification.parse(spec)
-    if parts.name not in OURS:
+    if parts.name not in OURS or not (kind := traits(parts.name)).native:
         return None
-    kind = traits(parts.name)
     arguments = _arguments(spec, parts, kind)
     _make(kind, arguments)  # knows what is impossible
     return Builtin(parts.name, arguments)

@@ -17,8 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ztrace.allocator import HasPlace, create
-from ztrace.traces import OP_CODE, Metadata, TraceWriter
+import ztrace.allocator as ztrace_allocator
+from ztrace.allocator import HasPlace, create, names
+from ztrace.allocator.registry import OURS
+from ztrace.replay import replay_trace
+from ztrace.replay.play.backends import every
+from ztrace.replay.play.fastest import replay_fastest
+from ztrace.replay.validate import validate_trace
+from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
 
 ROOT = Path(__file__).parents[1]
@@ -147,6 +153,47 @@ def test_a_report_has_the_recorded_allocators_own_model(folder: Path) -> None:
     assert recording["own_model"] == "halves"
     assert recording["validation"]["agrees"]
     assert recording["validation"]["explained"] == recording["validation"]["calls"] > 0
+
+
+def test_a_built_in_one_is_a_folder_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "more" / "halves"
+    folder.mkdir(parents=True)
+    model, traits = block("python").split("TRAITS = ")
+    (folder / "model.py").write_text(model)
+    traits = traits.replace("model=Halves", 'model="ztrace.allocator.halves.model:Halves"')
+    imports = "from ztrace.allocator.traits import Tells, Traits, page_size"
+    (folder / "__init__.py").write_text(f"{imports}\n\nTRAITS = {traits}")
+    monkeypatch.setattr(
+        "ztrace.allocator.__path__", [*ztrace_allocator.__path__, str(folder.parent)]
+    )
+    monkeypatch.setattr("ztrace.allocator.registry.OURS", (*OURS, "halves"))
+    record(tmp_path / "trace.parquet")
+    assert "halves" in names()
+    for path in (
+        tmp_path / "trace.parquet",
+        ROOT / "traces" / "samples" / "zbud-6.1-small.parquet",
+    ):
+        with TraceReader(path) as reader:
+            assert "halves" in every(reader.metadata)
+            result = replay_fastest(reader, "halves")
+    found = replay_trace(tmp_path / "trace.parquet", "halves")
+    assert found.totals_equal == found.totals_compared == 3000
+    with TraceReader(tmp_path / "trace.parquet") as reader:
+        assert validate_trace(reader).agrees
+    assert result.count("refused") == 0
+
+
+def test_a_limit_that_its_driver_cannot_shrink_to(folder: Path) -> None:
+    """OSError of shrink is the kernel's -EINVAL: jobs that fail."""
+    trace = str(ROOT / "traces" / "samples" / "zbud-6.1-small.parquet")
+    done = ztrace(folder, "replay", trace, "--backend", "halves", "--limit", "100K", "--json")
+    assert not done.returncode, done.stderr
+    [*_, late] = json.loads(done.stdout)["limited"]
+    counts = late["counts"]
+    assert counts["jobs"] == counts["reclaim_fails"] > 0 == counts["written_back"]
+    assert counts["rejected"] > 0
 
 
 def test_its_items_and_pages(folder: Path) -> None:

@@ -8,7 +8,7 @@ import errno
 import json
 import random
 from collections.abc import Callable
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -314,7 +314,8 @@ def trace(path: Path, rows: list[dict[str, Any]], meta: Metadata) -> Path:
         row |= {"ts_ns": 1000 * number, "dur_ns": 900, "tid": 7}
         row |= {"key": None, "size": None, "handle": None, **given_}
         if number and rows[number - 1].get("inside"):
-            row["ts_ns"] -= 1000 * sum(1 for one in rows[:number] if one.get("inside"))
+            within = takewhile(lambda one: one.get("inside"), reversed(rows[:number]))
+            row["ts_ns"] -= 1000 * sum(1 for _ in within)
         row.pop("inside", None)
         made.append(row | {"op": OP_CODE[row["op"]]})
     types = {name: SCHEMA.field(name).type for name in COLUMNS}

@@ -851,7 +851,7 @@ def test_extreme_values_do_no_harm(tmp_path: Path) -> None:
     recording.row("map", handle=2**64 - 1, ts_ns=2**63 - 1, dur_ns=2**32 - 1, tid=2**32 - 1)
     recording.row("shrink", size=2**32 - 1, ret=2**31 - 1, ts_ns=5, pool=3)
     recording.row("malloc", size=1, ret=-(2**31), ts_ns=0)
-    recording.row("free", handle=2**64 - 1, total=0, ts_ns=-5, cpu=2**16 - 1)
+    recording.row("free", handle=2**64 - 1, total=0, ts_ns=-5, tid=8, cpu=2**16 - 1)
     result = run(tmp_path, recording, every=Every(percent=10))
     assert result.objects.end == 0
     assert len(result.series) == 10
@@ -861,7 +861,7 @@ def test_extreme_values_do_no_harm(tmp_path: Path) -> None:
 def test_time_that_steps_back(tmp_path: Path) -> None:
     recording = Recording()
     recording.row("malloc", size=100, handle=0, ts_ns=10_000)
-    recording.row("malloc", size=100, handle=1, ts_ns=5_000)
+    recording.row("malloc", size=100, handle=1, ts_ns=5_000, tid=8)  # stopped before its row
     recording.row("free", handle=0, ts_ns=20_000)
     result = run(tmp_path, recording, every=Every(ns=5_000))
     assert (result.first_ns, result.last_ns) == (5_000, 20_100)

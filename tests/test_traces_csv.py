@@ -138,9 +138,24 @@ def test_no_rows_is_a_trace(tmp_path: Path) -> None:
 
 
 def test_order_of_the_file_is_kept(tmp_path: Path) -> None:
-    table, metadata = load(b"ts_ns,op\n9,free\n-3,map\n5,free\n", tmp_path)
+    text = b"ts_ns,dur_ns,op\n9,1,free\n-3,90,map\n5,8,free\n"  # calls that overlap
+    table, metadata = load(text, tmp_path)
     assert table.column("ts_ns").to_pylist() == [9, -3, 5]
     assert metadata.duration_ns == 12
+
+
+def test_rows_out_of_time_order_are_refused(tmp_path: Path) -> None:
+    by_cpu = "".join(f"{100 * k + cpu},5,free,7,{cpu}\n" for cpu in (0, 1) for k in range(9))
+    with pytest.raises(TraceError, match=r"row 9 returned 7\.94e-07 s before row 8 began.*sort"):
+        load(f"ts_ns,dur_ns,op,tid,cpu\n{by_cpu}".encode(), tmp_path)
+    with pytest.raises(TraceError, match="row 2 returned 3600 s before row 1 began"):
+        load(b"ts_ns,op\n0,free\n3600000000009,map\n9,free\n", tmp_path)
+
+
+def test_a_positive_errno_is_no_result(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="row 1: malloc returned 7; ret is 0, or a negative"):
+        load(b"ts_ns,op,ret\n0,free,0\n1,malloc,7\n", tmp_path)
+    assert load(b"ts_ns,op,ret\n0,shrink,8\n1,malloc,-12\n", tmp_path)[0].num_rows == 2
 
 
 def test_pools_cover_every_index(tmp_path: Path) -> None:
@@ -355,6 +370,9 @@ ROW = st.fixed_dictionaries({name: column(name) for name in COLUMNS})
 def test_export_then_import_is_identity(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:
+    rows.sort(key=lambda row: row["ts_ns"])  # other rows, and such results, no recorder writes
+    for row in rows:
+        row["ret"] = min(0, row["ret"])
     folder = tmp_path_factory.mktemp("trip")
     plain = pa.schema([f.with_type(pa.string()) if f.name == "op" else f for f in SCHEMA])
     given_rows = pa.Table.from_pylist(rows, plain)

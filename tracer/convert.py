@@ -46,8 +46,9 @@ def convert(
     *,
     force: bool = False,
     advance: Callable[[int], None] = lambda rows: None,
+    notes: Sequence[str] = (),
 ) -> Metadata:
-    """Write the trace ``output`` from ``spool``; returns its metadata.
+    """Write the trace ``output`` from ``spool``; returns its metadata, with more ``notes``.
 
     ``advance`` is called with the number of rows of each piece written. A spool cut short
     makes a trace with a note saying so. Of a recording that rotated, the spool after this one is
@@ -58,6 +59,7 @@ def convert(
     start, state = reader.documents()
     whole = state.pop("final", False)
     metadata = Metadata.from_json(json.dumps({**start, **state}), str(spool))
+    metadata.notes += notes
     layout = _Layout(
         page_bytes=metadata.machine.page_bytes,
         headers=np.array([pool.header_bytes for pool in metadata.pools] or [0], np.uint32),

@@ -96,10 +96,27 @@ def build_module(patch: Path, headers: Path, output: Path, *, table: str | None 
         )
         module = work / f"{name}.ko"
         if done.returncode or not module.exists():
-            said = done.stderr + done.stdout
-            errors = [line for line in said.splitlines() if "error:" in line or "***" in line]
-            raise TracerError(
-                f"{patch}: does not build against {headers}: {' / '.join(errors[:2])}"
-            )
+            why = _why_not(done.stderr + done.stdout, source, headers)
+            raise TracerError(f"{patch}: does not build against {headers}: {why}")
         output.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copy(module, output / module.name))
+
+
+def _why_not(said: str, source: str, headers: Path) -> str:
+    """Why a module does not build, from what make and the compiler said."""
+    if "linux/zpool.h" in source and not _has_header(headers, "linux/zpool.h"):
+        return "zpool is gone from that kernel (Linux 6.18 removed it)"
+    # struct zpool_ops and zpool_driver.shrink, by which a pool evicted its own objects.
+    if re.search(r"error: .*(struct zpool_ops|no member named .shrink)", said):
+        return "its zpool is another one: since Linux 6.5 allocators do not evict by themselves"
+    telling = re.compile(r"error:|\*\*\* \S|: not found")
+    errors = [line for line in said.splitlines() if telling.search(line)]
+    return " / ".join(errors[:2]) or "make failed"
+
+
+def _has_header(headers: Path, name: str) -> bool:
+    """Whether a kernel's build folder, or the one that its Makefile goes on in, has a header."""
+    text = (headers / "Makefile").read_text(errors="replace")
+    more = re.findall(r"^include (\S+)/Makefile$", text, re.MULTILINE)
+    folders = [headers, headers / "source", *(headers / folder for folder in more)]
+    return any((folder / "include" / name).exists() for folder in folders)

@@ -22,10 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import zstandard
 
+from ztrace.traces import timeorder
 from ztrace.traces.errors import TraceError, printable
 from ztrace.traces.metadata import Machine, Metadata, PoolInfo
 from ztrace.traces.plaintext import Advance, Counted, open_binary, plain_text
 from ztrace.traces.reader import TraceReader
+from ztrace.traces.returns import check_returns
 from ztrace.traces.schema import COLUMNS, OP_CODE, OPS, REQUIRED, SCHEMA, integer_range
 from ztrace.traces.writer import AtomicFile, TraceWriter
 
@@ -171,6 +173,7 @@ class _Importer:
         self._rows = 0
         self._pools = 0
         self._span: tuple[int, int] | None = None
+        self._order = timeorder.TimeOrder()
 
     def feed(self, line: int, block: bytes) -> None:
         """Convert a block that starts with line number ``line`` and ends at a line end."""
@@ -189,6 +192,7 @@ class _Importer:
             batch = self._parse_lines(block, line)
         if not batch.num_rows:
             return
+        self._check(batch)
         self._writer.write(batch)
         self._rows += batch.num_rows
         limits = pc.min_max(batch.column("ts_ns"))
@@ -198,6 +202,20 @@ class _Importer:
         self._span = low, high
         if "pool" in self._names:
             self._pools = max(self._pools, (pc.max(batch.column("pool")).as_py() or 0) + 1)
+
+    def _check(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """TraceError for rows that no recorder writes."""
+
+        def numbers(name: str) -> Any:
+            if name not in self._names:
+                return 0
+            return pc.fill_null(batch.column(name), 0).to_numpy()
+
+        found = self._order.find(*map(numbers, timeorder.COLUMNS))
+        if found is not None:
+            raise found.error(self._where)
+        if "ret" in self._names:
+            check_returns(numbers("op"), numbers("ret"), self._rows, self._where)
 
     def finish(self) -> int:
         """Complete the writer's metadata; return the number of rows."""

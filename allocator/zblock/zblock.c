@@ -41,7 +41,8 @@ struct tree {
 	int64_t free_total;
 	struct block *current, *last;          /* late ztree */
 	struct block *cache[CACHED_BLOCKS];    /* 2022 */
-	uint32_t room;                         /* bit i: cache[i] has a free slot */
+	/* bit i: cache[i] has a free slot */
+	uint32_t room;
 	struct block *active_first, *active_last; /* 2025: malloc takes from the first */
 };
 

@@ -15,11 +15,12 @@ from ztrace.allocator.traits import (
 def variant_of(release: str) -> str:
     """The variant with a kernel's rules; those of 6.12 for a release that cannot be read.
 
-    6.1, 6.12 and 7.2 were examined, and a kernel between them gets the rules that it shares:
-    chains are chosen by what they waste since 6.3, and since 6.15 a zspage that is being read
-    stops a compaction (zspage_write_trylock()) instead of being waited for. That is all that
-    tells 7.2 from 6.12: classes, lists, fullness groups and the choice of a zspage are textually
-    the same (mm/zsmalloc.c), so both place alike while nothing is compacted.
+    6.1, 6.12 and 7.2 were examined. A kernel between them gets the nearer rules by when these
+    changed: chains are chosen by what they waste since 6.3, fullness groups are tenths since 6.4,
+    and since 6.15 a zspage that is being read stops a compaction (zspage_write_trylock()) instead
+    of being waited for. The last is all that tells 7.2 from 6.12: classes, lists, groups and the
+    choice of a zspage are textually the same (mm/zsmalloc.c), so that both place alike as long as
+    no compaction meets an object that is being read.
     """
     number = release_number(release) or (6, 12)
     if number < (6, 3):

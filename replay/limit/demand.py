@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.read.checked import checked
 from ztrace.replay.read.rows import NO_HANDLE
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
@@ -102,7 +103,7 @@ def demands(
     freed: dict[int, int] = {}  # task -> key of its last free
     last_size = metadata.machine.page_bytes // 2
     first, stores, frees = 0, 0, False
-    for batch in reader.batches(_COLUMNS):
+    for batch in checked(reader, (*_COLUMNS, "dur_ns")):
         for row, (ts, op, pool, key, size, ret, tid) in enumerate(_rows(batch), first):
             if op == _MALLOC:
                 if ret >= 0 or ret == _REFUSED_SIZE:

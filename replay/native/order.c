@@ -15,8 +15,8 @@ void zv_order_clear(struct zv_order *o)
 {
 	zc_map_clear(&o->ended);
 	zc_map_clear(&o->marked);
-	void *vectors[] = {o->steps.at, o->latest.at, o->at_ns.at, o->row.at, o->step.at,
-			   o->race_calls.at, o->race_steps.at, o->race_ends.at};
+	void *vectors[] = {o->steps.at, o->latest.at,     o->at_ns.at,      o->row.at,
+			   o->step.at,  o->race_calls.at, o->race_steps.at, o->race_ends.at};
 	for (size_t i = 0; i < sizeof(vectors) / sizeof(*vectors); i++)
 		free(vectors[i]);
 }

@@ -18,13 +18,26 @@ int zv_search_init(struct zv_search *s, const struct zv_model *model, void *stat
 void zv_search_clear(struct zv_search *s)
 {
 	void *vectors[] = {
-		s->calls.at,          s->hypotheses.list.at,    s->hypotheses.hidden.at,
-		s->exits.list.at,     s->exits.hidden.at,       s->logs.at,
-		s->redone.at,         s->made.at,               s->candidates.at,
-		s->ranks.at,          s->ranked.at,             s->offered.at,
-		s->frames.at,         s->undo.at,               s->key.at,
-		s->before.at,         s->visited.entries.at,    s->visited.bytes.at,
-		s->left.entries.at,   s->left.bytes.at,
+		s->calls.at,
+		s->hypotheses.list.at,
+		s->hypotheses.hidden.at,
+		s->exits.list.at,
+		s->exits.hidden.at,
+		s->logs.at,
+		s->redone.at,
+		s->made.at,
+		s->candidates.at,
+		s->ranks.at,
+		s->ranked.at,
+		s->offered.at,
+		s->frames.at,
+		s->undo.at,
+		s->key.at,
+		s->before.at,
+		s->visited.entries.at,
+		s->visited.bytes.at,
+		s->left.entries.at,
+		s->left.bytes.at,
 	};
 	for (size_t i = 0; i < sizeof(vectors) / sizeof(*vectors); i++)
 		free(vectors[i]);
@@ -138,7 +151,10 @@ static void open_frame(struct zv_search *s, uint32_t first, uint32_t done, uint3
 	while (first < calls && s->made.at[first] == ZV_DONE)
 		first++;
 	struct zv_frame *frame = PUSH(s->escape, s->frames);
-	*frame = (struct zv_frame){.first = first, .done = done, .log = log, .applied = -1,
+	*frame = (struct zv_frame){.first = first,
+				   .done = done,
+				   .log = log,
+				   .applied = -1,
 				   .offered = (uint32_t)s->offered.len};
 	s->key.len = 0;
 	s->model->key(s->state, &s->key);
@@ -207,8 +223,8 @@ static void try_next(struct zv_search *s, struct zv_frame *frame)
 		s->splits_left--;
 	for (uint8_t i = 0; i < tried.run.len; i++) {
 		uint8_t step = tried.run.steps[i];
-		bool agreed = s->model->act(s->state, number, &s->calls.at[number], step,
-					    push_undo(s));
+		bool agreed =
+			s->model->act(s->state, number, &s->calls.at[number], step, push_undo(s));
 		frame->applied++;
 		s->made.at[number] = ends(s, step) ? ZV_DONE : s->made.at[number] + 1;
 		if (!agreed)

@@ -81,7 +81,7 @@ struct zv_offered {
 struct zv_frame {
 	uint32_t first, done, log, offered, options, tried;
 	int8_t applied; /* steps; -1: nothing to take back */
-	uint8_t made;	/* by the call whose steps they are, before */
+	uint8_t made; /* by the call whose steps they are, before */
 };
 
 struct zv_search {

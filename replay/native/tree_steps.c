@@ -133,9 +133,9 @@ void tree_sweep(struct tree_state *t, const struct zv_exits *hypotheses)
 static struct saved save(const struct tree_state *t, struct seen_block *block)
 {
 	const struct block *b = &block->block;
-	return (struct saved){block, t->tree.current, t->tree.last, t->tree.counter,
-			      b->free_slots, b->coeff, b->used, block->unseen,
-			      b->under_reclaim, b->listed};
+	return (struct saved){
+		block,    t->tree.current, t->tree.last,  t->tree.counter,  b->free_slots,
+		b->coeff, b->used,         block->unseen, b->under_reclaim, b->listed};
 }
 
 static void undo_step(struct tree_state *t, const struct saved *saved)
@@ -281,8 +281,8 @@ static struct seen_block *insert(struct tree_state *t)
 
 static struct seen_block *insert_saved(struct tree_state *t, struct saved *saved)
 {
-	*saved = (struct saved){.current = t->tree.current, .last = t->tree.last,
-				.counter = t->tree.counter};
+	*saved = (struct saved){
+		.current = t->tree.current, .last = t->tree.last, .counter = t->tree.counter};
 	struct seen_block *block = insert(t);
 	if (!block)
 		return NULL;
@@ -395,8 +395,7 @@ static void release(struct tree_state *t, const struct zv_call *call, struct see
 	if (t->adrift) {
 		t->tree.current = &t->unknown.block;
 	} else if (!done.deleted && !done.dropped) {
-		if (prefers == DEPENDS ||
-		    (prefers == YES && is_unseen(t, (uint64_t)call->block)))
+		if (prefers == DEPENDS || (prefers == YES && is_unseen(t, (uint64_t)call->block)))
 			t->tree.current = &t->unknown.block;
 		else
 			t->tree.current = prefers == YES ? &block->block : before;
@@ -518,8 +517,7 @@ static bool act_whole(struct tree_state *t, const struct zv_call *call, struct s
 	return true;
 }
 
-static bool act(void *state, uint32_t number, const struct zv_call *call, uint8_t step,
-		void *undo)
+static bool act(void *state, uint32_t number, const struct zv_call *call, uint8_t step, void *undo)
 {
 	struct tree_state *t = state;
 	struct saved *saved = undo;
@@ -563,8 +561,7 @@ void tree_remember(struct tree_state *t, struct zv_search *search)
 		memcpy(&hidden, bytes, sizeof(hidden));
 		struct block **named[2] = {&hidden.current, &hidden.last};
 		for (int k = 0; k < 2; k++) {
-			uint64_t made =
-				*named[k] ? zc_map_get(&t->made, index_of(*named[k])) : 0;
+			uint64_t made = *named[k] ? zc_map_get(&t->made, index_of(*named[k])) : 0;
 			if (made)
 				*named[k] = &((struct seen_block *)(uintptr_t)made)->block;
 		}

@@ -63,6 +63,7 @@ from ztrace.replay.play.recorded import (
     check_replayable,
     more_bytes,
 )
+from ztrace.replay.read.checked import checked
 from ztrace.replay.read.lives import (
     FREE_WAITS_ROWS,
     is_whole,
@@ -364,11 +365,11 @@ def _batches(reader: Source, columns: Sequence[str], known: Survey | None) -> It
     """The whole trace, cut where the Python engine cuts it."""
     first = 0
     if known is None or not known.shrinks:
-        for batch in reader.batches(columns):
+        for batch in checked(reader, columns):
             yield _batch(batch, first, [])
             first += batch.num_rows
         return
-    for first, table, spans in cut(reader.batches((*columns, "tid")), known.shrinks):
+    for first, table, spans in cut(checked(reader, (*columns, "tid")), known.shrinks):
         for batch in table.combine_chunks().to_batches():
             yield _batch(batch, first, spans)
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.read.checked import checked
 from ztrace.replay.read.source import AT, INSERT, Source
 from ztrace.traces.schema import OP_CODE, OPS
 
@@ -82,13 +83,16 @@ class Survey:
 
 
 def survey(reader: Source, advance: Callable[[int], object]) -> Survey:
-    """Count a trace's calls and find its shrinks; ``advance`` gets the rows of each batch."""
+    """Count a trace's calls and find its shrinks; ``advance`` gets the rows of each batch.
+
+    ReplayError for a trace with rows that no recorder writes: see :mod:`replay.read.checked`.
+    """
     counts = np.zeros(len(OPS) + 1, np.int64)
     cpus: set[int] = set()
     first, last = [], []
     shrinks: list[tuple[int, int]] = []  # (entry in ns, row)
     rows = 0
-    for batch in reader.batches(["ts_ns", "dur_ns", "op", "cpu"]):
+    for batch in checked(reader, ["ts_ns", "dur_ns", "op", "ret", "cpu"]):
         op = op_codes(batch)
         counts += np.bincount(op, minlength=len(counts))
         cpus.update(np.unique(batch.column("cpu").to_numpy()).tolist())

@@ -18,6 +18,7 @@ from ztrace.allocator.specification import family
 from ztrace.allocator.table import Table
 from ztrace.allocator.traits import Tells
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.read.checked import check
 from ztrace.replay.validate.by_row import PLAYED
 from ztrace.replay.validate.partial import refuse_partial
 from ztrace.replay.validate.placement import Places
@@ -53,6 +54,7 @@ def validate_trace(
     """
     began = time.perf_counter()
     refuse_partial(reader)
+    check(reader)
     metadata = reader.metadata
     verdict = Verdict(str(reader.path), metadata.lost_total())
     all_trees = all(can_explain(pool.allocator) for pool in metadata.pools)

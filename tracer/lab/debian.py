@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,13 +132,17 @@ class Apt:
         shutil.rmtree(debs)
 
 
-def fetch_kernel(version: str) -> Kernel:
-    """Kernel ``version`` (a key of KERNELS) with modules and headers, from the cache if there."""
+def fetch_kernel(version: str, stage: Callable[[str], None] = lambda line: None) -> Kernel:
+    """Kernel ``version`` (a key of KERNELS) with modules and headers, from the cache if there.
+
+    ``stage`` is called with what is done where it is not.
+    """
     if version not in KERNELS:
         raise TracerError(f"no kernel {version!r} in the lab; there are: {', '.join(KERNELS)}")
 
     def build(folder: Path) -> None:
         release = KERNELS[version]
+        stage(f"looking for the newest kernel {version} of Debian")
         apt = Apt(cache_dir() / "apt" / version, release.sources)
         image = apt.newest(release.image)
         headers = image.replace("linux-image-", "linux-headers-")
@@ -146,6 +150,7 @@ def fetch_kernel(version: str) -> Kernel:
             *apt.depends(image, r"linux-(binary|modules|base)-\d.*"),
             *apt.depends(headers, r"linux-(headers|kbuild|compiler)-.*"),
         ]
+        stage(f"fetching {image} and its headers, once")
         apt.unpack([image, headers, *parts], folder)
         _merge_usr(folder)
         _relocate_headers(folder / "usr" / "src")
@@ -163,17 +168,24 @@ def _merge_usr(folder: Path) -> None:
 
 
 def _relocate_headers(sources: Path) -> None:
-    """Make the headers' Makefile, which includes /usr/src/…, work wherever it lies."""
+    """Make the headers' Makefile, which names /usr/src/…, work wherever it lies."""
+    here = "$(dir $(realpath $(lastword $(MAKEFILE_LIST))))"
     for makefile in sources.glob("linux-headers-*/Makefile"):
         text = makefile.read_text()
-        if text.startswith("include /usr/src/"):
-            makefile.write_text(text.replace("include /usr/src/", "include ../"))
+        text = re.sub(r"^include /usr/src/", "include ../", text, flags=re.MULTILINE)
+        # In newer packages it names its own folder, too.
+        own = rf"^KBUILD_OUTPUT=/usr/src/{re.escape(makefile.parent.name)}$"
+        makefile.write_text(re.sub(own, f"KBUILD_OUTPUT := {here}", text, flags=re.MULTILINE))
 
 
-def fetch_busybox() -> Path:
-    """A static busybox, which is all the userland an initramfs needs."""
+def fetch_busybox(stage: Callable[[str], None] = lambda line: None) -> Path:
+    """A static busybox, which is all the userland an initramfs needs.
+
+    ``stage`` is called with what is done where it is not in the cache.
+    """
 
     def build(folder: Path) -> None:
+        stage("fetching busybox from Debian, once")
         Apt(cache_dir() / "apt" / "busybox", _BOOKWORM).unpack(["busybox-static"], folder)
 
     return build_once(cache_dir() / "busybox", build) / "bin" / "busybox"

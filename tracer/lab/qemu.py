@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,6 +22,13 @@ from ztrace.tracer.lab.initramfs import Modules, build_initramfs, unpack_kernel
 BOOT_MODULES = ("virtio_pci", "virtio_blk", "9p", "9pnet_virtio", "overlay")
 
 QEMU = "qemu-system-x86_64"
+
+BOOTS = 3
+"""How often a guest is booted that dies before its job began: an emulated CPU that gets no time
+for seconds may make a kernel panic as it sets up its CPUs and timers, which tells nothing of it."""
+
+CONSOLES_KEPT = 20
+BEGAN, NOTES = "began", "notes"
 
 
 @dataclass(frozen=True)
@@ -44,24 +53,88 @@ def run_guest(
     *,
     timeout_s: float = 1800,
     watch: Callable[[str], None] = lambda line: None,
+    stage: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Run ``job``/run as root in a guest of ``kernel``; returns its exit status.
 
     Folder ``job`` is /job in the guest, writable; the swap disk is /dev/vda. ``modules`` are
-    loaded at boot. ``watch`` is called with each new line of job/log. The console is kept in
-    job/console. TracerError if QEMU is missing or the guest ends without a status.
+    loaded at boot. ``watch`` is called with each new line of job/log, ``stage`` with what is done
+    meanwhile. A guest that ends before its job began is booted again, up to BOOTS times, which
+    ``stage`` and :func:`notes` tell. TracerError if QEMU is missing or the guest ends without a
+    status: with the panic's own line, and where the console is kept.
     """
     if shutil.which(QEMU) is None:
         raise TracerError(f"{QEMU} not found; as root: apt install qemu-system-x86")
-    image = _kernel_image(kernel)
+    image = _kernel_image(kernel, stage)
     # The job's own: guests of one kernel that boot at the same time differ in their modules.
     archive = job / "initramfs"
-    archive.write_bytes(_initramfs(kernel, modules))
-    swap = job / "swap.img"
+    archive.write_bytes(_initramfs(kernel, modules, stage))
+    try:
+        boot = 0
+        while True:
+            boot += 1
+            stage(f"booting {kernel.release}; CPUs: {size.cpus}, memory: {size.memory_mib} MiB")
+            _boot(kernel, image, archive, job, size, timeout_s, watch)
+            try:
+                return int((job / "status").read_text())
+            except (OSError, ValueError):
+                died = last_words(job / "console")
+            kept = _keep_console(job / "console", kernel.release)
+            began = (job / BEGAN).exists()
+            if began or boot == BOOTS:
+                when = "without a result" if began else f"{BOOTS} times before the job began"
+                raise TracerError(f"the guest ended {when}: {died}; its console is in {kept}")
+            note = f"the guest ended before the job began: {died}"
+            stage(f"{note}; booting again; its console is in {kept}")
+            with (job / NOTES).open("a") as file:
+                file.write(f"{note}; it was booted again\n")
+    finally:
+        archive.unlink()
+
+
+def notes(job: Path) -> list[str]:
+    """What a trace should tell of how its guest came up."""
+    path = job / NOTES
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def last_words(console: Path) -> str:
+    """Why a kernel died, by its console: the panic's own line, else the last one."""
+    lines = [line.strip() for line in console.read_text(errors="replace").splitlines()]
+    lines = [re.sub(r"^\[[ \d.]+\] *", "", line) for line in lines if line]
+    for telling in ("Kernel panic", "BUG: ", "Oops: "):
+        found = next((line for line in lines if telling in line), None)
+        if found:
+            return found
+    return lines[-1] if lines else "no output"
+
+
+def _keep_console(console: Path, release: str) -> Path:
+    """Copy a console to where it outlives its job; the oldest go."""
+    folder = cache_dir() / "consoles"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{release}"
+    shutil.copyfile(console, kept)
+    for old in sorted(folder.iterdir())[:-CONSOLES_KEPT]:
+        old.unlink(missing_ok=True)
+    return kept
+
+
+def _boot(
+    kernel: Kernel,
+    image: Path,
+    archive: Path,
+    job: Path,
+    size: GuestSize,
+    timeout_s: float,
+    watch: Callable[[str], None],
+) -> None:
+    """Run one guest until it powers off."""
+    swap, log = job / "swap.img", job / "log"
     with swap.open("wb") as disk:
         disk.truncate(size.swap_mib << 20)
-    status, log = job / "status", job / "log"
-    status.unlink(missing_ok=True)
+    for left in ("status", BEGAN):
+        (job / left).unlink(missing_ok=True)
     log.touch()
     command = _command(kernel, image, archive, job, swap, size)
     with (job / "console").open("wb") as console:
@@ -75,26 +148,22 @@ def run_guest(
                 guest.kill()
                 guest.wait()
             swap.unlink()
-            archive.unlink()
-    try:
-        return int(status.read_text())
-    except (OSError, ValueError) as error:
-        lines = (job / "console").read_text(errors="replace").strip().splitlines()
-        said = lines[-1] if lines else "no output"
-        raise TracerError(f"the guest ended without a result; its console ends: {said}") from error
 
 
-def _kernel_image(kernel: Kernel) -> Path:
+def _kernel_image(kernel: Kernel, stage: Callable[[str], None]) -> Path:
     def build(folder: Path) -> None:
+        stage(f"unpacking {kernel.image.name} of {kernel.release}")
         (folder / "vmlinux").write_bytes(unpack_kernel(kernel.image))
 
     return build_once(cache_dir() / "boot" / kernel.release, build) / "vmlinux"
 
 
-def _initramfs(kernel: Kernel, modules: Iterable[str]) -> bytes:
+def _initramfs(kernel: Kernel, modules: Iterable[str], stage: Callable[[str], None]) -> bytes:
+    busybox = fetch_busybox(stage)
+    stage("making the initramfs")
     init = files("ztrace.tracer.lab").joinpath("guest/init.sh").read_text()
     wanted = [*BOOT_MODULES, *modules]
-    return build_initramfs(fetch_busybox(), init, Modules(kernel.modules), wanted)
+    return build_initramfs(busybox, init, Modules(kernel.modules), wanted)
 
 
 def _command(

@@ -19,7 +19,7 @@ from ztrace.tracer.convert import convert
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.kmod import build_module
 from ztrace.tracer.lab.debian import KERNELS, Kernel, fetch_kernel
-from ztrace.tracer.lab.qemu import GuestSize, run_guest
+from ztrace.tracer.lab.qemu import GuestSize, notes, run_guest
 from ztrace.tracer.lab.workloads import WORKLOADS, Workload, put_program
 
 # Allocator -> the module to load before recording, None where the kernel has it built in; by
@@ -69,26 +69,29 @@ def record_in_guest(
 ) -> None:
     """Boot, record ``setup.workload``, bring the trace to ``output`` (replacing it).
 
-    ``watch`` is called with each line the guest's session says. TracerError if anything in the
-    guest failed, with the last thing it said.
+    ``watch`` is called with what is being done, and each line the guest's session says.
+    TracerError if anything in the guest failed, with the last thing it said.
     """
     with tempfile.TemporaryDirectory(prefix="ztrace-lab-") as name:
         job = Path(name)
-        kernel, modules = prepare(setup, job)
+        kernel, modules = prepare(setup, job, watch)
         said: list[str] = []
 
         def listen(line: str) -> None:
             said.append(line)
             watch(line)
 
-        status = run_guest(kernel, job, setup.size, modules, watch=listen)
-        collect(job, output, status, said)
+        status = run_guest(kernel, job, setup.size, modules, watch=listen, stage=watch)
+        watch("collecting the trace")
+        collect(job, output, status, said, notes(job))
 
 
-def prepare(setup: Setup, job: Path) -> tuple[Kernel, list[str]]:
+def prepare(
+    setup: Setup, job: Path, stage: Callable[[str], None] = lambda line: None
+) -> tuple[Kernel, list[str]]:
     """Fill the folder ``job``, which is /job in the guest; returns what to boot and to load.
 
-    TracerError for a setup that cannot be.
+    ``stage`` is called with what is done. TracerError for a setup that cannot be.
     """
     if setup.workload not in WORKLOADS:
         raise TracerError(f"no workload {setup.workload!r}; there are: {', '.join(WORKLOADS)}")
@@ -102,11 +105,12 @@ def prepare(setup: Setup, job: Path) -> tuple[Kernel, list[str]]:
         raise TracerError(
             f"{setup.backend} is in no kernel: give the posted mail with --patch FILE"
         )
-    kernel = fetch_kernel(setup.kernel)
+    kernel = fetch_kernel(setup.kernel, stage)
     workload = WORKLOADS[setup.workload]
     put_program(workload, job)
     own = None
     if setup.patch is not None and out_of_tree:
+        stage(f"building {setup.patch} for {kernel.release}")
         own = build_module(setup.patch, kernel.headers, job, table=setup.table).name
     _write_script(job / "run", _run_script(setup, own))
     _write_script(job / "workload", _workload_script(setup, workload))
@@ -120,14 +124,19 @@ def is_out_of_tree(backend: str) -> bool:
     return recorded_traits(backend).out_of_tree
 
 
-def collect(job: Path, output: Path, status: int, said: Sequence[str]) -> None:
-    """Make the trace ``output`` of what a guest left in ``job``; TracerError if it failed."""
+def collect(
+    job: Path, output: Path, status: int, said: Sequence[str], notes: Sequence[str] = ()
+) -> None:
+    """Make the trace ``output``, with notes, of what a guest left in ``job``.
+
+    TracerError if the guest failed; ``said``: the lines of its session.
+    """
     spool = job / f"{TRACE}.spool"
     if status or not spool.exists() or not (job / DONE).exists():
         failed = [line for line in said if "exited with status" in line]
         last = [*said, *failed][-1] if said else "it said nothing"
         raise TracerError(f"recording in the guest failed (status {status}): {last}")
-    convert(spool, output, force=True)
+    convert(spool, output, force=True, notes=notes)
 
 
 def _write_script(path: Path, text: str) -> None:
@@ -140,7 +149,12 @@ def _run_script(setup: Setup, module: str | None) -> str:
         [
             *(sys.executable, "-m", "ztrace", "record", "-o", f"/job/{TRACE}"),
             # Making the trace takes minutes in an emulated guest, a second outside.
-            *("--spool-only", "--source", "zram" if setup.backend == "zram" else "zswap"),
+            *(
+                "--spool-only",
+                "--quiet",
+                "--source",
+                "zram" if setup.backend == "zram" else "zswap",
+            ),
             *(*setup.record_options, "--", "/job/workload", setup.workload),
         ]
     )
@@ -149,6 +163,7 @@ exec >/job/log 2>&1
 export PYTHONDONTWRITEBYTECODE=1
 {f"[ -d /sys/module/{Path(module).stem} ] || insmod /job/{module} || exit 1" if module else ""}
 mkswap /dev/vda >/dev/null || exit 1
+echo "the guest is up; attaching the probes"
 exec {record}
 """
 
@@ -161,15 +176,16 @@ def _workload_script(setup: Setup, workload: Workload) -> str:
             "echo +memory >/sys/fs/cgroup/cgroup.subtree_control",
             f"echo {workload.limit_mib}M >{GROUP}/memory.max",
         ]
+    lines.append(f"echo 'recording: {setup.workload}'")
     program = shlex.join([f"/job/{workload.program}", *workload.arguments])
     lines.append(program if workload.is_script else f"/job/limited {program}")
     if workload.limit_mib is not None:
         # A program killed for want of memory may be missed by nobody.
         lines += [
-            f"grep -v ' 0$' {GROUP}/memory.events || true",
-            f"grep -qx 'oom_kill 0' {GROUP}/memory.events",
+            f"if ! grep -qx 'oom_kill 0' {GROUP}/memory.events; then",
+            f"echo killed for want of memory: $(grep -v ' 0$' {GROUP}/memory.events); exit 1; fi",
         ]
-    lines += [f"swapoff {swap}", f"touch /job/{DONE}"]
+    lines += [f"swapoff {swap}", f"touch /job/{DONE}", "echo taking the probes off"]
     return "\n".join(["#!/bin/sh -e", *lines]) + "\n"
 
 

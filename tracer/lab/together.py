@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ztrace.tracer.errors import TracerError
-from ztrace.tracer.lab.qemu import run_guest
+from ztrace.tracer.lab.qemu import notes, run_guest
 from ztrace.tracer.lab.session import Setup, collect, prepare
 
 # The group goes, so that the next workload makes it anew.
@@ -44,12 +44,12 @@ def record_together(
         modules: list[str] = []
         for part, setup in zip(parts, setups, strict=True):
             part.mkdir()
-            kernel, needed = prepare(setup, part)
+            kernel, needed = prepare(setup, part, watch)
             modules += needed
         (job / "run").write_text(_RUN.format(numbers=" ".join(part.name for part in parts)))
         ended: TracerError | None = None
         try:
-            run_guest(kernel, job, setups[0].size, modules, watch=watch)
+            run_guest(kernel, job, setups[0].size, modules, watch=watch, stage=watch)
         except TracerError as error:
             ended = error
         failed = {}
@@ -58,7 +58,7 @@ def record_together(
                 if ended is not None and not (part / "status").exists():
                     raise ended
                 status, said = (part / "status").read_text(), (part / "log").read_text()
-                collect(part, output, int(status), said.splitlines())
+                collect(part, output, int(status), said.splitlines(), notes(job))
             except TracerError as error:
                 failed[output] = error
         return failed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ztrace import __version__
+from ztrace.outputs import OUTPUT, Command
 from ztrace.present.recording import say, show_counted, status_line
 from ztrace.spooled import finish, free_spool, hand_over_spools, numbered_output
 from ztrace.units import duration as duration_ns
@@ -48,9 +49,15 @@ class Asked:
     triggers: tuple[Trigger, ...]
     histogram: bool
     as_json: bool
+    quiet: bool
     spool_only: bool
     force: bool
     command: tuple[str, ...]
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether there is a line that shows how it goes."""
+        return sys.stderr.isatty() and not self.quiet
 
     def filters(self) -> Filters:
         """Whose calls, and which objects, are wanted. UsageError for a level of another source."""
@@ -122,8 +129,8 @@ class Asked:
             limits=limits,
             histogram=self.histogram,
             tool=f"ztrace {__version__}",
-            on_ready=_on_ready,
-            on_progress=_on_progress if sys.stderr.isatty() else lambda progress: None,
+            on_ready=_on_ready_quiet if self.quiet else _on_ready,
+            on_progress=_on_progress if self.shows_progress else lambda progress: None,
         )
 
 
@@ -138,8 +145,8 @@ def _trigger(text: str) -> Trigger:
     return Trigger(op.strip(), duration_ns(limit))
 
 
-@click.command(epilog="Example: sudo ztrace record -o trace.parquet --duration 60s")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The trace.")
+@click.command(cls=Command, epilog="Example: sudo ztrace record -o trace.parquet --duration 60s")
+@click.option("-o", "--output", type=OUTPUT, help="The trace.")
 @click.option(
     "--source",
     type=click.Choice(["zswap", "zram"]),
@@ -211,6 +218,7 @@ def _trigger(text: str) -> Trigger:
     "--histogram", is_flag=True, help="Count durations and sizes in the kernel; write nothing."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the histograms as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Say only how it ended, and what goes wrong.")
 @click.option(
     "--spool-only", is_flag=True, help="Leave the spool for ztrace recover, here or elsewhere."
 )
@@ -240,7 +248,7 @@ def command(**given: Any) -> None:
     finally:
         if spool is not None:
             hand_over_spools(spool)
-    if sys.stderr.isatty():
+    if asked.shows_progress:
         say("")
     if recorded.command_status:
         say(f"{asked.command[0]} exited with status {recorded.command_status}")
@@ -249,17 +257,21 @@ def command(**given: Any) -> None:
         return
     for number, written in enumerate(recorded.spools):
         output = numbered_output(asked.output, number)
-        if asked.spool_only:
-            say(f"{written}: next: ztrace recover {written} -o {output}")
-        else:
+        if not asked.spool_only:
             finish(written, output, asked.force)
-    if asked.spool_only:
+        elif not asked.quiet:
+            say(f"{written}: next: ztrace recover {written} -o {output}")
+    if asked.spool_only and not asked.quiet:
         say(f"{recorded.events:,} events")
 
 
-def _on_ready(probes: int, missing: list[str]) -> None:
+def _on_ready_quiet(probes: int, missing: list[str]) -> None:
     for lack in missing:
         say(f"{lack}; ztrace doctor --probes says more")
+
+
+def _on_ready(probes: int, missing: list[str]) -> None:
+    _on_ready_quiet(probes, missing)
     say(f"Recording with {probes} probes. Hit Ctrl-C to end.")
 
 

@@ -31,6 +31,7 @@ $b mount -t bpf bpf /root/sys/fs/bpf
 $b mount -t cgroup2 cgroup2 /root/sys/fs/cgroup
 $b ip link set lo up 2>/dev/null
 
+echo yes >/root/job/began
 $b chroot /root /bin/sh /job/run
 echo $? >/root/job/status
 $b sync

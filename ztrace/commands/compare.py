@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ztrace.console import console, lost_text, print_json, progress, table
+from ztrace.outputs import Command
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.backends import chosen, resolve
 from ztrace.replay.report import default_backends, gather_one, labels, passes
@@ -19,7 +20,9 @@ from ztrace.traces.reader import TraceReader
 from ztrace.units import share
 
 
-@click.command("compare", epilog="Example: ztrace compare before.parquet after.parquet")
+@click.command(
+    "compare", cls=Command, epilog="Example: ztrace compare before.parquet after.parquet"
+)
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path), required=False)
 @click.option("--label", "given", nargs=2, metavar="A B", help="Names of the two recordings.")

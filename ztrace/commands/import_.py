@@ -10,6 +10,7 @@ import click
 
 from ztrace.console import bytes_text, console, count_text, progress
 from ztrace.options import PATH, force_option
+from ztrace.outputs import OUTPUT, Command
 from ztrace.traces.csvfile import import_csv, import_metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.rewritten import import_rewritten
@@ -18,9 +19,11 @@ from ztrace.traces.writer import TraceWriter
 PAGES = ("4096", "8192", "16384", "32768", "65536")
 
 
-@click.command("import", epilog="Example: ztrace import events.csv.zst -o trace.parquet")
+@click.command(
+    "import", cls=Command, epilog="Example: ztrace import events.csv.zst -o trace.parquet"
+)
 @click.argument("source", type=click.Path(allow_dash=True, path_type=Path))
-@click.option("-o", "--output", required=True, type=PATH, help="The trace to write.")
+@click.option("-o", "--output", required=True, type=OUTPUT, help="The trace to write.")
 @force_option
 @click.option("--allocator", help="Allocator that the calls went to.  [default: unknown]")
 @click.option("--starts-empty", is_flag=True, help="The pool was empty before the first row.")

@@ -10,13 +10,15 @@ import click
 
 from ztrace.console import console, progress
 from ztrace.measuring import Wish, measure
+from ztrace.outputs import OUTPUT, Command
 from ztrace.present.measured import show_measured
+from ztrace.streams import say
 from ztrace.tracer.program.allocators import parse
 
 EXAMPLE = "Example: ztrace measure trace.parquet --allocator zsmalloc --allocator ztree=ztree.mbox"
 
 
-@click.command("measure", epilog=EXAMPLE)
+@click.command("measure", cls=Command, epilog=EXAMPLE)
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option(
     "--allocator",
@@ -46,7 +48,7 @@ EXAMPLE = "Example: ztrace measure trace.parquet --allocator zsmalloc --allocato
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="Keep what was measured as a trace; of several allocators, NAME is added to the file's.",
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
@@ -101,7 +103,7 @@ def command(
         show_measured(console(), str(trace), found, cycles=cycles)
     for one in found:
         if one.error is not None:
-            click.echo(f"ztrace: {one.error}", err=True)
+            say(str(one.error))
     if any(one.error is not None for one in found):
         return 2
     return 0 if all(one.compared and one.compared.agrees for one in found) else 1

@@ -1,26 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The one exception of this package, and the filter that keeps its text on one line."""
+"""The one exception of this package."""
 
 from __future__ import annotations
 
 from ztrace.errors import ZtraceError
-
-_LONGEST = 1000
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with control, bidirectional and surrogate characters escaped.
-
-    What comes out of a file may hold terminal escape sequences or newlines; after this it is
-    safe to print and stays on one line. Text over 1000 characters is cut.
-    """
-    if len(text) > _LONGEST:
-        text = text[:_LONGEST] + "…"
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
+from ztrace.text import printable as printable
 
 
 class TraceError(ZtraceError):

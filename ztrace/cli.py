@@ -8,14 +8,33 @@ the recorder and ``ztrace record`` does not pay for pandas.
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from ztrace import __version__
 from ztrace.arrow import load_arrow_without_pandas
 from ztrace.errors import ZtraceError
+from ztrace.outputs import Group
+from ztrace.streams import (
+    UNSEEN,
+    forget_output,
+    nobody_sees_output,
+    open_missing_streams,
+    say,
+    show,
+)
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+NAME = "ztrace"
+COMPLETE = "_ZTRACE_COMPLETE"
+"""The variable in which a shell asks for completions; click makes the script that sets it."""
+
 
 # name -> (module, one-line help shown by `ztrace --help` without importing the module)
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -49,7 +68,7 @@ LEAN = ("record", "top")
 """Commands beside which a machine short of memory goes on swapping: they load no Arrow at all."""
 
 
-class Lazy(click.Group):
+class Lazy(Group):
     """A click group whose commands are imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -62,6 +81,14 @@ class Lazy(click.Group):
             load_arrow_without_pandas()
         command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands by name, none of them imported, and the group's own options."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in COMMANDS if name.startswith(incomplete)]
+        own = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=COMMANDS[name][1]) for name in names), *own]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -80,30 +107,47 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 a check failed, 2 bad usage, input or machine."""
+    open_missing_streams()
+    if asked := os.environ.get(COMPLETE):
+        from click.shell_completion import shell_complete
+
+        sys.exit(shell_complete(cli, {}, NAME, COMPLETE, asked))
     try:
-        # Not cli.main(): it turns a closed pipe into exit status 1 before we see it.
-        with cli.make_context("ztrace", sys.argv[1:]) as context:
-            code = cli.invoke(context)
-    except click.exceptions.Exit as end:
-        sys.exit(end.exit_code)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("ztrace: interrupted", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        if isinstance(error, click.UsageError):
-            error.show()
-        else:
-            click.echo(f"ztrace: {error.format_message()}", err=True)
-        sys.exit(2)
+        status = _status(sys.argv[1:])
+        sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output went away (`ztrace stat … | head`): not an error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        forget_output()
+        status = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"ztrace: {where}{error.strerror or error}", err=True)
-        sys.exit(2)
+        status = _refused(f"{where}{error.strerror or error}")
+    sys.exit(status)
+
+
+def _status(arguments: list[str]) -> int:
+    """Run a command; what the process is to end with. OSError is left to the caller."""
+    try:
+        # Not cli.main(): it turns a closed pipe into exit status 1 before we see it.
+        with cli.make_context(NAME, arguments) as context:
+            status = cli.invoke(context)
+    except click.exceptions.Exit as end:
+        return _refused(UNSEEN) if nobody_sees_output() else end.exit_code
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        say("interrupted")
+        return 130
+    except click.UsageError as error:
+        shown = io.StringIO()
+        error.show(shown)
+        show(shown.getvalue(), err=True, nl=False)
+        return 2
+    except click.ClickException as error:
+        return _refused(error.format_message())
     except ZtraceError as error:
-        click.echo(f"ztrace: {error}", err=True)
-        sys.exit(error.exit_status)
-    sys.exit(code if isinstance(code, int) else 0)
+        return _refused(str(error), error.exit_status)
+    return status if isinstance(status, int) else 0
+
+
+def _refused(why: str, status: int = 2) -> int:
+    say(why)
+    return status

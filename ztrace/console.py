@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ztrace.traces.errors import printable
+from ztrace.text import printable, printable_lines
 from ztrace.traces.metadata import Metadata
 from ztrace.units import bytes_text as bytes_text
 from ztrace.units import count_text as count_text
@@ -22,6 +24,31 @@ from ztrace.units import ns_text as ns_text
 
 WIDTH = 80
 """Columns of a terminal that nobody measured: a pipe, a file, a mail."""
+
+_WHOLE = 24
+"""Names up to that long are not broken to fit a line."""
+
+_GAP = 2
+_TRAILING = re.compile(r" +$", re.MULTILINE)
+
+
+class _Plain(Console):
+    """Prints text as it is: control characters escaped, no blanks at the ends of lines.
+
+    A table that does not fit is as wide as it has to be, rather than with names broken in two.
+    """
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """As rich, but what it raises about the stream is left to the caller."""
+        for one in objects:
+            if isinstance(one, Table):
+                least = sum(column.min_width or 0 for column in one.columns)
+                least += _GAP * (len(one.columns) - 1)
+                one.width = least if least > self.width else None
+        with self.capture() as captured:
+            safe = (printable_lines(one) if isinstance(one, str) else one for one in objects)
+            super().print(*safe, crop=False, **how)
+        self.file.write(_TRAILING.sub("", captured.get()))
 
 
 def console() -> Console:
@@ -31,8 +58,8 @@ def console() -> Console:
         # A name in a trace may hold what the locale's encoding cannot say.
         out.reconfigure(errors="backslashreplace")
     if out.isatty():
-        return Console(file=out, highlight=False, markup=False, emoji=False)
-    return Console(
+        return _Plain(file=out, highlight=False, markup=False, emoji=False)
+    return _Plain(
         file=out,
         width=WIDTH,
         force_terminal=False,
@@ -55,14 +82,20 @@ def table(
     The first ``texts`` columns are text, flush left, folded when too long; the others are
     numbers, flush right, never broken. Cells are shown as they are, control characters escaped.
     """
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=title, title_justify="left")
+    made = Table(
+        box=None, pad_edge=False, padding=(0, _GAP, 0, 0), title=title, title_justify="left"
+    )
+    cells = [[printable(cell) for cell in row] for row in rows]
     for i, header in enumerate(headers):
+        texts_of = [header, *(row[i] for row in cells)]
         if i < texts:
-            made.add_column(header, overflow="fold")
+            longest = max(cell_len(word) for text in texts_of for word in [*text.split(), ""])
+            made.add_column(header, overflow="fold", min_width=min(longest, _WHOLE))
         else:
-            made.add_column(header, justify="right", no_wrap=True)
-    for row in rows:
-        made.add_row(*(Text(printable(cell)) for cell in row))
+            longest = max(cell_len(line) for text in texts_of for line in text.split("\n"))
+            made.add_column(header, justify="right", no_wrap=True, min_width=longest)
+    for row in cells:
+        made.add_row(*map(Text, row))
     return made
 
 
@@ -109,9 +142,14 @@ def print_json(document: Mapping[str, Any]) -> None:
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
+def lost_text(lost: int | None) -> str:
+    """A number of lost events; unknown where nobody counted."""
+    return "unknown, nobody counted them" if lost is None else count_text(lost)
+
+
 def lost_lines(metadata: Metadata) -> list[str]:
     """Return the lines that every output shows about events missing from the file, and why."""
-    lines = [f"lost events: {count_text(metadata.lost_total())}"]
+    lines = [f"lost events: {lost_text(metadata.lost_events())}"]
     for cause, by_cpu in metadata.lost.items():
         total = sum(by_cpu.values())
         if total:

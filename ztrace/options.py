@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from ztrace.allocator.registry import OURS, names
 from ztrace.units import duration, percent, size
 
 if TYPE_CHECKING:
     from ztrace.replay.figures.result import Every
     from ztrace.replay.limit import Limit, Worker
     from ztrace.traces.metadata import Metadata
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 ACCEPT = 90
 """zswap's own accept_threshold_percent where nothing else is said."""
@@ -28,6 +32,27 @@ engine_option = click.option(
     type=click.Choice(["python", "native"]),
     help="Run the readable models or the same in C; native where it was built.",
 )
+
+
+def complete_backend(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """What a shell offers for the name of a backend."""
+    return [name for name in (*names(), "all") if name.startswith(incomplete)]
+
+
+def backends_option(text: str, *, required: bool = False) -> Callable[[Decorated], Decorated]:
+    """``--backend NAME``, which may be given again; its help names the models that come with us."""
+    known = f"{', '.join(sorted(OURS)[:-1])} or {sorted(OURS)[-1]}, also with rules and items, as "
+    return click.option(
+        "--backend",
+        "backends",
+        required=required,
+        multiple=True,
+        metavar="NAME",
+        shell_complete=complete_backend,
+        help=f"{known}zsmalloc:6.12 or ztree:table=FILE. {text}",
+    )
 
 
 class AskedLimit(NamedTuple):

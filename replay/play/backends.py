@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ztrace.allocator import registry
+from ztrace.allocator.protocol import BackendError
 from ztrace.allocator.registry import all_traits, is_known, recorded_traits, with_pages
 from ztrace.allocator.specification import Specification, family
 from ztrace.allocator.traits import Compacts, Handle
@@ -95,3 +96,18 @@ def chosen(backends: Iterable[str], metadata: Metadata) -> list[str]:
     named = list(backends)
     more = every(metadata) if ALL in named else []
     return list(dict.fromkeys([*more, *(resolve(one, metadata) for one in named if one != ALL)]))
+
+
+def chosen_or_own(backends: Iterable[str], metadata: Metadata) -> list[str]:
+    """As :func:`chosen`; if none is named, the recorded allocator's own.
+
+    BackendError if that has no model.
+    """
+    found = chosen(backends, metadata)
+    own = None if found else own_model(metadata)
+    if not found and own is None:
+        raise BackendError(
+            "no model of the recorded allocator: name one with --backend, for instance "
+            + " or ".join(registry.OURS)
+        )
+    return found or [str(own)]

@@ -19,6 +19,7 @@ from ztrace.allocator import BackendError, create
 from ztrace.allocator.registry import is_known, our_traits, recorded_traits
 from ztrace.allocator.specification import family
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.qualified import of_results
 from ztrace.replay.figures.result import Result
 from ztrace.replay.order.found import InOrder
 from ztrace.replay.play.backends import fitting
@@ -130,6 +131,7 @@ def gather_one(
         "class_limits": {name: _limits(name, metadata) for name in results},
         "memory": _memory(results, memory, label, own),
         "not_replayed": failed,
+        "qualified": of_results(results),
         "validation": validation,
         "ageing": {name: aged.trend(name, memory[name].held, label, name) for name in results},
         "kernel_ageing": None,
@@ -164,7 +166,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
 def _facts(reader: TraceReader, recorded: Recorded, allocator: str) -> Json:
     metadata = reader.metadata
-    lost = metadata.lost_total()
+    lost = metadata.lost_events()
     return {
         "path": str(reader.path),
         "user": metadata.source,
@@ -184,7 +186,7 @@ def _facts(reader: TraceReader, recorded: Recorded, allocator: str) -> Json:
         "rows": reader.num_rows,
         "span_s": (recorded.last_ns - recorded.first_ns) / 1e9,
         "lost_total": lost,
-        "lost_share": lost / (lost + reader.num_rows) if lost else 0.0,
+        "lost_share": None if lost is None else lost / max(1, lost + reader.num_rows),
         "lost": metadata.lost,
         "lost_by_cause": {cause: sum(by.values()) for cause, by in metadata.lost.items()},
         "lost_by_cpu": _lost_by_cpu(metadata),

@@ -22,6 +22,7 @@ from ztrace.allocator.specification import family
 from ztrace.allocator.table import c_initialiser, table_text
 from ztrace.allocator.ztree.model import POSTED_TABLE
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.qualified import of_result
 from ztrace.replay.figures.result import Every, Result
 from ztrace.replay.play.backends import chosen
 from ztrace.replay.play.backends import every as every_backend
@@ -76,7 +77,8 @@ class Gain:
 class Tuning:
     """A fitted table and what it is worth. Static bytes are those in full blocks, a mean over time.
 
-    ``table`` is fitted to the whole traces, ``half_table`` to their first halves.
+    ``table`` is fitted to the whole traces, ``half_table`` to their first halves. ``qualified``:
+    what limits the figures.
     """
 
     traces: list[str]
@@ -86,7 +88,8 @@ class Tuning:
     static: dict[str, float]
     held: list[Held]
     gain: Gain
-    lost: int
+    lost: int | None
+    qualified: list[str]
 
     @property
     def static_gain(self) -> float:
@@ -157,7 +160,12 @@ def tune(
         },
         held=[_held(name, played) for name, played in results.items() if name != HALF],
         gain=_gain(results[POSTED], results[HALF]),
-        lost=sum(reader.metadata.lost_total() for reader in readers),
+        lost=_lost(readers),
+        qualified=[
+            f"{reader.path.name}: {line}"
+            for reader, result in zip(readers, results[POSTED], strict=True)
+            for line in of_result(result)
+        ],
     )
 
 
@@ -171,6 +179,13 @@ def successors(metadata: Metadata) -> list[str]:
 def work(rows: int) -> int:
     """What ``advance`` gets for a trace of that many rows."""
     return 4 * rows
+
+
+def _lost(readers: Sequence[TraceReader]) -> int | None:
+    """Events lost of all traces; None where nobody counted those of one."""
+    counts = [reader.metadata.lost_events() for reader in readers]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _held(name: str, results: Sequence[Result]) -> Held:

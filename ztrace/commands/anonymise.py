@@ -11,16 +11,17 @@ import click
 from ztrace.allocator.registry import our_traits, recorded_traits
 from ztrace.allocator.traits import Handle, Tells
 from ztrace.console import bytes_text, console, count_text, progress
+from ztrace.outputs import OUTPUT, Command
 from ztrace.traces.anonymise import Forms, anonymise
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import TraceWriter
 
 
-@click.command("anonymise", epilog="Example: ztrace anonymise trace.parquet -o public.parquet")
-@click.argument("trace", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The trace to write."
+@click.command(
+    "anonymise", cls=Command, epilog="Example: ztrace anonymise trace.parquet -o public.parquet"
 )
+@click.argument("trace", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=OUTPUT, help="The trace to write.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option(
     "--keep-machine",

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ztrace.console import console, print_json, progress, table
+from ztrace.console import console, lost_text, print_json, progress, table
+from ztrace.outputs import Command
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.backends import chosen, resolve
 from ztrace.replay.report import default_backends, gather_one, labels, passes
@@ -19,7 +20,9 @@ from ztrace.traces.reader import TraceReader
 from ztrace.units import share
 
 
-@click.command("compare", epilog="Example: ztrace compare before.parquet after.parquet")
+@click.command(
+    "compare", cls=Command, epilog="Example: ztrace compare before.parquet after.parquet"
+)
 @click.argument("a", type=click.Path(path_type=Path))
 @click.argument("b", type=click.Path(path_type=Path), required=False)
 @click.option("--label", "given", nargs=2, metavar="A B", help="Names of the two recordings.")
@@ -94,8 +97,11 @@ def _gather(path: Path, name: str, backends: Sequence[str] = ()) -> Recording:
 
 def _show(found: dict[str, Any]) -> None:
     out = console()
-    out.print(f"A: {found['a']}, lost events: {found['lost_events']['a']:,}", soft_wrap=True)
-    out.print(f"B: {found['b']}, lost events: {found['lost_events']['b']:,}", soft_wrap=True)
+    for name in ("a", "b"):
+        lost = lost_text(found["lost_events"][name])
+        out.print(f"{name.upper()}: {found[name]}, lost events: {lost}", soft_wrap=True)
+        for line in found["qualified"][name]:
+            out.print(f"{name.upper()}: {line.strip()}", soft_wrap=True)
     if found["not_alike"]:
         out.print(f"A and B are {found['kind']} {found['not_alike']}", soft_wrap=True)
     out.print()

@@ -7,10 +7,12 @@ from dataclasses import asdict
 
 import click
 
+from ztrace.outputs import Command
+from ztrace.streams import show
 from ztrace.tracer.doctor import Finding, examine, examine_probes
 
 
-@click.command(epilog="Example: sudo ztrace doctor --probes")
+@click.command(cls=Command, epilog="Example: sudo ztrace doctor --probes")
 @click.option("--probes", is_flag=True, help="Attach each probe, and say what a trace will lack.")
 @click.option(
     "--source",
@@ -38,16 +40,16 @@ def command(probes: bool, source: str, as_json: bool) -> int:
     for need, title in (("record", "ztrace record"), ("lab", "ztrace lab")):
         chosen = [one for one in findings if one.serves == need]
         works = all(one.works for one in chosen)
-        click.echo(f"{title}: {'works' if works else 'does not work here'}")
+        show(f"{title}: {'works' if works else 'does not work here'}")
         for one in chosen:
             _show(one)
     return 0 if can_record else 1
 
 
 def _show(finding: Finding) -> None:
-    click.echo(f"  {'ok' if finding.works else 'NO':3}{finding.name:20}{finding.found}")
+    show(f"  {'ok' if finding.works else 'NO':3}{finding.name:20}{finding.found}")
     if not finding.works:
-        click.echo(f"     -> {finding.remedy}")
+        show(f"     -> {finding.remedy}")
 
 
 def _show_probes(source: str, as_json: bool) -> None:
@@ -60,4 +62,4 @@ def _show_probes(source: str, as_json: bool) -> None:
     rows = [(one.symbol, one.op or "-", one.kind or "NO", one.reason) for one in found]
     console().print(table(["function", "call", "probe", "why not"], rows, texts=4))
     lacking = sorted({one.lacks for one in found if one.lacks})
-    click.echo(f"a trace will lack: {', '.join(lacking) or 'nothing'}")
+    show(f"a trace will lack: {', '.join(lacking) or 'nothing'}")

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from ztrace.console import console, count_text, pairs, print_json, progress, table
+from ztrace.outputs import Command
 from ztrace.replay.research.explore import (
     BUILTIN,
     GAPS,
@@ -26,6 +27,7 @@ from ztrace.units import size as bytes_of
 
 @click.command(
     "explore",
+    cls=Command,
     epilog='Example: ztrace explore ztree --setup "malloc*2" --calls "free #1 | free #2"',
 )
 @click.argument("model", type=click.Choice(["ztree"]))

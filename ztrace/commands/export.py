@@ -9,16 +9,20 @@ from pathlib import Path
 import click
 
 from ztrace.console import lost_lines, progress
+from ztrace.outputs import Command, OutputPath
+from ztrace.streams import say
 from ztrace.traces.csvfile import export_csv
 from ztrace.traces.reader import TraceReader
 
 
-@click.command("export", epilog="Example: ztrace export trace.parquet -o events.csv.zst")
+@click.command(
+    "export", cls=Command, epilog="Example: ztrace export trace.parquet -o events.csv.zst"
+)
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
-    type=click.Path(allow_dash=True, path_type=Path),
+    type=OutputPath(allow_dash=True, path_type=Path),
     help="The CSV to write; .gz or .zst compresses it. Default stdout.",
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
@@ -34,4 +38,4 @@ def command(trace: Path, output: Path | None, force: bool) -> None:
     # CSV has no place for it, so it is said beside.
     if metadata.lost_total():
         for line in lost_lines(metadata):
-            click.echo(f"ztrace: {trace}: {line}", err=True)
+            say(f"{trace}: {line}")

@@ -19,11 +19,12 @@ from ztrace.console import (
     print_json,
     table,
 )
+from ztrace.outputs import Command
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 
 
-@click.command("info", epilog="Example: ztrace info trace.parquet")
+@click.command("info", cls=Command, epilog="Example: ztrace info trace.parquet")
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, the metadata complete.")
 def command(trace: Path, as_json: bool) -> None:
@@ -38,7 +39,7 @@ def command(trace: Path, as_json: bool) -> None:
                 "bytes": size,
                 "rows": rows,
                 "bytes_per_row": per_row,
-                "lost_total": metadata.lost_total(),
+                "lost_total": metadata.lost_events(),
                 "metadata": metadata.to_dict(),
             }
         )

@@ -9,6 +9,8 @@ import click
 
 from ztrace.allocator import create
 from ztrace.allocator.table import c_initialiser, read_table
+from ztrace.outputs import OUTPUT, Group
+from ztrace.streams import show
 from ztrace.tracer.kmod import build_module, running_headers
 
 
@@ -20,7 +22,7 @@ def in_c(path: Path | None) -> str | None:
     return c_initialiser(read_table(path))
 
 
-@click.group(epilog="Example: ztrace kmod build --patch ztree.mbox")
+@click.group(cls=Group, epilog="Example: ztrace kmod build --patch ztree.mbox")
 def command() -> None:
     """Build the posted ztree as a kernel module."""
 
@@ -40,7 +42,7 @@ def command() -> None:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     default=Path(),
     help="Folder for the .ko; the current one if not given.",
 )
@@ -52,4 +54,4 @@ def command() -> None:
 def build(patch: Path, headers: Path | None, output: Path, table: Path | None) -> None:
     """Compile PATCH against a kernel's headers and say where the module is."""
     module = build_module(patch, headers or running_headers(), output, table=in_c(table))
-    click.echo(f"{module}: built; load it with: insmod {module}")
+    show(f"{module}: built; load it with: insmod {module}")

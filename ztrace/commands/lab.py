@@ -11,7 +11,9 @@ import click
 
 from ztrace.commands.kmod import in_c
 from ztrace.commands.lab_matrix import matrix
+from ztrace.outputs import OUTPUT, Group
 from ztrace.replay.play.backends import own_model
+from ztrace.streams import show
 from ztrace.tracer.lab.debian import KERNELS
 from ztrace.tracer.lab.qemu import GuestSize
 from ztrace.tracer.lab.session import BACKENDS, Setup, is_out_of_tree, record_in_guest
@@ -23,7 +25,7 @@ from ztrace.traces.writer import AtomicFile
 NAMES = sorted({name for backends in BACKENDS.values() for name in backends})
 
 
-@click.group(epilog="Example: ztrace lab list")
+@click.group(cls=Group, epilog="Example: ztrace lab list")
 def command() -> None:
     """Boot a real kernel in QEMU and record it."""
 
@@ -31,12 +33,12 @@ def command() -> None:
 @command.command("list", epilog="Example: ztrace lab list")
 def list_() -> None:
     """Show the kernels, allocators and workloads of the lab."""
-    click.echo("kernels and their allocators:")
+    show("kernels and their allocators:")
     for name, backends in BACKENDS.items():
-        click.echo(f"  {name:11}{', '.join(backends)}")
-    click.echo("workloads:")
+        show(f"  {name:11}{', '.join(backends)}")
+    show("workloads:")
     for name, workload in WORKLOADS.items():
-        click.echo(f"  {name:11}{workload.about}")
+        show(f"  {name:11}{workload.about}")
 
 
 @command.command(
@@ -50,7 +52,7 @@ def list_() -> None:
 @click.option(
     "--table", type=click.Path(path_type=Path), help="ztree's block table, of ztrace tune."
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The trace.")
+@click.option("-o", "--output", type=OUTPUT, required=True, help="The trace.")
 @click.option("--cpus", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--memory", type=click.IntRange(512), default=700, show_default=True, help="MiB.")
 @click.option("--compressor", default="lzo", show_default=True)
@@ -99,7 +101,7 @@ def run(
         model = own_model(reader.metadata)
     if table is not None:
         model = f"{backend}:table={table}"
-    click.echo(f"{output}: recorded. Next: ztrace replay {output} --backend {model}")
+    show(f"{output}: recorded. Next: ztrace replay {output} --backend {model}")
 
 
 def _watch() -> Callable[[str], None]:
@@ -107,7 +109,7 @@ def _watch() -> Callable[[str], None]:
     began = time.monotonic()
 
     def watch(line: str) -> None:
-        click.echo(f"[{time.monotonic() - began:6.1f}] {line}", err=True)
+        show(f"[{time.monotonic() - began:6.1f}] {line}", err=True)
 
     return watch
 
@@ -129,7 +131,7 @@ command.add_command(matrix)
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="Write the study, as Markdown, to this file; else only record.",
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
@@ -167,7 +169,7 @@ def case_study(
     cases = plan(programs, allocators)
     keep.mkdir(parents=True, exist_ok=True)
     for case in missing(cases, keep):
-        click.echo(f"{case.name} ...", err=True)
+        show(f"{case.name} ...", err=True)
         record_in_guest(case.setup(patch), case.path(keep), watch=_watch())
     if output is not None:
         with AtomicFile(output, force=force) as file:

@@ -11,8 +11,10 @@ from pathlib import Path
 import click
 
 from ztrace.console import console, count_text, print_json, progress, table
+from ztrace.outputs import Command
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate import validate_trace
+from ztrace.streams import show
 from ztrace.tracer.lab.debian import KERNELS
 from ztrace.tracer.lab.matrix import Cell, cells
 from ztrace.tracer.lab.together import record_together
@@ -45,7 +47,9 @@ class Outcome:
         return self.model_agrees and self.counters_agree and not self.lost and not self.failed
 
 
-@click.command(epilog="Example: ztrace lab matrix --kernel 6.12 --kernel 7.2 --workload bursts")
+@click.command(
+    cls=Command, epilog="Example: ztrace lab matrix --kernel 6.12 --kernel 7.2 --workload bursts"
+)
 @click.option(
     "--kernel",
     "kernels",
@@ -97,7 +101,7 @@ def matrix(
         shown = [asdict(one) | {"agrees": one.good} for one in done]
         print_json({"workload": workload, "agrees": good, "cells": shown})
     else:
-        show(done)
+        show_cells(done)
     return 0 if good else 1
 
 
@@ -107,7 +111,7 @@ def record_row(
     """Record the cells of one kernel in ``folder`` and examine the traces."""
     paths = {folder / cell.file_name: cell for cell in row}
     setups = {path: cell.setup(workload, patch) for path, cell in paths.items()}
-    failed = record_together(setups, watch=lambda line: click.echo(line, err=True))
+    failed = record_together(setups, watch=lambda line: show(line, err=True))
     return [
         Outcome(cell.kernel, cell.backend, failed=str(failed[path]))
         if path in failed
@@ -140,7 +144,7 @@ def examine(cell: Cell, path: Path) -> Outcome:
     return outcome
 
 
-def show(done: Sequence[Outcome]) -> None:
+def show_cells(done: Sequence[Outcome]) -> None:
     """Print the table, and what failed."""
     out = console()
     headers = ("kernel", "backend", "probes", "rows", "explained", "lost", "counters")

@@ -9,20 +9,21 @@ from pathlib import Path
 import click
 
 from ztrace.console import bytes_text, console, count_text, lost_lines, progress
+from ztrace.outputs import OUTPUT, Command
 from ztrace.traces.merging import merge
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import TraceWriter
 
 
 @click.command(
-    "merge", epilog="Example: ztrace merge trace.parquet trace.1.parquet -o whole.parquet"
+    "merge",
+    cls=Command,
+    epilog="Example: ztrace merge trace.parquet trace.1.parquet -o whole.parquet",
 )
 @click.argument(
     "parts", metavar="TRACE...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The trace to write."
-)
+@click.option("-o", "--output", required=True, type=OUTPUT, help="The trace to write.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 def command(parts: tuple[Path, ...], output: Path, force: bool) -> None:
     """Put pieces of one recording together, or recordings of one machine side by side.
@@ -43,6 +44,6 @@ def command(parts: tuple[Path, ...], output: Path, force: bool) -> None:
     size = output.stat().st_size
     rows = f"{count_text(writer.rows)} rows from {len(parts)} traces"
     out.print(f"{output}: {rows}, {bytes_text(size)}", soft_wrap=True)
-    if writer.metadata.lost_total():
+    if writer.metadata.lost_events() != 0:
         for line in lost_lines(writer.metadata):
             out.print(line)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ztrace import __version__
+from ztrace.outputs import OUTPUT, Command
 from ztrace.present.recording import say, show_counted, status_line
 from ztrace.spooled import finish, free_spool, hand_over_spools, numbered_output
 from ztrace.units import duration as duration_ns
@@ -144,8 +145,8 @@ def _trigger(text: str) -> Trigger:
     return Trigger(op.strip(), duration_ns(limit))
 
 
-@click.command(epilog="Example: sudo ztrace record -o trace.parquet --duration 60s")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The trace.")
+@click.command(cls=Command, epilog="Example: sudo ztrace record -o trace.parquet --duration 60s")
+@click.option("-o", "--output", type=OUTPUT, help="The trace.")
 @click.option(
     "--source",
     type=click.Choice(["zswap", "zram"]),

@@ -13,8 +13,10 @@ import click
 from ztrace import options
 from ztrace.console import console, print_json, progress
 from ztrace.options import PATH, AskedLimit
+from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.limit.zswap import Rules
-from ztrace.replay.play.backends import ALL, chosen
+from ztrace.replay.play.backends import ALL, chosen_or_own
+from ztrace.streams import say
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
 from ztrace.units import percent
@@ -85,15 +87,12 @@ class Asked:
         return in_order(reader, backend)
 
 
-@click.command("replay", epilog="Example: ztrace replay trace.parquet --backend ztree --every 5%")
+@click.command(
+    "replay", cls=Command, epilog="Example: ztrace replay trace.parquet --backend ztree --every 5%"
+)
 @options.trace_argument
-@click.option(
-    "--backend",
-    "backends",
-    required=True,
-    multiple=True,
-    metavar="NAME",
-    help="The model, for instance ztree or zsmalloc:6.12; give several, or all, to compare them.",
+@options.backends_option(
+    "The model; give several, or all, to compare them.  [default: the recorded allocator's]"
 )
 @click.option(
     "--every",
@@ -140,7 +139,7 @@ class Asked:
 @click.option(
     "-o",
     "--output",
-    type=PATH,
+    type=OUTPUT,
     help="Write the time series to this CSV file (needs --every).",
 )
 @options.force_option
@@ -181,7 +180,7 @@ def _replayed(asked: Asked) -> int:
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(asked.trace))
         metadata = reader.metadata
-        backends = chosen(asked.backends, metadata)
+        backends = chosen_or_own(asked.backends, metadata)
         file = None
         if asked.output is not None:  # opened first: an existing file is refused before the work
             file = stack.enter_context(AtomicFile(asked.output, force=asked.force))
@@ -193,7 +192,7 @@ def _replayed(asked: Asked) -> int:
                 every=asked.every,
                 timing=asked.timing,
                 advance=advance,
-                slower=lambda why: click.echo(f"ztrace: {why}", err=True),
+                slower=say,
             )
         if file is not None:
             file.write(series_csv({result.backend: result.series for result in results}).encode())
@@ -215,7 +214,7 @@ def _anomalies(asked: Asked) -> int:
 
     trace = asked.trace
     with TraceReader(trace) as reader, progress(trace.name, 3 * reader.num_rows) as advance:
-        [backend] = chosen(asked.backends, reader.metadata)
+        [backend] = chosen_or_own(asked.backends, reader.metadata)
         found = find_anomalies(asked.source(reader, backend), backend, advance)
     if asked.as_json:
         print_json(found.to_dict())
@@ -232,7 +231,7 @@ def _limited(asked: Asked, limit: AskedLimit) -> int:
     with TraceReader(asked.trace) as reader:
         metadata = reader.metadata
         rules = Rules(asked.rules) if asked.rules else recorded_rules(metadata)
-        backends = chosen(asked.backends, metadata)
+        backends = chosen_or_own(asked.backends, metadata)
         workers = dict.fromkeys((AT_ONCE, asked.worker))
         with progress(asked.trace.name, reader.num_rows) as advance:
             outcomes = play(
@@ -254,9 +253,7 @@ def _report_stopped(trace: Path, result: Result) -> int:
     """Say which pools' replay ended early; the exit status."""
     stopped = [pool for pool in result.pools if pool.stopped]
     for pool in stopped:
-        click.echo(
-            f"ztrace: {trace}: replay of pool {pool.pool} by {result.backend} ended early at "
-            f"{pool.stopped}",
-            err=True,
+        say(
+            f"{trace}: replay of pool {pool.pool} by {result.backend} ended early at {pool.stopped}"
         )
     return 1 if stopped else 0

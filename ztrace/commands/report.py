@@ -10,6 +10,8 @@ import click
 
 from ztrace.allocator import BackendError, create
 from ztrace.console import console, progress
+from ztrace.options import backends_option
+from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.play.backends import chosen
 from ztrace.replay.report import (
     FORMATS,
@@ -25,6 +27,7 @@ from ztrace.replay.report import (
 )
 from ztrace.replay.research.claims import judge
 from ztrace.replay.sweep import is_results, read_results
+from ztrace.streams import say, show
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
@@ -33,12 +36,14 @@ from ztrace.units import share
 SUFFIXES = {".html": "html", ".txt": "text", ".md": "md", ".json": "json", ".csv": "csv"}
 
 
-@click.command("report", epilog="Example: ztrace report a.parquet b.parquet -o report.html")
+@click.command(
+    "report", cls=Command, epilog="Example: ztrace report a.parquet b.parquet -o report.html"
+)
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="Write to this file, else to stdout (but not HTML).",
 )
 @click.option(
@@ -51,12 +56,8 @@ SUFFIXES = {".html": "html", ".txt": "text", ".md": "md", ".json": "json", ".csv
 @click.option(
     "--label", "given", multiple=True, help="A recording's name in the report; one each, in order."
 )
-@click.option(
-    "--backend",
-    "backends",
-    multiple=True,
-    metavar="NAME",
-    help="Replay through these models, or all; else ztree, zsmalloc, z3fold and zbud.",
+@backends_option(
+    "Replay through these models, or all.  [default: ztree, zsmalloc, z3fold and zbud]"
 )
 @click.option(
     "--time/--no-time",
@@ -122,13 +123,11 @@ def command(
             file.write(text.encode("utf-8", "backslashreplace"))
     if output is None:
         console()  # makes stdout take what its encoding cannot say
-        click.echo(text, nl=False)
+        show(text, nl=False)
     failed = [one for one in document.get("checks", ()) if not one["passed"]]
     for one in failed:
         value = "not known" if one["value"] is None else f"{one['value']:.3%}"
-        click.echo(
-            f"ztrace: {one['recording']}: {one['check']} {one['limit']:.3%}: {value}", err=True
-        )
+        say(f"{one['recording']}: {one['check']} {one['limit']:.3%}: {value}")
     return 1 if failed else 0
 
 

@@ -9,6 +9,7 @@ import click
 
 from ztrace.commands.synth import pages_text, take_pages
 from ztrace.console import console, count_text, pairs, progress
+from ztrace.outputs import OUTPUT, Command
 from ztrace.traces.compressors import COMPRESSORS
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.resizing import learned, resize, scaled
@@ -16,6 +17,7 @@ from ztrace.traces.resizing import learned, resize, scaled
 
 @click.command(
     "resize",
+    cls=Command,
     epilog="Example: ztrace resize trace.parquet --compressor zstd --from-files /usr/lib "
     "-o zstd.parquet",
 )
@@ -39,9 +41,7 @@ from ztrace.traces.resizing import learned, resize, scaled
     help="The recorded compressor, if the trace's is none of these (lzo for lzo-rle).",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all draws.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The trace to write."
-)
+@click.option("-o", "--output", type=OUTPUT, required=True, help="The trace to write.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 def command(
     trace: Path,

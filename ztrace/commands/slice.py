@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ztrace.console import bytes_text, console, count_text, progress
+from ztrace.outputs import OUTPUT, Command
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
 from ztrace.traces.slicing import Moment, Selection, slice_trace
@@ -32,12 +33,12 @@ def _number(bits: int) -> click.IntRange:
 
 
 @click.command(
-    "slice", epilog="Example: ztrace slice trace.parquet -o part.parquet --from 10s --to 20s"
+    "slice",
+    cls=Command,
+    epilog="Example: ztrace slice trace.parquet -o part.parquet --from 10s --to 20s",
 )
 @click.argument("trace", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The trace to write."
-)
+@click.option("-o", "--output", required=True, type=OUTPUT, help="The trace to write.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option(
     "--from",

@@ -19,11 +19,12 @@ from ztrace.console import (
     progress,
     table,
 )
+from ztrace.outputs import Command
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.summary import LARGEST_SIZE, Spread, Summary, summarize
 
 
-@click.command("stat", epilog="Example: ztrace stat trace.parquet --json")
+@click.command("stat", cls=Command, epilog="Example: ztrace stat trace.parquet --json")
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(trace: Path, as_json: bool) -> None:
@@ -41,7 +42,7 @@ def command(trace: Path, as_json: bool) -> None:
             {
                 "path": str(trace),
                 **summary.to_dict(),
-                "lost_total": metadata.lost_total(),
+                "lost_total": metadata.lost_events(),
                 "lost": metadata.lost,
                 "left_out": metadata.left_out,
                 "sample_period": metadata.sample_period(),

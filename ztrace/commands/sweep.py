@@ -11,12 +11,15 @@ from typing import Any
 import click
 
 from ztrace.console import console, count_text, pairs, progress
+from ztrace.options import backends_option
+from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.backends import ALL
 from ztrace.replay.play.backends import every as every_backend
 from ztrace.replay.sweep import Journal, Run, on_cluster, on_cores, plan_runs, write_results
 from ztrace.replay.sweep.results import in_plan_order
 from ztrace.replay.sweep.run import Row, fingerprint, is_url
+from ztrace.streams import say
 from ztrace.traces.errors import TraceError
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
@@ -33,18 +36,12 @@ def _parameter(text: str) -> tuple[str, list[str]]:
 
 @click.command(
     "sweep",
+    cls=Command,
     epilog="Example: ztrace sweep traces/*.parquet --backend all --param scale=0.8,1,1.2 "
     "-o results.parquet",
 )
 @click.argument("traces", nargs=-1, required=True)
-@click.option(
-    "--backend",
-    "backends",
-    required=True,
-    multiple=True,
-    metavar="NAME",
-    help="A model; give several, or all.",
-)
+@backends_option("Give several, or all.", required=True)
 @click.option(
     "--param",
     "parameters",
@@ -53,9 +50,7 @@ def _parameter(text: str) -> tuple[str, list[str]]:
     metavar="NAME=V,V…",
     help="Values of scale (times every compressed size) or of an item of the backends.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The results (Parquet)."
-)
+@click.option("-o", "--output", type=OUTPUT, required=True, help="The results (Parquet).")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--workers", type=click.IntRange(1), help="Processes here; else one a core.")
 @click.option(
@@ -126,7 +121,7 @@ def _run_all(
     there = {number for number, _ in rows}
     left = [run for run in runs if place[run] not in there]
     if before:
-        click.echo(f"ztrace: {journal.path}: {before} of {len(runs)} runs are done", err=True)
+        say(f"{journal.path}: {before} of {len(runs)} runs are done")
     with progress("runs", len(runs)) as advance:
         advance(before)
         try:
@@ -135,10 +130,9 @@ def _run_all(
                 rows.append((place[run], row))
                 advance(1)
         except KeyboardInterrupt:
-            click.echo(
-                f"ztrace: {journal.path} has {len(rows)} of {len(runs)} runs; "
-                "the same command goes on there",
-                err=True,
+            say(
+                f"{journal.path} has {len(rows)} of {len(runs)} runs; the same command goes on "
+                "there"
             )
             raise
     return in_plan_order(rows), before
@@ -162,9 +156,9 @@ def _workers(
 def _show(output: Path, rows: Sequence[Row], before: int, spent_s: float) -> int:
     failed = [row for row in rows if row["error"] is not None]
     for row in failed[:10]:
-        click.echo(f"ztrace: {_name(row)}: {row['error']}", err=True)
+        say(f"{_name(row)}: {row['error']}")
     if len(failed) > 10:
-        click.echo(f"ztrace: and {len(failed) - 10} more runs failed (column error)", err=True)
+        say(f"and {len(failed) - 10} more runs failed (column error)")
     done = f"{count_text(len(rows) - before)} in {spent_s:.1f} s"
     more = f", {count_text(before)} done before" if before else ""
     shown = [
@@ -174,7 +168,19 @@ def _show(output: Path, rows: Sequence[Row], before: int, spent_s: float) -> int
         ("next", f"ztrace report {output}"),
     ]
     console().print(pairs(shown))
+    for line in _qualified(rows):
+        console().print(line, soft_wrap=True)
     return 1 if failed else 0
+
+
+def _qualified(rows: Sequence[Row]) -> list[str]:
+    """What limits the figures: once for each trace and backend, whatever their parameters."""
+    lines = (
+        f"{row['trace']}, {row['backend']}: {row['qualified']}"
+        for row in rows
+        if row.get("qualified")
+    )
+    return list(dict.fromkeys(lines))
 
 
 def _name(row: dict[str, Any]) -> str:

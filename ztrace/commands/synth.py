@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ztrace.console import bytes_text, console, count_text, pairs, progress
+from ztrace.outputs import OUTPUT, Command
 from ztrace.traces.compressors import COMPRESSORS
 from ztrace.traces.pages import Pages, compress_pages
 from ztrace.traces.synth import (
@@ -55,6 +56,7 @@ class Count(click.ParamType[int]):
 
 @click.command(
     "synth",
+    cls=Command,
     epilog="Example: ztrace synth --events 1e7 --live 1e6 -o synthetic.parquet",
 )
 @click.option("--events", type=Count(), required=True, help="Calls to write: mallocs and frees.")
@@ -96,7 +98,7 @@ class Count(click.ParamType[int]):
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     required=True,
     help="The trace to write.",
 )

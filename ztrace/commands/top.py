@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ztrace.console import console, count_text, ns_text, table
+from ztrace.outputs import Command
 from ztrace.tracer.ring import OP_NAMES
 from ztrace.units import bytes_text
 from ztrace.units import duration as duration_ns
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 HEADERS = ("call", "per second", "p50", "p99", "max")
 
 
-@click.command(epilog="Example: sudo ztrace top")
+@click.command(cls=Command, epilog="Example: sudo ztrace top")
 @click.option(
     "--source",
     type=click.Choice(["zswap", "zram"]),

@@ -10,28 +10,38 @@ import click
 from rich.console import Console
 
 from ztrace.allocator.table import c_initialiser, table_text
-from ztrace.console import bytes_text, console, count_text, print_json, progress, table
+from ztrace.console import bytes_text, console, count_text, lost_text, print_json, progress, table
+from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.play.backends import chosen
 from ztrace.replay.tune import Limits, Tuning, successors, tune, work
+from ztrace.streams import show
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
 
+COSTLY_ORDER = 3
+"""Most pages, as a power of two, that the kernel's page allocator gives readily:
+PAGE_ALLOC_COSTLY_ORDER in include/linux/mmzone.h."""
 
-@click.command("tune", epilog="Example: ztrace tune trace.parquet -o tuned.table")
+
+@click.command("tune", cls=Command, epilog="Example: ztrace tune trace.parquet -o tuned.table")
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--types", type=int, default=16, show_default=True, help="Most block types.")
 @click.option("--least-slots", type=int, default=8, show_default=True, help="Of a block.")
 @click.option("--most-slots", type=int, default=16, show_default=True, help="Of a block.")
-@click.option("--most-order", type=int, default=3, show_default=True, help="Of a block.")
+@click.option(
+    "--most-order",
+    type=click.IntRange(0, COSTLY_ORDER),
+    default=3,
+    show_default=True,
+    help="Of a block.",
+)
 @click.option(
     "--against",
     multiple=True,
     metavar="NAME",
     help="Compare with this backend instead of ztree's successors; may be given again.",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Write the table for --backend."
-)
+@click.option("-o", "--output", type=OUTPUT, help="Write the table for --backend.")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
@@ -75,8 +85,10 @@ def command(
 
 
 def _show(out: Console, tuned: Tuning, output: Path | None) -> None:
-    if tuned.lost:
-        out.print(f"lost events: {count_text(tuned.lost)}")
+    if tuned.lost != 0:
+        out.print(f"lost events: {lost_text(tuned.lost)}")
+    for line in tuned.qualified:
+        out.print(line)
     posted = next(one for one in tuned.held if one.backend == "posted").mean_bytes
     rows = [
         [
@@ -105,6 +117,6 @@ def _show(out: Console, tuned: Tuning, output: Path | None) -> None:
     out.print("  (fitted to the first half of the time, measured on the second)")
     out.print(f"  by tenths of it: {', '.join(f'{100 * one:+.1f}' for one in gain.slices)} %")
     out.print()
-    click.echo(f"tree_desc[] = {c_initialiser(tuned.table)};")  # with its tabs
+    show(f"tree_desc[] = {c_initialiser(tuned.table)};")
     if output is not None:
-        click.echo(f"\n{output}: written; ztrace replay TRACE --backend ztree:table={output}")
+        show(f"\n{output}: written; ztrace replay TRACE --backend ztree:table={output}")

@@ -9,17 +9,21 @@ from pathlib import Path
 import click
 
 from ztrace.console import console, print_json, progress
+from ztrace.outputs import OUTPUT, Command
 from ztrace.present.validation import show_verdict
 from ztrace.replay.order.file import OrderWriter
 from ztrace.replay.validate import validate_trace
 from ztrace.replay.validate.door import searches_trees
 from ztrace.replay.validate.native import reason_missing
+from ztrace.streams import say
 from ztrace.traces import TraceReader
 
 BEGINNINGS = {"trace": None, "empty": True, "late": False}
 
 
-@click.command("validate", epilog="Example: ztrace validate trace.parquet --order order.parquet")
+@click.command(
+    "validate", cls=Command, epilog="Example: ztrace validate trace.parquet --order order.parquet"
+)
 @click.argument("trace", type=click.Path(path_type=Path))
 @click.option(
     "--begins",
@@ -31,7 +35,7 @@ BEGINNINGS = {"trace": None, "empty": True, "late": False}
 @click.option(
     "--order",
     "order_path",
-    type=click.Path(path_type=Path),
+    type=OUTPUT,
     help="Write the order found, for ztrace replay --order.",
 )
 @click.option("--force", is_flag=True, help="Replace the order file if it exists.")
@@ -75,7 +79,7 @@ def command(
         metadata = reader.metadata
         if searches_trees(metadata):
             if engine is None and (missing := reason_missing()):
-                click.echo(f"ztrace: {missing}; the search in Python takes longer", err=True)
+                say(f"{missing}; the search in Python takes longer")
         elif order_path is not None:
             raise click.UsageError("--order is for traces of ztree")
         elif engine == "native":

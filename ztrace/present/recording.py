@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ztrace.streams import show
 from ztrace.units import bytes_text, ns_text, short
 
 if TYPE_CHECKING:
@@ -70,16 +71,16 @@ def show_counted(recorded: Recorded, as_json: bool) -> None:
 def show_recorded(output: Path, rows: int, metadata: Metadata) -> None:
     """Say what was recorded and lost, and what to do next."""
     size = output.stat().st_size
-    click.echo(f"{output}: {rows:,} events, {bytes_text(size)}, lost {metadata.lost_total():,}")
+    show(f"{output}: {rows:,} events, {bytes_text(size)}, lost {metadata.lost_total():,}")
     for cause, counts in metadata.lost.items():
-        click.echo(f"  lost, {cause}: {sum(counts.values()):,}; {ADVICE.get(cause, '')}")
+        show(f"  lost, {cause}: {sum(counts.values()):,}; {ADVICE.get(cause, '')}")
     for note in metadata.notes:
-        click.echo(f"  {note}")
+        show(f"  {note}")
     from ztrace.replay.play.backends import own_model
 
     model = own_model(metadata)
     has_mallocs = metadata.filters.get("level") in (None, "allocator")
-    click.echo(
+    show(
         f"Next: ztrace replay {output} --backend {model}"
         if has_mallocs and model is not None
         else f"Next: ztrace stat {output}"

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""Standard streams as a command finds them: a pipe whose reader has left, or not there at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from ztrace.text import printable, printable_lines
+
+STDOUT = 1
+
+UNSEEN = "standard output is closed; send it to a file or /dev/null"
+
+_closed: set[int] = set()
+
+
+def open_missing_streams() -> None:
+    """Put /dev/null where a standard stream was closed (``>&-``).
+
+    Without that the first file that a command opens would become its standard output.
+    """
+    _closed.clear()
+    for number, mode in ((0, os.O_RDONLY), (STDOUT, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            _closed.add(os.open(os.devnull, mode))  # the lowest number that is free: this one
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, "r", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(STDOUT, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def nobody_sees_output() -> bool:
+    """Whether standard output was closed when the command began."""
+    return STDOUT in _closed
+
+
+def forget_output() -> None:
+    """Send what is still to be written to nowhere: its reader has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+
+
+def say(text: str) -> None:
+    """Print a line about the work on stderr; control characters of names and records escaped."""
+    click.echo(f"ztrace: {printable(text)}", err=True)
+
+
+def show(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print text as it is, but for control characters, which are escaped."""
+    click.echo(printable_lines(text), err=err, nl=nl)

@@ -51,6 +51,7 @@ def import_metadata(
         machine=Machine(page_bytes=page_bytes),
         pools=[PoolInfo(allocator=allocator, empty_at_start=starts_empty)],
         clock="unknown",
+        losses_counted=False,
         notes=["imported from CSV", "CSV does not tell how many events were lost"],
     )
 

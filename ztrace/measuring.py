@@ -300,5 +300,5 @@ def contrast(wish: Wish, kernels: tuple[str, str], pairs: int, progress: Progres
         rounds=wish.rounds,
         calls=compared,
         equal=equal,
-        differences=differences(*samples),
+        differences=differences(samples[0], samples[1], last[0].ns_per_cycle),
     )

@@ -54,8 +54,9 @@ def play(
     """Play a plan into an allocator of ``program``: once to place objects, then ``rounds`` times.
 
     ``same_layout``: the guest's memory is at the same addresses each time, so that a run can be
-    repeated; else the host chooses. ``advance`` gets numbers of calls done, in all (1 + rounds) * plan.calls. TracerError with the
-    kernel's own message if it dies, hangs or cannot do what is asked. Nothing outlives the call.
+    repeated; else the host chooses. ``advance`` gets numbers of calls done, in all
+    (1 + rounds) * plan.calls. TracerError with the kernel's own message if it dies, hangs or cannot
+    do what is asked. Nothing outlives the call.
     """
     memory_mib = _memory_mib(plan, rounds)
     with _scratch(plan, rounds, memory_mib) as scratch:

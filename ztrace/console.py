@@ -142,9 +142,14 @@ def print_json(document: Mapping[str, Any]) -> None:
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
+def lost_text(lost: int | None) -> str:
+    """A number of lost events; unknown where nobody counted."""
+    return "unknown, nobody counted them" if lost is None else count_text(lost)
+
+
 def lost_lines(metadata: Metadata) -> list[str]:
     """Return the lines that every output shows about events missing from the file, and why."""
-    lines = [f"lost events: {count_text(metadata.lost_total())}"]
+    lines = [f"lost events: {lost_text(metadata.lost_events())}"]
     for cause, by_cpu in metadata.lost.items():
         total = sum(by_cpu.values())
         if total:

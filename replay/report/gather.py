@@ -166,7 +166,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
 def _facts(reader: TraceReader, recorded: Recorded, allocator: str) -> Json:
     metadata = reader.metadata
-    lost = metadata.lost_total()
+    lost = metadata.lost_events()
     return {
         "path": str(reader.path),
         "user": metadata.source,
@@ -186,7 +186,7 @@ def _facts(reader: TraceReader, recorded: Recorded, allocator: str) -> Json:
         "rows": reader.num_rows,
         "span_s": (recorded.last_ns - recorded.first_ns) / 1e9,
         "lost_total": lost,
-        "lost_share": lost / (lost + reader.num_rows) if lost else 0.0,
+        "lost_share": None if lost is None else lost / max(1, lost + reader.num_rows),
         "lost": metadata.lost,
         "lost_by_cause": {cause: sum(by.values()) for cause, by in metadata.lost.items()},
         "lost_by_cpu": _lost_by_cpu(metadata),

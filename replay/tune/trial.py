@@ -88,7 +88,7 @@ class Tuning:
     static: dict[str, float]
     held: list[Held]
     gain: Gain
-    lost: int
+    lost: int | None
     qualified: list[str]
 
     @property
@@ -160,7 +160,7 @@ def tune(
         },
         held=[_held(name, played) for name, played in results.items() if name != HALF],
         gain=_gain(results[POSTED], results[HALF]),
-        lost=sum(reader.metadata.lost_total() for reader in readers),
+        lost=_lost(readers),
         qualified=[
             f"{reader.path.name}: {line}"
             for reader, result in zip(readers, results[POSTED], strict=True)
@@ -179,6 +179,13 @@ def successors(metadata: Metadata) -> list[str]:
 def work(rows: int) -> int:
     """What ``advance`` gets for a trace of that many rows."""
     return 4 * rows
+
+
+def _lost(readers: Sequence[TraceReader]) -> int | None:
+    """Events lost of all traces; None where nobody counted those of one."""
+    counts = [reader.metadata.lost_events() for reader in readers]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _held(name: str, results: Sequence[Result]) -> Held:

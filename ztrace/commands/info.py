@@ -39,7 +39,7 @@ def command(trace: Path, as_json: bool) -> None:
                 "bytes": size,
                 "rows": rows,
                 "bytes_per_row": per_row,
-                "lost_total": metadata.lost_total(),
+                "lost_total": metadata.lost_events(),
                 "metadata": metadata.to_dict(),
             }
         )

@@ -42,7 +42,7 @@ def command(trace: Path, as_json: bool) -> None:
             {
                 "path": str(trace),
                 **summary.to_dict(),
-                "lost_total": metadata.lost_total(),
+                "lost_total": metadata.lost_events(),
                 "lost": metadata.lost,
                 "left_out": metadata.left_out,
                 "sample_period": metadata.sample_period(),

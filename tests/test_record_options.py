@@ -43,7 +43,7 @@ from ztrace.traces.merging import merge
 from ztrace.traces.schema import OP_CODE
 from ztrace.units import size_or_duration
 
-PROBES = files("tracer").joinpath("probes/zswap.c").read_text()
+PROBES = files("ztrace.tracer").joinpath("probes/zswap.c").read_text()
 SAMPLE = Path(str(files("traces").joinpath("samples/ztree-6.1-1cpu.parquet")))
 ROWS = 6000
 

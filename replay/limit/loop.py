@@ -61,6 +61,11 @@ class Outcome:
     as_recorded: bool = False
 
     @property
+    def reached(self) -> bool:
+        """Whether the pool was ever at the limit."""
+        return self.counts.limit_hits > 0
+
+    @property
     def disk_bytes(self) -> int:
         """Written and read."""
         return (self.counts.written_pages + self.counts.read_pages) * self.page_bytes
@@ -76,6 +81,7 @@ class Outcome:
         written, read = self.counts.written_pages, self.counts.read_pages
         return {
             **asdict(self),
+            "reached": self.reached,
             "disk_written_bytes": written * self.page_bytes,
             "disk_read_bytes": read * self.page_bytes,
             "freed_per_eviction": self.freed_per_eviction,

@@ -64,6 +64,7 @@ def _heading(
         "threshold": threshold,
         "confidence": confidence,
         "lost_events": {"a": a.document["lost_total"], "b": b.document["lost_total"]},
+        "qualified": {"a": a.document["qualified"], "b": b.document["qualified"]},
         "changes": [asdict(change) for change in changes],
         "regressions": sum(change.regression for change in changes),
     }

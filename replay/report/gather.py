@@ -19,6 +19,7 @@ from ztrace.allocator import BackendError, create
 from ztrace.allocator.registry import is_known, our_traits, recorded_traits
 from ztrace.allocator.specification import family
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.qualified import of_results
 from ztrace.replay.figures.result import Result
 from ztrace.replay.order.found import InOrder
 from ztrace.replay.play.backends import fitting
@@ -130,6 +131,7 @@ def gather_one(
         "class_limits": {name: _limits(name, metadata) for name in results},
         "memory": _memory(results, memory, label, own),
         "not_replayed": failed,
+        "qualified": of_results(results),
         "validation": validation,
         "ageing": {name: aged.trend(name, memory[name].held, label, name) for name in results},
         "kernel_ageing": None,

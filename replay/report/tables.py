@@ -225,8 +225,7 @@ def _recordings(document: Json) -> Table:
                 f"{one['label']}: {which} objects of its pools, by choice; counts are theirs, and "
                 "memory is that of pools with these alone"
             )
-        elif not one["starts_empty"]:
-            notes.append(f"{one['label']}: pools in use when recording began, objects missing")
+        notes += [f"{one['label']}: {line.strip()}" for line in one["qualified"]]
         notes += [f"{one['label']}: {note}" for note in one["notes"]]
         for backend, why in one["not_replayed"].items():
             notes.append(f"{one['label']}: not replayed through {backend}: {why}")

@@ -47,7 +47,8 @@ def _column(name: str, values: list[Any]) -> pa.Array:
             if all(_is(kind, value) for value in given):
                 return pa.array([None if value is None else kind(value) for value in values])
     if all(value is None for value in values):
-        return pa.array(values, pa.string() if name in ("error", "stopped") else pa.float64())
+        texts = ("error", "stopped", "qualified")
+        return pa.array(values, pa.string() if name in texts else pa.float64())
     # A name of a file need not be text; what is not is shown as everywhere.
     return pa.array([printable(value) if isinstance(value, str) else value for value in values])
 

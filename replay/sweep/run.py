@@ -10,6 +10,7 @@ from typing import Any
 
 from ztrace.allocator.specification import family
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.qualified import of_result
 from ztrace.replay.figures.result import Level, Result
 from ztrace.replay.order.found import in_order
 from ztrace.replay.play.backends import resolve
@@ -95,6 +96,7 @@ def _metrics(result: Result) -> Row:
         "searched": work.searched,
         "objects_moved": work.moved,
         "refused": result.count("refused"),
+        "qualified": "; ".join(line.strip() for line in of_result(result)) or None,
         "failed": sum(result.merged("failed").values()),
         "handles_equal": result.handles_equal,
         "handles_compared": result.handles_compared,

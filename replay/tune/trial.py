@@ -22,6 +22,7 @@ from ztrace.allocator.specification import family
 from ztrace.allocator.table import c_initialiser, table_text
 from ztrace.allocator.ztree.model import POSTED_TABLE
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.qualified import of_result
 from ztrace.replay.figures.result import Every, Result
 from ztrace.replay.play.backends import chosen
 from ztrace.replay.play.backends import every as every_backend
@@ -76,7 +77,8 @@ class Gain:
 class Tuning:
     """A fitted table and what it is worth. Static bytes are those in full blocks, a mean over time.
 
-    ``table`` is fitted to the whole traces, ``half_table`` to their first halves.
+    ``table`` is fitted to the whole traces, ``half_table`` to their first halves. ``qualified``:
+    what limits the figures.
     """
 
     traces: list[str]
@@ -87,6 +89,7 @@ class Tuning:
     held: list[Held]
     gain: Gain
     lost: int
+    qualified: list[str]
 
     @property
     def static_gain(self) -> float:
@@ -158,6 +161,11 @@ def tune(
         held=[_held(name, played) for name, played in results.items() if name != HALF],
         gain=_gain(results[POSTED], results[HALF]),
         lost=sum(reader.metadata.lost_total() for reader in readers),
+        qualified=[
+            f"{reader.path.name}: {line}"
+            for reader, result in zip(readers, results[POSTED], strict=True)
+            for line in of_result(result)
+        ],
     )
 
 

@@ -96,6 +96,9 @@ def _show(found: dict[str, Any]) -> None:
     out = console()
     out.print(f"A: {found['a']}, lost events: {found['lost_events']['a']:,}", soft_wrap=True)
     out.print(f"B: {found['b']}, lost events: {found['lost_events']['b']:,}", soft_wrap=True)
+    for name in ("a", "b"):
+        for line in found["qualified"][name]:
+            out.print(f"{name.upper()}: {line.strip()}", soft_wrap=True)
     if found["not_alike"]:
         out.print(f"A and B are {found['kind']} {found['not_alike']}", soft_wrap=True)
     out.print()

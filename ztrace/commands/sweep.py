@@ -174,7 +174,19 @@ def _show(output: Path, rows: Sequence[Row], before: int, spent_s: float) -> int
         ("next", f"ztrace report {output}"),
     ]
     console().print(pairs(shown))
+    for line in _qualified(rows):
+        console().print(line, soft_wrap=True)
     return 1 if failed else 0
+
+
+def _qualified(rows: Sequence[Row]) -> list[str]:
+    """What limits the figures: once for each trace and backend, whatever their parameters."""
+    lines = (
+        f"{row['trace']}, {row['backend']}: {row['qualified']}"
+        for row in rows
+        if row.get("qualified")
+    )
+    return list(dict.fromkeys(lines))
 
 
 def _name(row: dict[str, Any]) -> str:

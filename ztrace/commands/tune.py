@@ -77,6 +77,8 @@ def command(
 def _show(out: Console, tuned: Tuning, output: Path | None) -> None:
     if tuned.lost:
         out.print(f"lost events: {count_text(tuned.lost)}")
+    for line in tuned.qualified:
+        out.print(line)
     posted = next(one for one in tuned.held if one.backend == "posted").mean_bytes
     rows = [
         [

@@ -14,6 +14,7 @@ from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.specification import family
 from ztrace.allocator.traits import Compacts
 from ztrace.console import bytes_text, count_text, lost_lines, partial_lines, table
+from ztrace.replay.figures.qualified import of_results
 from ztrace.replay.figures.result import Moment, Result
 from ztrace.traces.metadata import Metadata
 
@@ -50,7 +51,7 @@ def show_comparison(out: Console, results: Sequence[Result], metadata: Metadata)
         "did not take. Sizes are what zswap of the recorded kernel gives each allocator,\n"
         "its header included; what the recorded allocator refused is in no model."
     )
-    for line in map(_compaction, results):
+    for line in (*map(_compaction, results), *of_results({one.backend: one for one in results})):
         if line:
             out.print(line, soft_wrap=True)
     for first in range(0, len(results) if results[0].series else 0, _BACKENDS_A_TABLE):

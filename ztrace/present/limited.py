@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ztrace.console import bytes_text, count_text, lost_lines, ns_text, table
+from ztrace.console import bytes_text, count_text, lost_lines, ns_text, partial_lines, table
 from ztrace.present.comparison import ratio
+from ztrace.replay.figures.qualified import of_trace
 from ztrace.replay.limit import AT_ONCE, Outcome, Rules
 from ztrace.replay.play.backends import models
 from ztrace.traces.metadata import Metadata
@@ -32,12 +33,15 @@ def show_limited(
     out.print(
         f"{first.trace}: recorded on {recorded}, kernel {metadata.kernel.release}", soft_wrap=True
     )
-    for line in lost_lines(metadata):
+    for line in (*lost_lines(metadata), *partial_lines(metadata), *of_trace(metadata)):
         out.print(line)
     limit, accept = (pages * first.page_bytes for pages in (first.limit_pages, first.accept_pages))
     out.print(f"pool limit {bytes_text(limit)}, accepts again at {bytes_text(accept)}")
     out.print(f"rules of {_RULES[first.rules]}")
     out.print()
+    if not any(one.reached for one in (*outcomes, *late)):
+        out.print("the limit was never reached: it changed nothing")
+        late = ()
     out.print(table(_HEADERS, map(_row, outcomes)))
     out.print(
         "pages: in the pool, held: by it; means over time. rejected: stores, for the limit.\n"

@@ -17,7 +17,8 @@ from ztrace.console import (
     table,
 )
 from ztrace.present.comparison import ratio
-from ztrace.replay.figures.result import CLASS_COUNTS, Agreement, Level, Moment, Result
+from ztrace.replay.figures.qualified import agreements, of_result
+from ztrace.replay.figures.result import CLASS_COUNTS, Level, Moment, Result
 from ztrace.replay.figures.timing import Timing
 from ztrace.traces.metadata import Metadata
 
@@ -117,58 +118,22 @@ def _answers(result: Result, metadata: Metadata) -> Iterable[str]:
         yield "handles equal: not compared, other objects were left out of the trace"
     elif not any(pool.compared for pool in result.pools):
         yield f"handles equal: not compared, the trace is not of {result.backend}"
-    else:
-        yield from _agreement("handles", result.agreement("handles"))
-        yield from _agreement("totals", result.agreement("totals"))
-    for name in ("errors", "shrinks"):
-        agreement = result.agreement(name)
-        if agreement.compared:
-            yield from _agreement(name, agreement)
+    yield from agreements(result)
     difference = result.total_difference()
     if difference is not None:
         sign = "-" if difference < 0 else "+" if difference else ""
         yield f"largest difference of totals, model - kernel: {sign}{bytes_text(abs(difference))}"
 
 
-def _agreement(name: str, agreement: Agreement) -> Iterable[str]:
-    yield f"{name} equal: {count_text(agreement.equal)} of {count_text(agreement.compared)}"
-    if agreement.first is not None:
-        yield f"  first difference: {agreement.first}"
-
-
 def _notes(result: Result) -> Iterable[str]:
     """Lines on what limits the figures; none for a whole trace of one CPU."""
-    if len(result.cpus) > 1 and result.order == "ring":
-        yield (
-            f"recorded on {len(result.cpus)} CPUs and played in recorded order, which is not that "
-            "of the allocator's lock: handles may differ (ztrace validate says more)"
-        )
-    elif len(result.cpus) > 1:
-        yield (
-            f"recorded on {len(result.cpus)} CPUs and played in the order that ztrace validate "
-            "finds; totals were read by the kernel a moment later, after calls of other CPUs"
-        )
-    if not result.starts_empty:
-        yield "pools not known to be empty at the start: older objects are missing here"
-    for name, counts in (
-        ("unknown handles", result.merged("unknown")),
-        ("failed mallocs", result.merged("failed")),
-    ):
-        if counts:
-            yield f"{name}: " + ", ".join(f"{k} {count_text(n)}" for k, n in counts.items())
+    yield from of_result(result)
     for name, text in (
-        ("reissued", "handles given out again without a free: old objects dropped"),
-        ("refused", "objects the model refused"),
-        ("shrinks_not_replayed", "shrinks not replayed, their frees played as plain ones"),
-        ("shrinks_diverged", "shrinks diverged: the model chose other objects than the kernel"),
         ("compactions", "recorded compactions done"),
         ("compactions_unmatched", "recorded compactions of pages the model has not queued"),
     ):
         if result.count(name):
             yield f"{text}: {count_text(result.count(name))}"
-    for pool in result.pools:
-        if pool.stopped:
-            yield f"pool {pool.pool}: figures end at {pool.stopped}"
 
 
 def _show_hazards(out: Console, result: Result) -> None:

@@ -66,7 +66,7 @@ def play(
             *("loglevel=7", f"ztrace.allocator={allocator}"),
             *(f"ztrace.plan={plan_path}", f"ztrace.answers={answers}"),
         ]
-        listener = _Listener(allocator, program, advance)
+        listener = Listener(f"{allocator} in kernel {program.kernel}", advance)
         _run(command, scratch, listener, silent_s)
         if not listener.finished:
             raise listener.failure()
@@ -95,11 +95,11 @@ def _scratch(plan: Plan, rounds: int, memory_mib: int) -> Iterator[Path]:
         yield Path(name)
 
 
-class _Listener:
+class Listener:
     """What a guest says: how far it is, that it has finished, why it died."""
 
-    def __init__(self, allocator: str, program: Program, advance: Callable[[int], object]) -> None:
-        self.allocator, self.program, self.advance = allocator, program, advance
+    def __init__(self, what: str, advance: Callable[[int], object]) -> None:
+        self.what, self.advance = what, advance
         self.done = 0
         self.finished = False
         self.error: str | None = None
@@ -129,10 +129,7 @@ class _Listener:
         """The one line of a guest that did not finish."""
         said = self.dying[0] if self.dying else self.error or self.last
         where = f" (in {self.at})" if self.at and self.dying else ""
-        return TracerError(
-            f"{self.allocator} in kernel {self.program.kernel}: {why or 'the kernel said'}: "
-            f"{said}{where}"
-        )
+        return TracerError(f"{self.what}: {why or 'the kernel said'}: {said}{where}")
 
 
 def _die_with_parent() -> None:
@@ -140,7 +137,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
 
 
-def _run(command: list[str], scratch: Path, listener: _Listener, silent_s: float) -> None:
+def _run(command: list[str], scratch: Path, listener: Listener, silent_s: float) -> None:
     """Run a guest until it ends; TracerError if it falls silent."""
     guest = subprocess.Popen(
         command,

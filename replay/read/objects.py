@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, is_whole, unknown_handle
+from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, UnknownHandle, is_whole
 from ztrace.replay.read.rows import FREE, MALLOC, call_times, check_rows, op_codes
 from ztrace.replay.read.source import Source
 
@@ -173,7 +173,7 @@ class _Pool:
         if self._whole and (is_free & ~after_malloc).any():
             at = mixed[order[is_free & ~after_malloc]]
             first = at[at["row"].argmin()]
-            raise unknown_handle(self._where, int(first["row"]), "free", int(first["handle"]))
+            raise UnknownHandle(self._where, int(first["row"]), "free", int(first["handle"]))
         ends = np.flatnonzero(is_free & after_malloc)
         ended = mixed[order[ends - 1]]
         ended["ended_ns"] = mixed["given_ns"][order[ends]]

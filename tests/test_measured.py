@@ -269,7 +269,7 @@ def test_a_difference_is_told_by_pairs() -> None:
         {("malloc", "mean"): 40 + s + w, ("free", "mean"): 35 + s + w / 10}
         for s, w in zip(slow, wobble, strict=True)
     ]
-    malloc, free = differences(a, b)
+    malloc, free = differences(a, b, 1.0)
     assert (malloc.op, malloc.is_told) == ("malloc", False)
     assert malloc.low_ns < 0 < malloc.high_ns
     assert (free.op, free.is_told) == ("free", True)
@@ -277,7 +277,7 @@ def test_a_difference_is_told_by_pairs() -> None:
     # Student's t of three degrees of freedom, 3.182, on four pairs.
     assert free.high_ns - free.difference_ns == pytest.approx(3.182 * np.sqrt(0.04 / 3) / 2)
     with pytest.raises(ReplayError, match="two pairs"):
-        differences(a[:1], b[:1])
+        differences(a[:1], b[:1], 1.0)
 
 
 # -- files and sources -------------------------------------------------------------------------

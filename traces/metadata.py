@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
+from ztrace import __version__
 from ztrace.traces.errors import TraceError
 from ztrace.traces.schema import SCHEMA_VERSION
 
@@ -147,7 +148,7 @@ class Metadata:
     """
 
     schema: int = SCHEMA_VERSION
-    tool: str = "ztrace 0.1.0"
+    tool: str = f"ztrace {__version__}"
     source: str = "zswap"
     kernel: Kernel = field(default_factory=Kernel)
     machine: Machine = field(default_factory=Machine)

@@ -26,7 +26,7 @@ _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 
 _T975_BEYOND = 2.179  # an upper bound for more pairs
 
 Sample = dict[tuple[str, str], float]
-"""(op, figure) -> ns, of one guest."""
+"""(op, figure) -> cycles of the clock, of one guest."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,18 @@ def sample(calls: Calls, answers: Answers) -> Sample:
         chosen = least[played & (calls.op == code)]
         if len(chosen):
             # The mean is finer than a step of the clock, a percentile is not.
-            found[op, MEAN] = float(chosen.mean()) * answers.ns_per_cycle
+            found[op, MEAN] = float(chosen.mean())
             for name, cycles in percentiles(chosen).items():
-                found[op, name] = cycles * answers.ns_per_cycle
+                found[op, name] = cycles
     return found
 
 
-def differences(a: Sequence[Sample], b: Sequence[Sample]) -> list[Difference]:
-    """B against A; ``a[i]`` and ``b[i]`` are a pair. ReplayError for fewer than two pairs."""
+def differences(a: Sequence[Sample], b: Sequence[Sample], ns_per_cycle: float) -> list[Difference]:
+    """B against A; ``a[i]`` and ``b[i]`` are a pair. ReplayError for fewer than two pairs.
+
+    One length of a cycle for all: measured in each guest, it differs in the seventh digit, and
+    equal figures would not be.
+    """
     pairs = len(a)
     if pairs < 2 or len(b) != pairs:
         raise ReplayError("a difference has an interval from two pairs on")
@@ -79,7 +83,7 @@ def differences(a: Sequence[Sample], b: Sequence[Sample]) -> list[Difference]:
             key = op, figure
             if any(key not in one for one in (*a, *b)):
                 continue
-            first, second = _values(a, key), _values(b, key)
+            first, second = (_values(one, key) * ns_per_cycle for one in (a, b))
             by_pair = second - first
             middle = float(by_pair.mean())
             wide = t * float(by_pair.std(ddof=1)) / math.sqrt(pairs)

@@ -66,9 +66,10 @@ from ztrace.replay.play.recorded import (
 from ztrace.replay.read.checked import checked
 from ztrace.replay.read.lives import (
     FREE_WAITS_ROWS,
+    UnknownHandle,
+    explaining,
     is_whole,
     reissued_handle,
-    unknown_handle,
 )
 from ztrace.replay.read.rows import (
     COMPACT,
@@ -324,8 +325,9 @@ def _play_together(
         ]
         try:
             columns = (*COLUMNS, "place") if _places(reader, backends) else COLUMNS
-            _run(_batches(reader, columns, known), plays, known is not None, advance)
-            return [play.finish(perf_counter() - start) for play in plays]
+            with explaining(reader):
+                _run(_batches(reader, columns, known), plays, known is not None, advance)
+                return [play.finish(perf_counter() - start) for play in plays]
         except _SurveyFirst:
             known = survey(reader, lambda rows: None)
         finally:
@@ -557,7 +559,7 @@ class _Play:
         if code == _BAD_SIZE:
             raise impossible_size(where, row, error.size, self.page_bytes)
         if code == _UNKNOWN:
-            raise unknown_handle(where, row, name, error.handle)
+            raise UnknownHandle(where, row, name, error.handle)
         if code == _REISSUED:
             raise reissued_handle(where, row, error.handle)
         raise ReplayError(f"{where}: row {row}: cannot be played (code {code})")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, is_whole, unknown_handle
+from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, UnknownHandle, is_whole
 from ztrace.replay.read.rows import FREE, MALLOC, call_times, check_rows, op_codes
 from ztrace.replay.read.source import Source
 
@@ -175,7 +175,7 @@ class _Pool:
         if self._whole and unknown.any():
             at = mine[unknown]
             first = at[at["row"].argmin()]
-            raise unknown_handle(self._where, int(first["row"]), "free", int(first["handle"]))
+            raise UnknownHandle(self._where, int(first["row"]), "free", int(first["handle"]))
         ends = np.flatnonzero(regular & is_free & after_malloc)
         here = follows[ends]  # given by a call of this piece
         ended = np.empty(len(ends), OBJECT)

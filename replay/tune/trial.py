@@ -133,6 +133,12 @@ def tune(
         for total, part in ((whole, sizes.whole()), (first, sizes.first_half())):
             for size, count in part.items():
                 total[size] += count
+    if not any(first.values()):
+        raise ReplayError(
+            f"{', '.join(str(reader.path) for reader in readers)}: no object is live for any time "
+            "in the first half: a table is fitted to how long objects are live; give a trace whose "
+            "ts_ns and dur_ns are a clock's"
+        )
     table, half_table = best_table(whole, limits), best_table(first, limits)
     posted = "ztree" if limits.page_bytes == 4096 else f"ztree:page_bytes={limits.page_bytes}"
     with tempfile.TemporaryDirectory(prefix="ztrace-tune-") as folder:

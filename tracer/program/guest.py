@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import queue
 import re
@@ -30,6 +31,7 @@ SILENT_S = 60.0
 _MIB = 1 << 20
 _SHM = Path("/dev/shm")
 _PDEATHSIG = 1
+_ADDR_NO_RANDOMIZE = 0x0040000
 
 # Of what a kernel says as it dies: the line that says why, and where it was.
 _DYING = re.compile(
@@ -47,11 +49,14 @@ def play(
     *,
     advance: Callable[[int], object] = lambda calls: None,
     silent_s: float = SILENT_S,
+    same_layout: bool = True,
 ) -> Answers:
     """Play a plan into an allocator of ``program``: once to place objects, then ``rounds`` times.
 
-    ``advance`` gets numbers of calls done, in all (1 + rounds) * plan.calls. TracerError with the
-    kernel's own message if it dies, hangs or cannot do what is asked. Nothing outlives the call.
+    ``same_layout``: the guest's memory is at the same addresses each time, so that a run can be
+    repeated; else the host chooses. ``advance`` gets numbers of calls done, in all
+    (1 + rounds) * plan.calls. TracerError with the kernel's own message if it dies, hangs or cannot
+    do what is asked. Nothing outlives the call.
     """
     memory_mib = _memory_mib(plan, rounds)
     with _scratch(plan, rounds, memory_mib) as scratch:
@@ -67,7 +72,7 @@ def play(
             *(f"ztrace.plan={plan_path}", f"ztrace.answers={answers}"),
         ]
         listener = Listener(f"{allocator} in kernel {program.kernel}", advance)
-        _run(command, scratch, listener, silent_s)
+        _run(command, scratch, listener, silent_s, same_layout)
         if not listener.finished:
             raise listener.failure()
         advance((1 + rounds) * plan.calls - listener.done)
@@ -132,12 +137,18 @@ class Listener:
         return TracerError(f"{self.what}: {why or 'the kernel said'}: {said}{where}")
 
 
-def _die_with_parent() -> None:
-    """In the child: be killed when the thread that started it is gone, however it went."""
-    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+def _become_guest(same_layout: bool) -> None:
+    """In the child: be killed when the thread that started it is gone, however it went; and lie at
+    the same addresses each time."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PDEATHSIG, signal.SIGKILL)
+    if same_layout:
+        libc.personality(_ADDR_NO_RANDOMIZE)
 
 
-def _run(command: list[str], scratch: Path, listener: Listener, silent_s: float) -> None:
+def _run(
+    command: list[str], scratch: Path, listener: Listener, silent_s: float, same_layout: bool
+) -> None:
     """Run a guest until it ends; TracerError if it falls silent."""
     guest = subprocess.Popen(
         command,
@@ -149,7 +160,7 @@ def _run(command: list[str], scratch: Path, listener: Listener, silent_s: float)
         text=True,
         errors="replace",
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=functools.partial(_become_guest, same_layout),
     )
     assert guest.stdout is not None
     lines: queue.Queue[str | None] = queue.Queue()

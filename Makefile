@@ -12,13 +12,17 @@ help: ## Show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 demo: $(VENV)/.installed ## Replay a bundled recording of a real kernel through the ztree model
+	@echo "demo: ztree's recorded calls, replayed through the model of it" >&2
 	$(BIN)/ztrace replay $(SAMPLE) --backend ztree
 
 test: lint ## Pass all tests (in-kernel ones as root on Debian; PATCH=mail for ztree's)
+	@echo "test: what the in-kernel tests need, from Debian, if this is Debian and root" >&2
 	tools/kernel-packages
+	@echo "test: all tests; about 10 minutes, 20 with kernels booted in QEMU" >&2
 	$(BIN)/pytest tests $(if $(PATCH),--patch=$(PATCH))
 
-lint: $(VENV)/.developed
+lint: $(VENV)/.developed ## Check style and types
+	@echo "lint: ruff, mypy" >&2
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

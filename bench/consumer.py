@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--trace", type=Path, help="whose calls to use (a bundled recording)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    sample = files("traces").joinpath("samples/ztree-6.1-1cpu.parquet")
+    sample = files("ztrace.traces").joinpath("samples/ztree-6.1-1cpu.parquet")
     try:
         with as_file(sample) as bundled, tempfile.TemporaryDirectory() as folder:
             rates = measure(options.trace or bundled, options.rounds, Path(folder))

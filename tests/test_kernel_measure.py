@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,30 @@ def test_every_answer_of_the_kernels_allocators_is_the_models() -> None:
         assert one["pages_peak"] >= one["pages_mean"] > 0
         assert 0 < one["density"] < 1
         assert one["by_size"]
+
+
+def test_a_change_in_a_tree_is_told_from_none(tmp_path: Path) -> None:
+    """A copy of the kernel whose zs_free works in vain: only its frees are slower."""
+    measured(SMALL, "--allocator=zsmalloc")  # so that the source is there
+    tree = tmp_path / "linux"
+    shutil.copytree(cache_dir() / "program" / "source" / "6.1", tree, symlinks=True)
+    file = tree / "mm" / "zsmalloc.c"
+    begin = "void zs_free(struct zs_pool *pool, unsigned long handle)\n{\n"
+    assert begin in file.read_text()
+    idle = "\tint idle = 0;\n\n\twhile (idle++ < 1000)\n\t\tbarrier();\n"
+    # The declarations of the function come after, which the kernel's compiler only warns of.
+    file.write_text(file.read_text().replace(begin, begin + idle))
+    trees = cache_dir() / "program" / "trees"
+    before = set(trees.iterdir())
+    done = run(SMALL, "--allocator=zsmalloc", "--kernel=6.1", f"--kernel={tree}", "--json")
+    for path in set(trees.iterdir()) - before:
+        shutil.rmtree(path)  # nobody will build this tree again
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert found["calls"] == found["equal"] > 8000
+    by_call = {(one["op"], one["figure"]): one for one in found["differences"]}
+    assert by_call["free", "mean"]["is_told"]
+    assert by_call["free", "mean"]["low_ns"] > 50
 
 
 def test_the_posted_ztree_gives_the_models_handles(patch: Path, tmp_path: Path) -> None:

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
-from ztrace.replay import ReplayError
+from tests.test_replay import Recording, whole
+from ztrace.replay import ReplayError, replay
+from ztrace.replay.play.native import reason_missing, replay_native
 from ztrace.replay.read.lives import Lives
 from ztrace.replay.read.rows import FREE, MAP, UNMAP
+from ztrace.traces import TraceReader
 
 
 def lives(*, whole: bool = False, waits: bool = True) -> tuple[Lives[str], list[str]]:
@@ -97,3 +101,37 @@ def test_failed_mallocs_are_the_allocators_or_not() -> None:
     assert not one.fail(-errno.ENOMEM)
     assert not one.fail(-errno.ENOMEM)
     assert one.failed == {"ENOSPC": 1, "EINVAL": 1, "ENOMEM": 2}
+
+
+@pytest.mark.parametrize("engine", ["python", "native"])
+@pytest.mark.parametrize("far", [0, 70_000])
+def test_what_an_unknown_handle_means(engine: str, far: int, tmp_path: Path) -> None:
+    """Freed twice is not begun late, however far back the first free is."""
+    if engine == "native" and reason_missing():
+        pytest.skip("no native core")
+    recording = Recording()
+    recording.row("malloc", size=100, handle=64)
+    recording.row("free", handle=64)
+    for _ in range(far):
+        recording.row("store")
+    recording.row("malloc", size=100, handle=64, pool=1)
+    last = recording.row("free", handle=64)
+
+    def error() -> str:
+        path = recording.write(tmp_path / "t.parquet", whole("zbud", "zbud"))
+        with TraceReader(path) as reader, pytest.raises(ReplayError) as refused:
+            if engine == "native":
+                replay_native(reader, ["zbud"])
+            else:
+                replay(reader, "zbud")
+        return str(refused.value)
+
+    assert f"row {last}: free of handle 0x40" in error()
+    assert "row 1 freed it: it is freed twice" in error()
+    assert "in use when recording began" not in error()
+    recording.rows[0]["handle"] = recording.rows[1]["handle"] = 128
+    assert "no row before gave it: if pools were in use when recording began" in error()
+    # Out of time order, nothing else is said.
+    recording.rows[last - 1]["ts_ns"] += 10**12
+    recording.row("free", handle=64)
+    assert "rows are out of time order" in error()

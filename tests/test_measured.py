@@ -15,6 +15,7 @@ import pytest
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.measured.calls import FREE, MALLOC, MAP, UNMAP, read_calls
 from ztrace.replay.measured.compared import compare
+from ztrace.replay.measured.difference import Sample, differences
 from ztrace.replay.measured.figures import figures
 from ztrace.replay.measured.recording import Where, metadata, rows
 from ztrace.tracer.errors import TracerError
@@ -257,6 +258,26 @@ def test_a_measured_trace_says_what_the_allocator_answered(tmp_path: Path) -> No
         assert (found.compared, found.equal) == (4, equal)
         assert found.agrees == (equal == 4)
         assert (found.first is None) == (equal == 4)
+
+
+def test_a_difference_is_told_by_pairs() -> None:
+    """Guests that are slow are slow in both kernels; B is 5 ns slower in free, not in malloc."""
+    slow = [0.0, 50.0, 20.0, 90.0]
+    wobble = [1.0, -1.0, 1.0, -1.0]
+    a: list[Sample] = [{("malloc", "mean"): 40 + s, ("free", "mean"): 30 + s} for s in slow]
+    b: list[Sample] = [
+        {("malloc", "mean"): 40 + s + w, ("free", "mean"): 35 + s + w / 10}
+        for s, w in zip(slow, wobble, strict=True)
+    ]
+    malloc, free = differences(a, b, 1.0)
+    assert (malloc.op, malloc.is_told) == ("malloc", False)
+    assert malloc.low_ns < 0 < malloc.high_ns
+    assert (free.op, free.is_told) == ("free", True)
+    assert free.difference_ns == pytest.approx(5.0)
+    # Student's t of three degrees of freedom, 3.182, on four pairs.
+    assert free.high_ns - free.difference_ns == pytest.approx(3.182 * np.sqrt(0.04 / 3) / 2)
+    with pytest.raises(ReplayError, match="two pairs"):
+        differences(a[:1], b[:1], 1.0)
 
 
 # -- files and sources -------------------------------------------------------------------------

@@ -72,3 +72,45 @@ def test_a_limit_that_is_never_reached(ztrace: Command) -> None:
     assert "never reached" not in out
     _, text, _ = ztrace(*command, "--json")
     assert not any(one["reached"] for one in json.loads(text)["replays"])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "info {}",
+        "stat {}",
+        "replay {} --backend zbud",
+        "replay {} --backend zbud --backend z3fold",
+        "replay {} --backend zbud --limit 1M --rules 6.1",
+        "compare {} --replay zbud z3fold",
+        "tune {}",
+        "validate {}",
+    ],
+)
+def test_unknown_is_not_zero(command: str, ztrace: Command, tmp_path: Path) -> None:
+    """A CSV does not tell how many events were lost."""
+    rows = "".join(f"{9 * n},5,malloc,{n % 900 + 1},{64 * (n + 1)}\n" for n in range(500))
+    text = tmp_path / "t.csv"
+    text.write_text(f"ts_ns,dur_ns,op,size,handle\n{rows}")
+    path = tmp_path / "t.parquet"
+    assert ztrace("import", text, "--allocator", "zbud", "--starts-empty", "-o", path)[0] == 0
+    _, out, err = ztrace(*(word.format(path) for word in command.split()))
+    if "--limit" in command:
+        assert "no stores" in err or "not known" in err
+        return
+    assert "lost events: unknown" in out + err
+    assert "lost events: 0" not in out + err
+    assert "no event lost" not in out + err
+
+
+def test_a_report_and_json_say_unknown(ztrace: Command, tmp_path: Path) -> None:
+    text = tmp_path / "t.csv"
+    text.write_text("ts_ns,dur_ns,op,size,handle\n0,5,malloc,900,64\n9000,5,malloc,9,128\n")
+    path, page = tmp_path / "t.parquet", tmp_path / "r.md"
+    assert ztrace("import", text, "--allocator", "zbud", "-o", path)[0] == 0
+    for command in ("stat", "info"):
+        assert json.loads(ztrace(command, path, "--json")[1])["lost_events"] is None
+    assert ztrace("report", path, "-o", page)[0] == 0
+    found = page.read_text()
+    assert "lost events: t unknown" in found
+    assert "; no event lost" not in found

@@ -43,8 +43,8 @@ from ztrace.traces.merging import merge
 from ztrace.traces.schema import OP_CODE
 from ztrace.units import size_or_duration
 
-PROBES = files("tracer").joinpath("probes/zswap.c").read_text()
-SAMPLE = Path(str(files("traces").joinpath("samples/ztree-6.1-1cpu.parquet")))
+PROBES = files("ztrace.tracer").joinpath("probes/zswap.c").read_text()
+SAMPLE = Path(str(files("ztrace.traces").joinpath("samples/ztree-6.1-1cpu.parquet")))
 ROWS = 6000
 
 HAS = {"key": 1, "size": 2, "handle": 4, "place": 16, "lock_ns": 64}

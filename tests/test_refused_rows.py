@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,31 @@ def test_refused_by_row(
     assert len(err.strip().splitlines()) == 1
     assert text in err
     assert "begun late" not in err
+
+
+def test_what_looks_at_such_rows_says_so(broken: tuple[Path, str], ztrace: Command) -> None:
+    path, text = broken
+    if "returned" not in text:
+        return  # ret is no matter of time
+    status, out, _ = ztrace("stat", path)
+    assert status == 0
+    assert text in out
+    found = json.loads(ztrace("stat", path, "--json")[1])["misplaced"]
+    assert f"row {found['row']} returned" in text
+    if "3600 s" not in text:
+        return  # a slice of the others has rows
+    status, _, err = ztrace("slice", path, "--from", "0s", "--to", "1ms", "-o", f"{path}.slice")
+    assert status == 2
+    assert text in err
+
+
+def test_spans_agree_at_the_ends_of_int64(tmp_path: Path, ztrace: Command) -> None:
+    recording = Recording()
+    for ts_ns in (-(2**63), 0, 2**63 - 1):
+        recording.row("malloc", size=100, handle=64 * len(recording.rows), ts_ns=ts_ns, dur_ns=5)
+    path = recording.write(tmp_path / "t.parquet", whole("zbud"))
+    for command in (("stat", path), ("replay", path, "--backend", "zbud")):
+        assert "span 9,223,372,036.9 s" in " ".join(ztrace(*command)[1].split())
 
 
 def test_the_same_calls_in_order(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ztrace.cli import cli
+from ztrace.replay import replay
 from ztrace.traces import OP_CODE, TraceReader
 from ztrace.traces.timeorder import COLUMNS, Misplaced, TimeOrder, check_time_order
 
@@ -146,3 +149,33 @@ def test_calls_within_others_are_looked_at_apart() -> None:
     ts = np.array([1, 0, 11, 10, 5])
     found = order.find(ts, 0, 7, 0, np.array(ops, np.int8))
     assert found == Misplaced(4, 2, 6)
+
+
+BY_CPU = "ts_ns,dur_ns,op,size,handle,cpu,tid\n" + "".join(
+    f"{1000 * (2 * k + cpu)},5,{op},{size},{4096 * (k // 2 * 2 + cpu + 1)},{cpu},{cpu + 1}\n"
+    for cpu in (0, 1)
+    for k in range(20)
+    for op, size in (("malloc", 100) if k % 2 == 0 else ("free", ""),)
+)
+
+
+def test_import_refuses_or_sorts(tmp_path: Path) -> None:
+    """Rows CPU by CPU: sorted, they give what the same calls in time order give."""
+    lines = BY_CPU.splitlines()
+    in_order = [lines[0], *sorted(lines[1:], key=lambda line: int(line.partition(",")[0]))]
+    peaks = []
+    for name, text in (("by-cpu", BY_CPU), ("in-order", "\n".join(in_order) + "\n")):
+        (tmp_path / name).write_text(text)
+        trace = tmp_path / f"{name}.parquet"
+        asked = ["import", str(tmp_path / name), "-o", str(trace)]
+        if name == "by-cpu":
+            refused = CliRunner().invoke(cli, asked)
+            assert "row 21 returned" in str(refused.exception)
+            assert "--sort" in str(refused.exception) and not trace.exists()
+            asked.append("--sort")
+        assert CliRunner().invoke(cli, asked).exit_code == 0
+        with TraceReader(trace) as reader:
+            sorted_rows = "rows were sorted by their return" in reader.metadata.notes
+            assert sorted_rows == (name == "by-cpu")
+            peaks.append(replay(reader, "zbud").objects.peak)
+    assert peaks == [2, 2]

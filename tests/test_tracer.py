@@ -39,7 +39,7 @@ from ztrace.tracer.spool import CAUSES, SpoolReader, SpoolWriter
 from ztrace.tracer.symbols import Symbols
 from ztrace.traces import OP_CODE, OPS, TraceReader
 
-PROBES = files("tracer").joinpath("probes/zswap.c").read_text()
+PROBES = files("ztrace.tracer").joinpath("probes/zswap.c").read_text()
 
 MALLOC, FREE, STORE = OP_CODE["malloc"], OP_CODE["free"], OP_CODE["store"]
 INVALIDATE = OP_CODE["invalidate"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from ztrace.traces import OP_CODE, Metadata, Summary, TraceReader, TraceWriter, summarize
 from ztrace.traces.summary import OpSummary, Spread, bucket_top, duration_bucket, errno_name
+from ztrace.traces.timeorder import Misplaced
 
 
 def stat(path: Path, columns: dict[str, Any]) -> Summary:
@@ -55,6 +56,7 @@ def test_known_answer(tmp_path: Path) -> None:
                 calls=1, failed={}, bytes=0, size_bytes=None, dur_ns=Spread(1, 7, 7, 7.0, 7, 7, 7)
             ),
         },
+        misplaced=Misplaced(row=1, behind=0, by_ns=1_999_999_980),
     )
 
 

@@ -322,3 +322,14 @@ def test_validation_with_the_table_the_module_was_built_with(
     for other in ("zbud", "ztree:late"):
         status, _, err = ztrace("validate", trace, "--backend", other)
         assert status == 2 and "write ztree:table=FILE" in err
+
+
+def test_one_moment_for_all_rows(ztrace: Command, tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rows = "".join(f"1000,500,malloc,{100 + n},{64 * (n + 1)}\n" for n in range(50))
+    path.write_text(f"ts_ns,dur_ns,op,size,handle\n{rows}")
+    assert ztrace("import", path, "-o", tmp_path / "t")[0] == 0
+    status, _, err = ztrace("tune", tmp_path / "t")
+    assert status == 2
+    assert "no object is live for any time" in err
+    assert "no objects" not in err

@@ -332,7 +332,8 @@ def test_a_csv_that_says_nothing_of_its_beginning_is_explained(
     with Path("in.csv").open("wb") as file:
         file.write(",".join(CSV_COLUMNS).encode() + b"\n")
         pacsv.write_csv(plain, file, pacsv.WriteOptions(include_header=False))
-    assert ztrace("import", "in.csv", "-o", "t.parquet").code == 0
+    sort = ["--sort"] if change is _shuffled else []
+    assert ztrace("import", "in.csv", "-o", "t.parquet", *sort).code == 0
     with TraceReader("t.parquet") as reader:
         assert not reader.metadata.starts_empty()
     result = ztrace("validate", "t.parquet", "--json")

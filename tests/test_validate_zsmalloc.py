@@ -199,6 +199,7 @@ def _later(rows: list[Row]) -> None:
     for at, row in enumerate(rows):
         if row["op"] == OP_CODE["free"] and at > 300:
             row["ts_ns"] += 3000
+            rows.sort(key=lambda one: one["ts_ns"] + one["dur_ns"])
             return
 
 

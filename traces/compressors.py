@@ -53,7 +53,7 @@ def _lz4(**options: object) -> Compress:
     try:
         from lz4.block import compress
     except ImportError as error:
-        raise TraceError("compressor lz4: pip install 'ztrace[compressors]'") from error
+        raise TraceError("compressor lz4: pip install lz4, into ztrace's environment") from error
     return lambda page: len(compress(page, store_size=False, **options))
 
 

@@ -17,6 +17,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
@@ -50,6 +51,7 @@ def import_metadata(
         machine=Machine(page_bytes=page_bytes),
         pools=[PoolInfo(allocator=allocator, empty_at_start=starts_empty)],
         clock="unknown",
+        losses_counted=False,
         notes=["imported from CSV", "CSV does not tell how many events were lost"],
     )
 
@@ -59,6 +61,7 @@ def import_csv(
     writer: TraceWriter,
     *,
     name: str | None = None,
+    sort: bool = False,
     advance: Advance | None = None,
 ) -> int:
     """Append the rows of a CSV file to an open writer, in file order; return their number.
@@ -69,7 +72,8 @@ def import_csv(
     by gzip, zstd, bz2 or xz, which its first bytes tell, in UTF-8 or UTF-16; ``name`` stands
     for it in messages. ``advance`` is called with bytes of ``source`` read. The writer's list
     of pools grows to cover every index in column ``pool``, and its ``duration_ns`` is set to
-    the span of ``ts_ns``.
+    the span of ``ts_ns``. ``sort`` puts rows in the order of their return, for which all of them
+    are in memory at once; without it rows that no recorder writes in that order are refused.
     Raises TraceError with the line number for anything else in the file.
     """
     with ExitStack() as stack:
@@ -78,7 +82,7 @@ def import_csv(
             raw: BinaryIO = stack.enter_context(open_binary(Path(source), where))
         else:
             where, raw = name or "standard input", source
-        importer = _Importer(where, writer)
+        importer = _Importer(where, writer, sort)
         for start, block in _blocks(plain_text(Counted(raw, advance), where), where):
             importer.feed(start, block)
         return importer.finish()
@@ -166,7 +170,7 @@ def _fail(where: str, line: int, what: str) -> NoReturn:
 class _Importer:
     """Takes blocks of lines, the header first, and writes them as rows."""
 
-    def __init__(self, where: str, writer: TraceWriter) -> None:
+    def __init__(self, where: str, writer: TraceWriter, sort: bool = False) -> None:
         self._where = where
         self._writer = writer
         self._names: list[str] = []
@@ -174,6 +178,7 @@ class _Importer:
         self._pools = 0
         self._span: tuple[int, int] | None = None
         self._order = timeorder.TimeOrder()
+        self._unsorted: list[pa.Table] | None = [] if sort else None
 
     def feed(self, line: int, block: bytes) -> None:
         """Convert a block that starts with line number ``line`` and ends at a line end."""
@@ -193,7 +198,10 @@ class _Importer:
         if not batch.num_rows:
             return
         self._check(batch)
-        self._writer.write(batch)
+        if self._unsorted is None:
+            self._writer.write(batch)
+        else:
+            self._unsorted.append(batch)
         self._rows += batch.num_rows
         limits = pc.min_max(batch.column("ts_ns"))
         low, high = limits["min"].as_py(), limits["max"].as_py()
@@ -211,9 +219,10 @@ class _Importer:
                 return 0
             return pc.fill_null(batch.column(name), 0).to_numpy()
 
-        found = self._order.find(*map(numbers, timeorder.COLUMNS))
-        if found is not None:
-            raise found.error(self._where)
+        if self._unsorted is None:
+            found = self._order.find(*map(numbers, timeorder.COLUMNS))
+            if found is not None:
+                raise TraceError(f"{found.error(self._where)}; --sort does so as it imports")
         if "ret" in self._names:
             check_returns(numbers("op"), numbers("ret"), self._rows, self._where)
 
@@ -221,6 +230,9 @@ class _Importer:
         """Complete the writer's metadata; return the number of rows."""
         if not self._names:
             raise TraceError(f"{self._where}: empty; the first line must name the columns")
+        if self._unsorted:
+            self._writer.write(_by_return(pa.concat_tables(self._unsorted)))
+            self._writer.metadata.notes.append("rows were sorted by their return")
         metadata = self._writer.metadata
         if self._span is not None:
             metadata.duration_ns = self._span[1] - self._span[0]
@@ -326,6 +338,13 @@ class _Importer:
         if not low <= value <= high:
             _fail(self._where, line, f"{name} {shown} is not from {low} to {high}")
         return value
+
+
+def _by_return(rows: pa.Table) -> pa.Table:
+    """The rows in the order in which the calls returned; those of one moment as they stand."""
+    duration = rows.column("dur_ns").fill_null(0).to_numpy() if "dur_ns" in rows.schema.names else 0
+    end = timeorder.returns(rows.column("ts_ns").to_numpy(), duration)
+    return rows.take(pa.array(np.argsort(end, kind="stable")))
 
 
 def _wide(name: str) -> pa.DataType:

@@ -14,7 +14,8 @@ from ztrace.traces.reader import TraceReader
 
 Times = npt.NDArray[np.int64]
 
-_LARGEST_NS = 2**62  # no duration carries a sum of this out of int64
+LARGEST_NS = 2**62
+"""Times beyond count as this, 146 years: no duration carries a sum of this out of int64."""
 
 
 class Extent(NamedTuple):
@@ -37,7 +38,7 @@ def extent(reader: TraceReader, advance: Callable[[int], object] = lambda rows: 
 
 def returns(batch: pa.RecordBatch) -> Times:
     """The return of each call of a batch, ns; entries beyond 2**62 count as 2**62."""
-    ts: Times = np.clip(batch.column("ts_ns").to_numpy(), -_LARGEST_NS, _LARGEST_NS)
+    ts: Times = np.clip(batch.column("ts_ns").to_numpy(), -LARGEST_NS, LARGEST_NS)
     end: Times = ts + batch.column("dur_ns").to_numpy().astype(np.int64)
     return end
 
@@ -50,7 +51,7 @@ class Clock:
     """
 
     def __init__(self) -> None:
-        self.now = -_LARGEST_NS
+        self.now = -LARGEST_NS
 
     def seen(self, batch: pa.RecordBatch) -> Times:
         """The moments of the next batch, ns, ascending."""

@@ -430,6 +430,7 @@ def _combined(streams: Sequence[Stream]) -> Metadata:
         duration_ns=max(stream.last_ns for stream in streams)
         - min(stream.first_ns for stream in streams),
         lost=_added(streams, lambda metadata: metadata.lost),
+        losses_counted=all(document.losses_counted for document in documents),
         left_out=_added(streams, lambda metadata: metadata.left_out),
         pieces=pieces_held,
         counters=Counters(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
+from ztrace import __version__
 from ztrace.traces.errors import TraceError
 from ztrace.traces.schema import SCHEMA_VERSION
 
@@ -142,11 +143,12 @@ class Metadata:
     was sampled (name -> number); both are empty when every call was recorded.
     ``left_out`` counts calls that were seen and left out by choice: filters or a limit -> op ->
     count. ``command`` is what was running. ``started_utc`` is ISO 8601. ``lost`` counts events that
-    never reached the file: cause -> CPU (as decimal string) -> count.
+    never reached the file: cause -> CPU (as decimal string) -> count; where not
+    ``losses_counted``, nobody knows how many did not.
     """
 
     schema: int = SCHEMA_VERSION
-    tool: str = "ztrace 0.1.0"
+    tool: str = f"ztrace {__version__}"
     source: str = "zswap"
     kernel: Kernel = field(default_factory=Kernel)
     machine: Machine = field(default_factory=Machine)
@@ -161,6 +163,7 @@ class Metadata:
     started_utc: str = ""
     duration_ns: int = 0
     lost: dict[str, dict[str, int]] = field(default_factory=dict)
+    losses_counted: bool = True
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
     pieces: Pieces = field(default_factory=Pieces)
     counters: Counters = field(default_factory=Counters)
@@ -171,6 +174,10 @@ class Metadata:
     def lost_total(self) -> int:
         """Return how many events are missing from the file, over all causes and CPUs."""
         return sum(sum(by_cpu.values()) for by_cpu in self.lost.values())
+
+    def lost_events(self) -> int | None:
+        """Return the same for whoever shows it: None if nobody counted."""
+        return self.lost_total() if self.losses_counted else None
 
     def sample_period(self) -> float:
         """One object of how many was recorded; 1 if all were."""
@@ -424,6 +431,7 @@ def _metadata(document: Any, where: str) -> Metadata:
         started_utc=f.take("started_utc", _text, ""),
         duration_ns=f.take("duration_ns", _count, 0),
         lost=f.take("lost", _map(_map(_count)), {}),
+        losses_counted=f.take("losses_counted", _flag, True),
         left_out=f.take("left_out", _map(_map(_count)), {}),
         pieces=f.take("pieces", _pieces, Pieces()),
         counters=f.take("counters", _counters, Counters()),

@@ -19,6 +19,7 @@ from ztrace.traces.extent import Clock, Extent, extent
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
+from ztrace.traces.timeorder import check_time_order
 from ztrace.traces.writer import TraceWriter
 
 Mask = npt.NDArray[np.bool_]
@@ -79,7 +80,8 @@ def slice_trace(
     A pool of which a malloc, free, shrink or compact was left out, other than at the end, is
     not known to be empty at the start. ``advance`` gets numbers of rows, in all twice the
     trace's. Memory: one batch; with tasks or cgroups also each live object and swap slot.
-    TraceError if no row is left, and for a damaged trace.
+    TraceError if no row is left, which is so where rows are out of time order, and for a damaged
+    trace.
     """
     times = extent(reader, advance)
     begin = None if selection.begin is None else selection.begin.at(times.first_ns)
@@ -110,6 +112,8 @@ def slice_trace(
             break
     advance(reader.num_rows - done)
     if not writer.rows:
+        if begin is not None or end is not None:
+            check_time_order(reader, str(reader.path))
         raise TraceError(f"{reader.path}: {_nothing_left(times, begin, end)}")
     writer.metadata = _described(reader.metadata, selection, times, begin, end, left_out)
 

@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ztrace.traces.extent import LARGEST_NS
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OPS
+from ztrace.traces.timeorder import Misplaced, TimeOrder
 
 Counts = npt.NDArray[np.int64]
 
@@ -73,7 +75,8 @@ class Summary:
 
     ``ops`` has the ops that occur, in schema order. ``rows_by_cpu`` maps a CPU number to its
     rows. ``first_ns`` and ``last_ns`` are the least and greatest ``ts_ns``, None in an empty
-    trace; ``rows_per_second`` is None if they are equal.
+    trace; ``rows_per_second`` is None if they are equal. ``misplaced``: the first row out of time
+    order, with which nothing is played.
     """
 
     rows: int
@@ -84,10 +87,17 @@ class Summary:
     rows_by_cpu: dict[int, int]
     ops: dict[str, OpSummary]
     duration_resolution: float = field(default=1 / DURATION_RESOLUTION)
+    misplaced: Misplaced | None = None
+
+    @property
+    def span_ns(self) -> int:
+        """From the first to the last entry, in ns, as far as a clock can have gone."""
+        return _span(self.first_ns, self.last_ns)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain JSON types; CPU numbers become strings."""
         plain = asdict(self)
+        plain["misplaced"] = self.misplaced and self.misplaced._asdict()
         plain["rows_by_cpu"] = {str(cpu): rows for cpu, rows in self.rows_by_cpu.items()}
         return plain
 
@@ -194,6 +204,12 @@ class _Op:
         )
 
 
+def _span(first_ns: int | None, last_ns: int | None) -> int:
+    if first_ns is None or last_ns is None:
+        return 0
+    return min(last_ns, LARGEST_NS) - max(first_ns, -LARGEST_NS)
+
+
 class _Running:
     """Running counts of the whole trace."""
 
@@ -204,6 +220,8 @@ class _Running:
         self.cpus: Counts = np.zeros(1 << 16, np.int64)
         self.tids: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
         self.ops: dict[int, _Op] = {}
+        self.order = TimeOrder()
+        self.misplaced: Misplaced | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
         if not batch.num_rows:
@@ -215,6 +233,8 @@ class _Running:
         ts, dur, ret, cpu, tid = (
             columns[name].to_numpy() for name in ("ts_ns", "dur_ns", "ret", "cpu", "tid")
         )
+        if self.misplaced is None:
+            self.misplaced = self.order.find(ts, dur, tid, cpu, codes)
         low, high = int(ts.min()), int(ts.max())
         self.first = low if self.first is None else min(low, self.first)
         self.last = high if self.last is None else max(high, self.last)
@@ -227,7 +247,7 @@ class _Running:
             op.add(ret[at], dur[at], size[at], sized[at])
 
     def result(self) -> Summary:
-        span = 0 if self.first is None or self.last is None else self.last - self.first
+        span = _span(self.first, self.last)
         return Summary(
             rows=self.rows,
             first_ns=self.first,
@@ -236,6 +256,7 @@ class _Running:
             threads=len(self.tids),
             rows_by_cpu={int(cpu): int(self.cpus[cpu]) for cpu in np.flatnonzero(self.cpus)},
             ops={OPS[code]: self.ops[code].result() for code in sorted(self.ops)},
+            misplaced=self.misplaced,
         )
 
 

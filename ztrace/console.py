@@ -148,16 +148,21 @@ def about(trace: str | os.PathLike[str], rows: int, metadata: Metadata) -> dict[
     return {
         "trace": str(trace),
         "rows": rows,
-        "lost_events": metadata.lost_total(),
+        "lost_events": metadata.lost_events(),
         "lost": metadata.lost,
         "left_out": metadata.left_out,
         "sample_period": metadata.sample_period(),
     }
 
 
+def lost_text(lost: int | None) -> str:
+    """A number of lost events; unknown where nobody counted."""
+    return "unknown, nobody counted them" if lost is None else count_text(lost)
+
+
 def lost_lines(metadata: Metadata) -> list[str]:
     """Return the lines that every output shows about events missing from the file, and why."""
-    lines = [f"lost events: {count_text(metadata.lost_total())}"]
+    lines = [f"lost events: {lost_text(metadata.lost_events())}"]
     for cause, by_cpu in metadata.lost.items():
         total = sum(by_cpu.values())
         if total:

@@ -4,22 +4,31 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ztrace.errors import ZtraceError
 from ztrace.replay.measured.calls import Calls, read_calls
 from ztrace.replay.measured.compared import Compared, compare
+from ztrace.replay.measured.difference import (
+    Difference,
+    Sample,
+    differences,
+    equal_sizes,
+    sample,
+)
 from ztrace.replay.measured.figures import Answers, Figures, figures
-from ztrace.replay.measured.recording import Where, metadata, rows
+from ztrace.replay.measured.recording import PROGRAM, TEST_BOX, Where, metadata, rows
 from ztrace.tracer.machine import machine
 from ztrace.tracer.program.allocators import Allocator
 from ztrace.tracer.program.build import Program, build_program
 from ztrace.tracer.program.files import Plan
 from ztrace.tracer.program.guest import play
+from ztrace.tracer.program.here import play_here, refuse_locked
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import COMPRESSION_LEVEL, TraceWriter
 
@@ -90,7 +99,8 @@ Progress = Callable[[str, int | None], contextlib.AbstractContextManager[Callabl
 class Wish:
     """What is asked for. ``outputs``: where to keep each allocator's measured trace, by name.
 
-    ``sizes``: how many ranges of size to tell times by; ``compare``: whether with the models.
+    ``sizes``: how many ranges of size to tell times by; ``compare``: whether with the models;
+    ``here``: in the running kernel, ``kernel`` is none then.
     """
 
     trace: Path
@@ -102,6 +112,7 @@ class Wish:
     outputs: dict[str, Path]
     force: bool
     compare: bool
+    here: bool
 
 
 def measure(wish: Wish, progress: Progress) -> Iterator[Measured]:
@@ -110,10 +121,12 @@ def measure(wish: Wish, progress: Progress) -> Iterator[Measured]:
     An allocator that cannot be built, or whose guest dies, ends as a Measured with an error; the
     others go on. ZtraceError for what concerns all of them.
     """
-    programs = _programs(wish, progress)
+    if wish.here:
+        refuse_locked()
+    programs = {} if wish.here else _programs(wish, progress)
     with TraceReader(wish.trace) as reader:
         for allocator in wish.allocators:
-            program = programs[allocator.name]
+            program = programs.get(allocator.name)
             if isinstance(program, ZtraceError):
                 yield _failed(wish, allocator, program)
                 continue
@@ -122,16 +135,28 @@ def measure(wish: Wish, progress: Progress) -> Iterator[Measured]:
                 with progress(
                     f"play {allocator.name}", (1 + wish.rounds) * len(calls.op)
                 ) as advance:
-                    answers = play(
-                        program, allocator.name, as_plan(calls), wish.rounds, advance=advance
-                    )
-                yield _understood(wish, reader, allocator, program, calls, answers, progress)
+                    plan = as_plan(calls)
+                    if program is None:
+                        answers = play_here(allocator, plan, wish.rounds, advance=advance)
+                    else:
+                        answers = play(program, allocator.name, plan, wish.rounds, advance=advance)
+                where = _where(program)
+                yield _understood(wish, reader, allocator, where, calls, answers, progress)
             except ZtraceError as error:
                 yield _failed(wish, allocator, error)
 
 
 def _failed(wish: Wish, allocator: Allocator, error: ZtraceError) -> Measured:
-    return Measured(allocator.name, wish.kernel, "", "program", error=str(error))
+    kind, kernel = (TEST_BOX, "running") if wish.here else (PROGRAM, wish.kernel)
+    return Measured(allocator.name, kernel, "", kind, error=str(error))
+
+
+def _where(program: Program | None) -> Where:
+    """None stands for the running kernel."""
+    cpu_model = machine()["cpu_model"]
+    if program is None:
+        return Where(TEST_BOX, "running", os.uname().release, cpu_model)
+    return Where(PROGRAM, program.kernel, program.release, cpu_model)
 
 
 def _programs(wish: Wish, progress: Progress) -> dict[str, Program | ZtraceError]:
@@ -173,13 +198,12 @@ def _understood(
     wish: Wish,
     reader: TraceReader,
     allocator: Allocator,
-    program: Program,
+    where: Where,
     calls: Calls,
     answers: Answers,
     progress: Progress,
 ) -> Measured:
     """Figures of what was answered, and the model's answers beside them."""
-    where = Where("program", wish.kernel, program.release, machine()["cpu_model"])
     kept = wish.outputs.get(allocator.name)
     compared = Compared()
     with tempfile.TemporaryDirectory(prefix="ztrace-") as scratch:
@@ -197,14 +221,84 @@ def _understood(
                     advance(writer.rows - before)
         if wish.compare:
             with progress(f"compare {allocator.name} with its model", writer.rows) as advance:
-                compared = compare(path, allocator.name, advance=advance)
+                # Which pages z3fold's own worker compacts, and when, only a program tells.
+                at_once = where.kind == TEST_BOX and allocator.name == "z3fold"
+                backend = f"z3fold:cpus={wish.threads},work=immediate" if at_once else None
+                compared = compare(path, allocator.name, backend=backend, advance=advance)
     return Measured(
         allocator=allocator.name,
-        kernel=wish.kernel,
-        release=program.release,
-        where="program",
+        kernel=where.kernel,
+        release=where.release,
+        where=where.kind,
         calls=calls,
         figures=figures(calls, answers, sizes=wish.sizes),
         compared=compared,
         output=kept,
+    )
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One allocator in two kernels. Of ``calls`` calls ``equal`` left pools of one size."""
+
+    allocator: str
+    kernels: tuple[str, str]
+    releases: tuple[str, str]
+    pairs: int
+    rounds: int
+    calls: int
+    equal: int
+    differences: list[Difference]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        return {
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.name != "differences"},
+            "differences": [one.to_dict() for one in self.differences],
+        }
+
+
+def contrast(wish: Wish, kernels: tuple[str, str], pairs: int, progress: Progress) -> Contrast:
+    """Play the trace into one allocator in guests of two kernels in turn. ZtraceError if one of
+    them cannot be built or does not finish."""
+    [allocator] = wish.allocators
+    programs = []
+    for kernel in kernels:
+        with progress(f"build kernel {kernel}", None) as advance:
+            programs.append(
+                build_program(
+                    kernel, [allocator], smp=wish.threads > 1, say=lambda line: advance(1)
+                )
+            )
+    with TraceReader(wish.trace) as reader:
+        calls = read_calls(reader, allocator.name, threads=wish.threads)
+    plan = as_plan(calls)
+    samples: list[list[Sample]] = [[], []]
+    last: list[Answers] = []
+    with progress("play", 2 * pairs * (1 + wish.rounds) * plan.calls) as advance:
+
+        def guest(program: Program) -> Answers:
+            # Each at addresses of its own: a difference that hangs on them is none.
+            return play(
+                *(program, allocator.name, plan, wish.rounds),
+                advance=advance,
+                same_layout=False,
+            )
+
+        for pair in range(pairs):
+            # Neither kernel is always the first of a pair.
+            order = (0, 1) if pair % 2 == 0 else (1, 0)
+            last = [guest(programs[i]) for i in order]
+            for i, answers in zip(order, last, strict=True):
+                samples[i].append(sample(calls, answers))
+    equal, compared = equal_sizes(*last)
+    return Contrast(
+        allocator=allocator.name,
+        kernels=kernels,
+        releases=(programs[0].release, programs[1].release),
+        pairs=pairs,
+        rounds=wish.rounds,
+        calls=compared,
+        equal=equal,
+        differences=differences(samples[0], samples[1], last[0].ns_per_cycle),
     )

@@ -14,13 +14,16 @@ from ztrace.units import duration, percent, size
 
 if TYPE_CHECKING:
     from ztrace.replay.figures.result import Every
-    from ztrace.replay.limit import Limit, Worker
+    from ztrace.replay.limit import Limit, Rules, Worker
     from ztrace.traces.metadata import Metadata
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 ACCEPT = 90
 """zswap's own accept_threshold_percent where nothing else is said."""
+
+WORKER = "300us,300us"
+"""How late zswap's worker is taken to begin, and how long a page to take, if nothing is said."""
 
 PATH = click.Path(path_type=Path)
 
@@ -86,6 +89,17 @@ def worker(text: str) -> Worker:
     if not comma:
         raise click.BadParameter(f"{text!r} is not two durations; write for instance 1ms,300us")
     return Worker(duration(delay), duration(page))
+
+
+def rules(text: str) -> Rules:
+    """The release whose rules of the pool limit are meant."""
+    from ztrace.replay.limit import Rules
+
+    try:
+        return Rules(text)
+    except ValueError:
+        known = ", ".join(one.value for one in Rules)
+        raise click.BadParameter(f"{text!r} is none of {known}") from None
 
 
 def every(text: str) -> Every:

@@ -39,17 +39,22 @@ class Compared:
 
 
 def compare(
-    measured: Path, allocator: str, *, advance: Callable[[int], object] = lambda rows: None
+    measured: Path,
+    allocator: str,
+    *,
+    backend: str | None = None,
+    advance: Callable[[int], object] = lambda rows: None,
 ) -> Compared:
     """Validate a measured trace with the model of its allocator. Raises what validation raises.
 
-    ``advance`` gets numbers of rows done, in all the trace's.
+    ``backend`` replaces the model that validation chooses. ``advance`` gets numbers of rows done,
+    in all the trace's.
     """
     traits = recorded_traits(allocator)
     if traits.tells is Tells.NOTHING and traits.check is not Check.TREES:
         return Compared()
     with TraceReader(measured) as reader:
-        verdict = validate_trace(reader, advance=advance)
+        verdict = validate_trace(reader, backend=backend, advance=advance)
     errors = [pool.errors for pool in verdict.pools]
     model, first, determined = allocator, None, True
     compared = verdict.calls + sum(one.compared for one in errors)

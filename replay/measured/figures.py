@@ -166,11 +166,11 @@ def _times(
 ) -> Times:
     scale = answers.ns_per_cycle
     if alone:
-        cycles = _percentiles(least[chosen])
+        cycles = percentiles(least[chosen])
     else:
         # No round's calls are another's: the middle round by each figure.
         own = np.maximum(rounds[:, chosen].astype(np.int64) - answers.clock_cycles, 0)
-        each = [_percentiles(one) for one in own]
+        each = [percentiles(one) for one in own]
         cycles = {name: sorted(one[name] for one in each)[len(each) // 2] for name in SHARES}
     longest = rounds[:, chosen].max(axis=1).astype(np.int64) - answers.clock_cycles
     return Times(
@@ -181,7 +181,7 @@ def _times(
     )
 
 
-def _percentiles(cycles: NDArray[np.int64]) -> dict[str, int]:
+def percentiles(cycles: NDArray[np.int64]) -> dict[str, int]:
     """Of each share, the least value that so many of the calls do not exceed."""
     values = np.sort(cycles)
     last = len(values) - 1

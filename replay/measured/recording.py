@@ -19,10 +19,12 @@ from ztrace.traces.schema import Batch
 _ROWS = 1 << 20
 _LONGEST_NS = 2**32 - 1
 
+PROGRAM, TEST_BOX = "program", "test box"
+
 
 @dataclass(frozen=True)
 class Where:
-    """Where calls were played: ``kind`` is ``program`` (the kernel is one) or ``test box``.
+    """Where calls were played: ``kind`` is PROGRAM (the kernel is one) or TEST_BOX.
 
     ``kernel`` is what the user called it, ``release`` what it calls itself.
     """

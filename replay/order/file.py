@@ -74,7 +74,7 @@ def read_order(path: Path, trace_rows: int) -> Iterator[FoundOrder]:
     ReplayError for a file that is no order, or the order of another trace.
     """
     try:
-        with path.open("rb") as stored, pq.ParquetFile(stored) as file:
+        with path.open("rb") as stored, pq.ParquetFile(stored, pre_buffer=False) as file:
             about = json.loads(
                 (file.schema_arrow.metadata or {}).get(KEY) or (file.metadata.metadata or {})[KEY]
             )
@@ -83,7 +83,7 @@ def read_order(path: Path, trace_rows: int) -> Iterator[FoundOrder]:
                     f"{path}: the order of another trace ({about['rows']} rows); "
                     "make it with ztrace validate --order"
                 )
-            for batch in file.iter_batches():
+            for batch in file.iter_batches(use_threads=False):
                 step = batch.column("step").cast(pa.string()).to_pylist()
                 yield FoundOrder(
                     batch.column("at_ns").to_numpy(),

@@ -45,7 +45,7 @@ from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.pool_run import Object, PoolRun
 from ztrace.replay.play.recorded import as_played, check_replayable, more_bytes
 from ztrace.replay.play.shrinks import Shrinking
-from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, errno_name, is_whole
+from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, errno_name, explaining, is_whole
 from ztrace.replay.read.rows import (
     COMPACT,
     FREE,
@@ -108,9 +108,10 @@ def replay(
 
     engine = _Engine(reader, backend, make_for, timeline, watch)
     plays = compacts(backend, [pool.allocator for pool in reader.metadata.pools])
-    for rows in segments(reader, found.shrinks, page_bytes, compactions=plays):
-        engine.feed(rows)
-        advance(rows.rows)
+    with explaining(reader):
+        for rows in segments(reader, found.shrinks, page_bytes, compactions=plays):
+            engine.feed(rows)
+            advance(rows.rows)
     engine.finish(found.last_ns)
     return _result(reader, backend, found, engine, perf_counter() - start)
 
@@ -422,7 +423,7 @@ def _result(reader: Source, backend: str, found: Survey, engine: _Engine, wall_s
         order=metadata.order,
         starts_empty=metadata.starts_empty(),
         lost=metadata.lost,
-        lost_events=metadata.lost_total(),
+        lost_events=metadata.lost_events(),
         all_objects=metadata.has_all_objects(),
         sample_period=metadata.sample_period(),
         first_ns=found.first_ns,

@@ -66,9 +66,10 @@ from ztrace.replay.play.recorded import (
 from ztrace.replay.read.checked import checked
 from ztrace.replay.read.lives import (
     FREE_WAITS_ROWS,
+    UnknownHandle,
+    explaining,
     is_whole,
     reissued_handle,
-    unknown_handle,
 )
 from ztrace.replay.read.rows import (
     COMPACT,
@@ -294,21 +295,39 @@ def replay_native(
         known = survey(reader, advance)
         for backend, (_, config) in zip(backends, chosen, strict=True):
             check_replayable(reader, known, backend, config.page_bytes)
-    if timing and len(backends) > 1:  # side by side they would disturb each other
-        return [
-            replay_native(reader, [b], every=every, timing=True, advance=advance)[0]
-            for b in backends
-        ]
+    # What is timed plays alone: side by side models would disturb each other.
+    groups = [[one] for one in backends] if timing else [list(backends)]
+
+    def share(rows: int) -> None:
+        advance(rows // len(groups))
+
+    found = []
+    for group in groups:
+        found += _play_together(core, reader, group, known, every, timing, share)
+    return found
+
+
+def _play_together(
+    core: ctypes.CDLL,
+    reader: Source,
+    backends: Sequence[str],
+    known: Survey | None,
+    every: Every | None,
+    timing: bool,
+    advance: Callable[[int], object],
+) -> list[Result]:
+    """Decode a trace once and play it through some backends; it is surveyed if it must be."""
     while True:
         start = perf_counter()
         plays = [
-            _Play(core, reader, backend, model, config, known, every, timing)
-            for backend, (model, config) in zip(backends, chosen, strict=True)
+            _Play(core, reader, backend, *_model(backend), known, every, timing)
+            for backend in backends
         ]
         try:
             columns = (*COLUMNS, "place") if _places(reader, backends) else COLUMNS
-            _run(_batches(reader, columns, known), plays, known is not None, advance)
-            return [play.finish(perf_counter() - start) for play in plays]
+            with explaining(reader):
+                _run(_batches(reader, columns, known), plays, known is not None, advance)
+                return [play.finish(perf_counter() - start) for play in plays]
         except _SurveyFirst:
             known = survey(reader, lambda rows: None)
         finally:
@@ -540,7 +559,7 @@ class _Play:
         if code == _BAD_SIZE:
             raise impossible_size(where, row, error.size, self.page_bytes)
         if code == _UNKNOWN:
-            raise unknown_handle(where, row, name, error.handle)
+            raise UnknownHandle(where, row, name, error.handle)
         if code == _REISSUED:
             raise reissued_handle(where, row, error.handle)
         raise ReplayError(f"{where}: row {row}: cannot be played (code {code})")
@@ -578,7 +597,7 @@ class _Play:
             order=metadata.order,
             starts_empty=metadata.starts_empty(),
             lost=metadata.lost,
-            lost_events=metadata.lost_total(),
+            lost_events=metadata.lost_events(),
             all_objects=metadata.has_all_objects(),
             sample_period=metadata.sample_period(),
             first_ns=found.first_ns,

@@ -25,11 +25,16 @@ The core has the same rules in replay/native/rows.c and plain.c.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
+
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.read.rows import FREE, UNMAP
+from ztrace.replay.read.checked import check
+from ztrace.replay.read.rows import FREE, MALLOC, UNMAP
+from ztrace.replay.read.source import Source
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.schema import OPS
 
@@ -51,13 +56,59 @@ def is_whole(metadata: Metadata) -> bool:
     )
 
 
-def unknown_handle(where: str, row: int, op: str, handle: int) -> ReplayError:
+class UnknownHandle(ReplayError):
     """A call with a handle that is not live, in a whole trace."""
-    return ReplayError(
-        f"{where}: row {row}: {op} of handle {handle:#x}, which is not allocated there, yet the "
-        "trace says that it is whole; mark it as begun late (pools not empty at start), or "
-        "record it again"
-    )
+
+    def __init__(self, where: str, row: int, op: str, handle: int) -> None:
+        self.what = (
+            f"{where}: row {row}: {op} of handle {handle:#x}, which is not allocated there, yet "
+            "the trace says that it is whole; "
+        )
+        super().__init__(self.what + "correct it, or record it again")
+        self.row = row
+        self.handle = handle
+
+    def explained(self, source: Source) -> ReplayError:
+        """The error with the cause that the rows before show. ReplayError if those are in disorder.
+
+        A trace that began late has objects of which it never had a malloc. One that frees an
+        object twice did not begin late, and to call it so would hide what is wrong.
+        """
+        check(source)
+        before: list[tuple[int, int, int]] = []  # row, op, pool
+        pool = first = 0
+        for batch in source.batches(("op", "pool", "handle", "ret")):
+            op, pools = batch.column("op").indices.to_numpy(), batch.column("pool").to_numpy()
+            handles = batch.column("handle").fill_null(0).to_numpy()
+            given = (op == FREE) | ((op == MALLOC) & (batch.column("ret").to_numpy() >= 0))
+            at = np.flatnonzero(given & (handles == np.uint64(self.handle)))
+            before += zip((first + at).tolist(), op[at].tolist(), pools[at].tolist(), strict=True)
+            if self.row < first + batch.num_rows:
+                pool = int(pools[self.row - first])
+                break
+            first += batch.num_rows
+        mine = [(row, op) for row, op, its in before if row < self.row and its == pool]
+        if not mine:
+            return ReplayError(
+                self.what + "no row before gave it: if pools were in use when recording began, "
+                "the trace must say so (ztrace import without --starts-empty)"
+            )
+        row, op = mine[-1]
+        return ReplayError(
+            f"{self.what}row {row} freed it: it is freed twice, or a malloc between is missing; "
+            "correct the trace, or record it again"
+            if op == FREE
+            else f"{self.what}row {row} gave it; correct the trace, or record it again"
+        )
+
+
+@contextmanager
+def explaining(source: Source) -> Iterator[None]:
+    """What an unknown handle in a whole trace means is said by the rows of ``source``."""
+    try:
+        yield
+    except UnknownHandle as error:
+        raise error.explained(source) from None
 
 
 def reissued_handle(where: str, row: int, handle: int) -> ReplayError:
@@ -154,7 +205,7 @@ class Lives(Generic[T]):
         name = OPS[op]
         # 6.1's zswap_writeback_entry() unmaps an object after it has freed it.
         if self._whole and op != UNMAP:
-            raise unknown_handle(self._where, row, name, handle)
+            raise UnknownHandle(self._where, row, name, handle)
         self.unknown[name] = self.unknown.get(name, 0) + 1
 
     def fail(self, ret: int) -> bool:

@@ -52,7 +52,6 @@ def _checks(recording: dict[str, Any], limits: Thresholds) -> Iterator[Check]:
         passed = value is not None and value <= limits.most_size_error
         yield Check(label, "pool size error p99, at most", value, limits.most_size_error, passed)
     if limits.most_lost is not None:
-        value = recording["lost_share"]
-        yield Check(
-            label, "lost events, at most", value, limits.most_lost, value <= limits.most_lost
-        )
+        value = recording["lost_share"]  # None: nobody counted
+        passed = value is not None and value <= limits.most_lost
+        yield Check(label, "lost events, at most", value, limits.most_lost, passed)

@@ -24,6 +24,6 @@ def incomparable(one: Recording, other: Recording) -> str | None:
             return f"of different {name}"
     if one.emulated or other.emulated:
         return "under software emulation, where durations say nothing"
-    if max(one.document["lost_share"], other.document["lost_share"]) > MOST_LOST:
+    if max(one.document["lost_share"] or 0, other.document["lost_share"] or 0) > MOST_LOST:
         return f"with more than {MOST_LOST:.1%} of events lost"
     return None

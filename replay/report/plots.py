@@ -8,7 +8,7 @@ from typing import Any
 
 from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.specification import family
-from ztrace.replay.report.tables import EMULATED, loss_text, pointer
+from ztrace.replay.report.tables import EMULATED, loss_text, lost_count, pointer
 
 Json = dict[str, Any]
 
@@ -246,7 +246,7 @@ def _heat(i: int, one: Json) -> Json:
         x_most=pointer((*at, "span_s")),
         y_most=pointer((*at, "largest_bytes")),
         source="recorded mallocs, header taken off",
-        error=f"lost events: {one['lost_events']:,}",
+        error=f"lost events: {lost_count(one['lost_events'])}",
     )
 
 

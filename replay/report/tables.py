@@ -170,10 +170,15 @@ def _each(document: Json) -> Iterator[tuple[int, Json]]:
     yield from enumerate(document["recordings"])
 
 
+def lost_count(lost: int | None) -> str:
+    """A number of lost events, as text; unknown where nobody counted."""
+    return "unknown" if lost is None else f"{lost:,}"
+
+
 def loss_text(document: Json) -> str:
     """One line on losses, for whatever has no more room."""
     lost = [(one["label"], one["lost_events"]) for one in document["recordings"]]
-    bad = [f"{label} {n:,}" for label, n in lost if n]
+    bad = [f"{label} {lost_count(n)}" for label, n in lost if n != 0]
     return f"lost events: {', '.join(bad)}" if bad else "no event lost"
 
 

@@ -64,10 +64,17 @@ def _is(kind: type[int] | type[float], value: str) -> bool:
 def is_results(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a sweep's; False for whatever cannot be read."""
     try:
-        with Path(path).open("rb") as file:  # a name is no address, whatever it has in it
-            return FOOTER_KEY in (pq.read_schema(file).metadata or {})
+        return FOOTER_KEY in (_open(path).schema_arrow.metadata or {})
     except (OSError, pa.ArrowException):
         return False
+
+
+def _open(path: str | os.PathLike[str]) -> pq.ParquetFile:
+    """A name is no address, whatever it has in it, so Arrow gets the open file.
+
+    It gets no threads for it: one that reads a file of Python's as Python ends aborts the process.
+    """
+    return pq.ParquetFile(Path(path).open("rb"), pre_buffer=False)
 
 
 def read_results(path: str | os.PathLike[str]) -> tuple[list[Row], dict[str, Any]]:
@@ -75,8 +82,7 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Row], dict[str, Any
     if not is_results(path):
         raise ReplayError(f"{path}: not the results of a sweep; name a file of ztrace sweep")
     try:
-        with Path(path).open("rb") as file:
-            table = pq.read_table(file)
+        table = _open(path).read(use_threads=False)
         about = json.loads(table.schema.metadata[FOOTER_KEY])
         version = about["version"]
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:

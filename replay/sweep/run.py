@@ -144,5 +144,7 @@ def _fsspec() -> Any:
     try:
         import fsspec
     except ImportError as error:
-        raise ReplayError("a trace at a URL needs fsspec: pip install 'ztrace[dask]'") from error
+        raise ReplayError(
+            "a trace at a URL needs fsspec: pip install fsspec, into ztrace's environment"
+        ) from error
     return fsspec

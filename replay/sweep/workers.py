@@ -92,7 +92,9 @@ def on_cluster(runs: Sequence[Run], scheduler: str) -> Iterator[tuple[Run, Row]]
         from distributed import Client, as_completed
         from distributed.comm.core import connect
     except ImportError as error:
-        raise ReplayError("--scheduler needs dask: pip install 'ztrace[dask]'") from error
+        raise ReplayError(
+            "--scheduler needs dask: pip install distributed, into ztrace's environment"
+        ) from error
 
     async def ring() -> None:
         (await connect(scheduler, timeout=ANSWER_S)).abort()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.recorded import more_bytes
+from ztrace.replay.read.lives import explaining
 from ztrace.replay.read.objects import Follower, Objects, calls_of
 from ztrace.replay.read.rows import survey
 from ztrace.traces.reader import TraceReader
@@ -77,9 +78,10 @@ def live_sizes(
             half.note(given[taken], objects["given_ns"][taken], objects["ended_ns"][taken])
 
     follower = Follower(reader)
-    for piece in calls_of(reader, page_bytes):
-        note(follower.feed(piece))
-        advance(piece.rows)
+    with explaining(reader):
+        for piece in calls_of(reader, page_bytes):
+            note(follower.feed(piece))
+            advance(piece.rows)
     note(follower.finish())
     left = follower.live()
     left["ended_ns"] = last_ns

@@ -88,7 +88,7 @@ class Tuning:
     static: dict[str, float]
     held: list[Held]
     gain: Gain
-    lost_events: int
+    lost_events: int | None
     qualified: list[str]
 
     @property
@@ -133,6 +133,12 @@ def tune(
         for total, part in ((whole, sizes.whole()), (first, sizes.first_half())):
             for size, count in part.items():
                 total[size] += count
+    if not any(first.values()):
+        raise ReplayError(
+            f"{', '.join(str(reader.path) for reader in readers)}: no object is live for any time "
+            "in the first half: a table is fitted to how long objects are live; give a trace whose "
+            "ts_ns and dur_ns are a clock's"
+        )
     table, half_table = best_table(whole, limits), best_table(first, limits)
     posted = "ztree" if limits.page_bytes == 4096 else f"ztree:page_bytes={limits.page_bytes}"
     with tempfile.TemporaryDirectory(prefix="ztrace-tune-") as folder:
@@ -160,7 +166,7 @@ def tune(
         },
         held=[_held(name, played) for name, played in results.items() if name != HALF],
         gain=_gain(results[POSTED], results[HALF]),
-        lost_events=sum(reader.metadata.lost_total() for reader in readers),
+        lost_events=_lost(readers),
         qualified=[
             f"{reader.path.name}: {line}"
             for reader, result in zip(readers, results[POSTED], strict=True)
@@ -179,6 +185,13 @@ def successors(metadata: Metadata) -> list[str]:
 def work(rows: int) -> int:
     """What ``advance`` gets for a trace of that many rows."""
     return 4 * rows
+
+
+def _lost(readers: Sequence[TraceReader]) -> int | None:
+    """Events lost of all traces; None where nobody counted those of one."""
+    counts = [reader.metadata.lost_events() for reader in readers]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _held(name: str, results: Sequence[Result]) -> Held:

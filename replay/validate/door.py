@@ -56,7 +56,7 @@ def validate_trace(
     refuse_partial(reader)
     check(reader)
     metadata = reader.metadata
-    verdict = Verdict(str(reader.path), metadata.lost_total())
+    verdict = Verdict(str(reader.path), metadata.lost_events())
     all_trees = all(can_explain(pool.allocator) for pool in metadata.pools)
     used = [] if all_trees else _used_pools(reader)
     trees = [number for number in used if can_explain(_allocator(metadata, number))]

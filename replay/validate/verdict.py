@@ -17,7 +17,7 @@ class Verdict:
     none; ``pools``: those of which places were compared, by number."""
 
     trace: str
-    lost: int
+    lost: int | None
     trees: TreesVerdict | None = None
     pools: list[PoolPlacement] = field(default_factory=list)
     wall_s: float = 0.0

@@ -20,6 +20,7 @@ from ztrace.tracer.kmod import LIMIT_BYTES, read_source
 NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
 ZSMALLOC = "zsmalloc"
+Z3FOLD = "z3fold"
 
 # What <linux/zsmalloc.h> of a kernel may declare; which of them it does decides how objects are
 # read and written. map_object went in 6.15; reading through a scatter list came in 7.0.
@@ -88,15 +89,17 @@ def player_digest() -> str:
     """Of the player's own files: they are part of what is built."""
     state = hashlib.sha256()
     for name in PLAYER:
-        state.update(files("ztrace.tracer.program").joinpath(f"kernel/{name}").read_bytes())
+        state.update(_file(name))
     return state.hexdigest()
 
 
 SHARED = (
     *("play.h", "loop.h", "queue.h", "zpool_backend.h", "z3fold_backend.h"),
-    *("zsmalloc_backend.h", "zsmalloc_inside.h", "linux/zpool.h", "play.c"),
+    *("zsmalloc_backend.h", "play.c"),
 )
-PLAYER = (*SHARED, "program.c")
+SHIM = "linux/zpool.h"
+PLAYER = (*SHARED, SHIM, "program.c", "zsmalloc_inside.h")
+MODULE = (*SHARED, "box.c", "source_in_module.h", "zsmalloc_exported.h")
 
 
 def put_player(folder: Path, allocators: Iterable[Allocator], tree: Path) -> None:
@@ -107,7 +110,7 @@ def put_player(folder: Path, allocators: Iterable[Allocator], tree: Path) -> Non
     """
     wanted: dict[str, bytes] = {}
     for name in PLAYER:
-        wanted[name] = files("ztrace.tracer.program").joinpath(f"kernel/{name}").read_bytes()
+        wanted[name] = _file(name)
     objects = ["play.o", "program.o"]
     for allocator in allocators:
         for name, content in allocator.files.items():
@@ -152,17 +155,21 @@ def _backend(allocator: Allocator, tree: Path) -> str:
         include = f"{name}/{allocator.main}"
     lines = ["/* SPDX-License-Identifier: GPL-2.0-only */"]
     if name == ZSMALLOC:
-        header = (tree / "include" / "linux" / "zsmalloc.h").read_text(errors="replace")
-        lines += [f"#define ZTRACE_HAS_{f}" for f in _ZSMALLOC_FUNCTIONS if f"{f}(" in header]
+        lines += _zsmalloc_functions(tree / "include" / "linux" / "zsmalloc.h")
         lines += ["#define _ZPOOL_H_ /* it is called by its own functions */"]
         lines += [f'#include "{include}"', '#include "play.h"']
         lines += ['#include "zsmalloc_backend.h"', '#include "zsmalloc_inside.h"']
         return "\n".join(lines) + "\n"
+    where = allocator.given or f"mm/{name}.c"
+    return "\n".join([*lines, *_driver(name, source, include, where)]) + "\n"
+
+
+def _driver(name: str, source: str, include: str, where: str) -> list[str]:
+    """Lines around the source of a driver of the zpool API, of whichever year."""
     create, malloc = arguments(source, "create"), arguments(source, "malloc")
     if create not in (2, 4) or malloc not in (4, 5):
-        where = allocator.given or f"mm/{name}.c"
         raise TracerError(f"{where}: no struct zpool_driver with create and malloc in it")
-    lines += [
+    lines = [
         f'#define ZTRACE_NAME "{name}"',
         f"#define ZTRACE_CREATE_ARGUMENTS {create}",
         f"#define ZTRACE_MALLOC_ARGUMENTS {malloc}",
@@ -170,12 +177,75 @@ def _backend(allocator: Allocator, tree: Path) -> str:
     ]
     if re.search(r"^#define\s+pr_fmt", source, re.MULTILINE):
         lines.append("#undef pr_fmt /* the source has its own */")
-    if name == "z3fold":
+    if name == Z3FOLD:
         lines += [f'#define ZTRACE_SOURCE "{include}"', '#include "z3fold_backend.h"']
     else:
         lines.append(f'#include "{include}"')
-    lines += ['#include "play.h"', '#include "zpool_backend.h"']
-    return "\n".join(lines) + "\n"
+    return [*lines, '#include "play.h"', '#include "zpool_backend.h"']
+
+
+def put_module(folder: Path, allocator: Allocator, include: Path) -> str:
+    """Fill ``folder`` with a module that plays into one allocator of a running kernel, whose header
+    files are in ``include``; returns the module's name. TracerError as of put_player()."""
+    name = allocator.name
+    module = f"ztrace_{name}"
+    wanted = {one: _file(one) for one in MODULE}
+    lines = ["/* SPDX-License-Identifier: GPL-2.0-only */"]
+    if not allocator.is_own:
+        assert allocator.main is not None and allocator.given is not None
+        wanted[SHIM] = _file(SHIM)
+        wanted |= {f"{name}/{one}": content for one, content in allocator.files.items()}
+        source = allocator.files[allocator.main].decode(errors="replace")
+        lines.append('#include "source_in_module.h"')
+        lines += _driver(name, source, f"{name}/{allocator.main}", allocator.given)
+        if "module_exit(" not in source:
+            lines.append("void ztrace_source_end(void)\n{\n}")
+    elif name == ZSMALLOC:
+        lines += _zsmalloc_functions(include / "linux" / "zsmalloc.h")
+        lines += ['#include "play.h"', '#include "zsmalloc_backend.h"']
+        lines.append('#include "zsmalloc_exported.h"')
+    else:
+        lines += _driver_of_running_kernel(name, include / "linux" / "zpool.h")
+    wanted[f"backend-{name}.c"] = ("\n".join(lines) + "\n").encode()
+    wanted["Kbuild"] = (
+        f"LINUXINCLUDE := -I{folder} $(LINUXINCLUDE)\n"
+        f"obj-m := {module}.o\n{module}-y := play.o box.o backend-{name}.o\n"
+    ).encode()
+    for one, content in wanted.items():
+        write_if_new(folder / one, content)
+    return module
+
+
+def _file(name: str) -> bytes:
+    return files("ztrace.tracer.program").joinpath(f"kernel/{name}").read_bytes()
+
+
+def _zsmalloc_functions(header: Path) -> list[str]:
+    text = header.read_text(errors="replace")
+    return [f"#define ZTRACE_HAS_{name}" for name in _ZSMALLOC_FUNCTIONS if f"{name}(" in text]
+
+
+def _driver_of_running_kernel(name: str, header: Path) -> list[str]:
+    """Lines for a driver that the running kernel has registered."""
+    if not header.is_file():
+        raise TracerError(f"no {name} in the running kernel, which has no zpool; give a FILE")
+    text = header.read_text(errors="replace")
+
+    def taken(callback: str) -> int:
+        declared = re.search(rf"\(\*{callback}\)\s*\(([^;]*)\);", text)
+        return declared[1].count(",") + 1 if declared else 0
+
+    has = [name for name in ("map", "total_size") if f"(*{name})" in text]
+    return [
+        f'#define ZTRACE_NAME "{name}"',
+        "#define ZTRACE_OF_RUNNING_KERNEL",
+        f"#define ZTRACE_CREATE_ARGUMENTS {taken('create')}",
+        f"#define ZTRACE_MALLOC_ARGUMENTS {taken('malloc')}",
+        *(f"#define ZTRACE_HAS_{callback}" for callback in has),
+        *(["#define ZTRACE_QUEUES"] if name == Z3FOLD else []),
+        *(f"#include <linux/{one}.h>" for one in ("delay", "module", "zpool")),
+        *('#include "queue.h"', '#include "play.h"', '#include "zpool_backend.h"'),
+    ]
 
 
 def arguments(source: str, callback: str) -> int:

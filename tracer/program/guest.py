@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import queue
 import re
@@ -30,6 +31,7 @@ SILENT_S = 60.0
 _MIB = 1 << 20
 _SHM = Path("/dev/shm")
 _PDEATHSIG = 1
+_ADDR_NO_RANDOMIZE = 0x0040000
 
 # Of what a kernel says as it dies: the line that says why, and where it was.
 _DYING = re.compile(
@@ -47,11 +49,14 @@ def play(
     *,
     advance: Callable[[int], object] = lambda calls: None,
     silent_s: float = SILENT_S,
+    same_layout: bool = True,
 ) -> Answers:
     """Play a plan into an allocator of ``program``: once to place objects, then ``rounds`` times.
 
-    ``advance`` gets numbers of calls done, in all (1 + rounds) * plan.calls. TracerError with the
-    kernel's own message if it dies, hangs or cannot do what is asked. Nothing outlives the call.
+    ``same_layout``: the guest's memory is at the same addresses each time, so that a run can be
+    repeated; else the host chooses. ``advance`` gets numbers of calls done, in all
+    (1 + rounds) * plan.calls. TracerError with the kernel's own message if it dies, hangs or cannot
+    do what is asked. Nothing outlives the call.
     """
     memory_mib = _memory_mib(plan, rounds)
     with _scratch(plan, rounds, memory_mib) as scratch:
@@ -66,8 +71,8 @@ def play(
             *("loglevel=7", f"ztrace.allocator={allocator}"),
             *(f"ztrace.plan={plan_path}", f"ztrace.answers={answers}"),
         ]
-        listener = _Listener(allocator, program, advance)
-        _run(command, scratch, listener, silent_s)
+        listener = Listener(f"{allocator} in kernel {program.kernel}", advance)
+        _run(command, scratch, listener, silent_s, same_layout)
         if not listener.finished:
             raise listener.failure()
         advance((1 + rounds) * plan.calls - listener.done)
@@ -95,11 +100,11 @@ def _scratch(plan: Plan, rounds: int, memory_mib: int) -> Iterator[Path]:
         yield Path(name)
 
 
-class _Listener:
+class Listener:
     """What a guest says: how far it is, that it has finished, why it died."""
 
-    def __init__(self, allocator: str, program: Program, advance: Callable[[int], object]) -> None:
-        self.allocator, self.program, self.advance = allocator, program, advance
+    def __init__(self, what: str, advance: Callable[[int], object]) -> None:
+        self.what, self.advance = what, advance
         self.done = 0
         self.finished = False
         self.error: str | None = None
@@ -129,18 +134,21 @@ class _Listener:
         """The one line of a guest that did not finish."""
         said = self.dying[0] if self.dying else self.error or self.last
         where = f" (in {self.at})" if self.at and self.dying else ""
-        return TracerError(
-            f"{self.allocator} in kernel {self.program.kernel}: {why or 'the kernel said'}: "
-            f"{said}{where}"
-        )
+        return TracerError(f"{self.what}: {why or 'the kernel said'}: {said}{where}")
 
 
-def _die_with_parent() -> None:
-    """In the child: be killed when the thread that started it is gone, however it went."""
-    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL)
+def _become_guest(same_layout: bool) -> None:
+    """In the child: be killed when the thread that started it is gone, however it went; and lie at
+    the same addresses each time."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(_PDEATHSIG, signal.SIGKILL)
+    if same_layout:
+        libc.personality(_ADDR_NO_RANDOMIZE)
 
 
-def _run(command: list[str], scratch: Path, listener: _Listener, silent_s: float) -> None:
+def _run(
+    command: list[str], scratch: Path, listener: Listener, silent_s: float, same_layout: bool
+) -> None:
     """Run a guest until it ends; TracerError if it falls silent."""
     guest = subprocess.Popen(
         command,
@@ -152,7 +160,7 @@ def _run(command: list[str], scratch: Path, listener: _Listener, silent_s: float
         text=True,
         errors="replace",
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=functools.partial(_become_guest, same_layout),
     )
     assert guest.stdout is not None
     lines: queue.Queue[str | None] = queue.Queue()

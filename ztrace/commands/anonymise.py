@@ -41,7 +41,7 @@ def command(trace: Path, output: Path, force: bool, keep_machine: bool, keep_han
     Sizes, lifetimes, order, reuse of places, durations and times from the first call on stay.
     Tasks, cgroups, swap slots and kernel addresses get new numbers, equal ones equal numbers;
     the time of day, the command, notes and details of the machine are dropped. ztree's handles
-    stay: they are no addresses. docs/files.md has the whole list.
+    stay: they are no addresses. docs/files.md in the source lists all.
     """
     with (
         TraceReader(trace) as reader,

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ztrace.console import console, print_json, progress, table
+from ztrace.console import console, lost_text, print_json, progress, table
 from ztrace.outputs import Command
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.backends import chosen, resolve
@@ -97,9 +97,9 @@ def _gather(path: Path, name: str, backends: Sequence[str] = ()) -> Recording:
 
 def _show(found: dict[str, Any]) -> None:
     out = console()
-    out.print(f"A: {found['a']}, lost events: {found['lost_events']['a']:,}", soft_wrap=True)
-    out.print(f"B: {found['b']}, lost events: {found['lost_events']['b']:,}", soft_wrap=True)
     for name in ("a", "b"):
+        lost = lost_text(found["lost_events"][name])
+        out.print(f"{name.upper()}: {found[name]}, lost events: {lost}", soft_wrap=True)
         for line in found["qualified"][name]:
             out.print(f"{name.upper()}: {line.strip()}", soft_wrap=True)
     if found["not_alike"]:
@@ -109,8 +109,8 @@ def _show(found: dict[str, Any]) -> None:
     out.print(table(headers, map(_row, found["changes"])))
     out.print(
         "durations in us, memory in MiB; change: B / A - 1 in %, with its interval of "
-        f"{100 * found['confidence']:.4g} %\nconfidence by stretches of time; p: Mann-Whitney over all "
-        "calls, as if independent"
+        f"{100 * found['confidence']:.4g} %\nconfidence by stretches of time; p: Mann-Whitney over "
+        "all calls, as if independent"
     )
     if found["kind"] == "replays":
         out.print("durations are the C core's on this machine and count for nothing")

@@ -72,8 +72,8 @@ def command(
     """Take a few calls of the posted ztree through all interleavings of their micro-steps.
 
     For each hazard that they reach, a shortest schedule is shown. Without --calls there is a
-    built-in scenario for each race of docs/hazards.md. Exit status 1 if a hazard that was asked
-    for is not reached; without --calls and --hazard, that is every one.
+    built-in scenario for each race (docs/hazards.md in the source tells them). Exit status 1 if
+    a hazard that was asked for is not reached; without --calls and --hazard, that is every one.
 
     CALLS are programs, one a CPU, separated by "|". A program is calls separated by ";":
 
@@ -124,7 +124,7 @@ def _hazard(text: str | None) -> str | None:
     if text is None:
         return None
     if re.fullmatch(r"[hH]\d{1,2}", text) is None:
-        raise click.UsageError(f"--hazard {text!r}: write a name of docs/hazards.md, such as H1")
+        raise click.UsageError(f"--hazard {text!r}: write a name such as H1")
     return text.upper()
 
 

@@ -31,6 +31,9 @@ PAGES = ("4096", "8192", "16384", "32768", "65536")
     "--page-bytes", type=click.Choice(PAGES), help="The machine's page size, where it is not 4096."
 )
 @click.option(
+    "--sort", is_flag=True, help="Put rows in the order in which the calls returned, in memory."
+)
+@click.option(
     "--like",
     type=PATH,
     metavar="TRACE",
@@ -43,6 +46,7 @@ def command(
     allocator: str | None,
     starts_empty: bool,
     page_bytes: str | None,
+    sort: bool,
     like: Path | None,
 ) -> None:
     """Turn SOURCE, a CSV file (- is stdin), into a trace.
@@ -55,8 +59,8 @@ def command(
     else that a trace says is of the trace that they were taken from.
     """
     if like is not None:
-        if allocator or starts_empty or page_bytes:
-            raise click.UsageError("--like TRACE tells allocator, beginning and page size itself")
+        if allocator or starts_empty or page_bytes or sort:
+            raise click.UsageError("--like takes all but the rows from its trace")
         with TraceReader(like) as original, progress(source.name, None) as advance:
             metadata = import_rewritten(source, original, output, force=force, advance=advance)
             for name, value in metadata.selection().items():
@@ -71,7 +75,7 @@ def command(
             progress(source.name, total) as advance,
             TraceWriter(output, metadata, force=force) as writer,
         ):
-            import_csv(sys.stdin.buffer if stdin else source, writer, advance=advance)
+            import_csv(sys.stdin.buffer if stdin else source, writer, sort=sort, advance=advance)
     with TraceReader(output) as made:
         rows, size = count_text(made.num_rows), bytes_text(made.bytes)
     console().print(f"{output}: {rows} rows, {size}", soft_wrap=True)

@@ -6,11 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from ztrace.console import console, print_json, progress
-from ztrace.measuring import Wish, measure
+from ztrace.measuring import Wish, contrast, measure
 from ztrace.outputs import OUTPUT, Command
-from ztrace.present.measured import show_measured
+from ztrace.present.measured import show_contrast, show_measured
 from ztrace.streams import say
 from ztrace.tracer.program.allocators import parse
 
@@ -29,11 +30,14 @@ EXAMPLE = "Example: ztrace measure trace.parquet --allocator zsmalloc --allocato
 )
 @click.option(
     "--kernel",
-    default="6.1",
-    show_default=True,
+    "kernels",
+    multiple=True,
+    default=("6.1",),
     metavar="RELEASE|TREE",
-    help="Debian's source of that release, or the folder of a kernel tree.",
+    help="Debian's source of that release, or the folder of a kernel tree; given twice, one "
+    "allocator is compared in both.  [default: 6.1]",
 )
+@click.option("--here", is_flag=True, help="In the running kernel, by a module (root).")
 @click.option("--cpus", type=click.IntRange(1, 16), default=1, show_default=True)
 @click.option(
     "--repeat",
@@ -41,6 +45,13 @@ EXAMPLE = "Example: ztrace measure trace.parquet --allocator zsmalloc --allocato
     default=3,
     show_default=True,
     help="Rounds in fresh pools; a call's time is its least.",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(2, 100),
+    default=5,
+    show_default=True,
+    help="Guests of each of two kernels.",
 )
 @click.option("--by-size", type=click.IntRange(1, 64), metavar="N", help="Times by N ranges, too.")
 @click.option("--cycles", is_flag=True, help="Show cycles of the clock instead of ns.")
@@ -62,9 +73,11 @@ def command(
     context: click.Context,
     trace: Path,
     allocators: tuple[str, ...],
-    kernel: str,
+    kernels: tuple[str, ...],
+    here: bool,
     cpus: int,
     repeat: int,
+    pairs: int,
     by_size: int | None,
     cycles: bool,
     output: Path | None,
@@ -84,14 +97,26 @@ def command(
     wish = Wish(
         trace=trace,
         allocators=chosen,
-        kernel=kernel,
+        kernel=kernels[0],
         rounds=repeat,
         threads=cpus,
         sizes=by_size or 0,
         outputs=_outputs(output, names),
         force=force,
         compare=compare,
+        here=here,
     )
+    if here and context.get_parameter_source("kernels") != ParameterSource.DEFAULT:
+        raise click.UsageError("--here is the running kernel; leave --kernel out")
+    if len(kernels) > 1:
+        if len(kernels) > 2 or len(chosen) > 1 or output is not None:
+            raise click.UsageError("two kernels are compared with one allocator, and no output")
+        contrasted = contrast(wish, (kernels[0], kernels[1]), pairs, progress)
+        if as_json:
+            print_json(contrasted.to_dict())
+        else:
+            show_contrast(console(), str(trace), contrasted)
+        return 0
     for path in wish.outputs.values():
         if path.exists() and not force:
             raise click.ClickException(f"{path} exists; --force replaces it")

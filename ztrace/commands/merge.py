@@ -44,6 +44,6 @@ def command(parts: tuple[Path, ...], output: Path, force: bool) -> None:
     size = output.stat().st_size
     rows = f"{count_text(writer.rows)} rows from {len(parts)} traces"
     out.print(f"{output}: {rows}, {bytes_text(size)}", soft_wrap=True)
-    if writer.metadata.lost_total():
+    if writer.metadata.lost_events() != 0:
         for line in lost_lines(writer.metadata):
             out.print(line)

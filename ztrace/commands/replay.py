@@ -14,7 +14,6 @@ from ztrace import options
 from ztrace.console import about, console, print_json, progress
 from ztrace.options import PATH, AskedLimit
 from ztrace.outputs import OUTPUT, Command
-from ztrace.replay.limit.zswap import Rules
 from ztrace.replay.play.backends import ALL, chosen_or_own
 from ztrace.streams import say
 from ztrace.traces.reader import TraceReader
@@ -23,7 +22,7 @@ from ztrace.units import percent
 
 if TYPE_CHECKING:
     from ztrace.replay.figures.result import Every, Result
-    from ztrace.replay.limit import Worker
+    from ztrace.replay.limit import Rules, Worker
     from ztrace.replay.read.source import Source
 
 
@@ -39,8 +38,8 @@ class Asked:
     anomalies: bool
     limit: AskedLimit | None
     accept: int | None
-    worker: Worker
-    rules: str | None
+    worker: Worker | None
+    rules: Rules | None
     as_json: bool
     output: Path | None
     force: bool
@@ -77,11 +76,12 @@ class Asked:
 
     def source(self, reader: TraceReader, backend: str) -> Source:
         """The trace in the order asked for; of ztree, if nothing is said, in the one found."""
+        if self.recorded_order or (self.order is None and reader.metadata.machine.cpus == 1):
+            return reader
+        # Searching an order takes all that validation needs, which one CPU's calls do not.
         from ztrace.replay.order.file import read_order
         from ztrace.replay.order.found import InOrder, in_order
 
-        if self.recorded_order:
-            return reader
         if self.order is not None:
             return InOrder(reader, list(read_order(self.order, reader.num_rows)))
         return in_order(reader, backend)
@@ -124,15 +124,15 @@ class Asked:
 @click.option(
     "--worker",
     type=options.worker,
-    default="300us,300us",
-    show_default=True,
+    show_default=options.WORKER,
     metavar="LATE,PAGE",
     help="With --limit: play once more with writeback that begins so late and takes so long a "
     "page; 0,0 does not.",
 )
 @click.option(
     "--rules",
-    type=click.Choice([rules.value for rules in Rules]),
+    type=options.rules,
+    metavar="6.1|6.12",
     help="With --limit: whose rules, if not the recorded kernel's.",
 )
 @options.json_option
@@ -230,9 +230,9 @@ def _limited(asked: Asked, limit: AskedLimit) -> int:
 
     with TraceReader(asked.trace) as reader:
         metadata = reader.metadata
-        rules = Rules(asked.rules) if asked.rules else recorded_rules(metadata)
+        rules = asked.rules or recorded_rules(metadata)
         backends = chosen_or_own(asked.backends, metadata)
-        workers = dict.fromkeys((AT_ONCE, asked.worker))
+        workers = dict.fromkeys((AT_ONCE, asked.worker or options.worker(options.WORKER)))
         with progress(asked.trace.name, reader.num_rows) as advance:
             outcomes = play(
                 reader,

@@ -33,14 +33,7 @@ from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
 from ztrace.units import share
 
-SUFFIXES = {
-    ".html": "html",
-    ".htm": "html",
-    ".txt": "text",
-    ".md": "md",
-    ".json": "json",
-    ".csv": "csv",
-}
+SUFFIXES = {".html": "html", ".txt": "text", ".md": "md", ".json": "json", ".csv": "csv"}
 
 
 @click.command(

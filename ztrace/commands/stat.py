@@ -48,6 +48,8 @@ def command(trace: Path, as_json: bool) -> None:
         return
     out = console()
     _show(out, str(trace), summary)
+    if summary.misplaced is not None:
+        out.print(str(summary.misplaced.error(str(trace))), soft_wrap=True)
     for line in lost_lines(metadata):
         out.print(line)
 
@@ -59,7 +61,7 @@ def _show(out: Console, path: str, summary: Summary) -> None:
         ("threads", count_text(summary.threads)),
     ]
     if summary.first_ns is not None and summary.last_ns is not None:
-        facts.append(("span", ns_text(summary.last_ns - summary.first_ns)))
+        facts.append(("span", ns_text(summary.span_ns)))
     if summary.rows_per_second is not None:
         facts.append(("rows/s", f"{summary.rows_per_second:,.0f}"))
     cpus = ", ".join(f"cpu {cpu}: {count_text(n)}" for cpu, n in summary.rows_by_cpu.items())

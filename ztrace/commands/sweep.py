@@ -12,7 +12,7 @@ import click
 
 from ztrace.console import console, count_text, pairs, progress
 from ztrace.options import backends_option
-from ztrace.outputs import OUTPUT, Command
+from ztrace.outputs import OUTPUT, Command, refuse_same_file
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.backends import ALL
 from ztrace.replay.play.backends import every as every_backend
@@ -33,6 +33,15 @@ from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
 
 
+class TraceOrUrl(click.ParamType[str]):
+    """A trace here, or one at a URL. Whether it is the output is looked at here: see _traces."""
+
+    name = "trace"
+
+
+TRACE_OR_URL = TraceOrUrl()
+
+
 def _parameter(text: str) -> tuple[str, list[str]]:
     """``name=value,value…``."""
     name, equals, values = text.partition("=")
@@ -48,7 +57,7 @@ def _parameter(text: str) -> tuple[str, list[str]]:
     epilog="Example: ztrace sweep traces/*.parquet --backend all --param scale=0.8,1,1.2 "
     "-o results.parquet",
 )
-@click.argument("traces", nargs=-1, required=True)
+@click.argument("traces", nargs=-1, required=True, type=TRACE_OR_URL)
 @backends_option("Give several, or all.", required=True)
 @click.option(
     "--param",
@@ -110,6 +119,7 @@ def _traces(traces: Sequence[str], output: Path) -> tuple[str, ...]:
             say(f"{trace}: the results of the last sweep; left out")
             continue
         if not is_url(trace):
+            refuse_same_file(output, [Path(trace)])
             TraceReader(trace).close()
         kept.append(trace)
     if not kept:

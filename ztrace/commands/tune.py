@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from ztrace.allocator.table import c_initialiser, table_text
-from ztrace.console import bytes_text, console, count_text, print_json, progress, table
+from ztrace.console import bytes_text, console, count_text, lost_text, print_json, progress, table
 from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.play.backends import chosen
 from ztrace.replay.tune import Limits, Tuning, successors, tune, work
@@ -85,8 +85,8 @@ def command(
 
 
 def _show(out: Console, tuned: Tuning, output: Path | None) -> None:
-    if tuned.lost_events:
-        out.print(f"lost events: {count_text(tuned.lost_events)}")
+    if tuned.lost_events != 0:
+        out.print(f"lost events: {lost_text(tuned.lost_events)}")
     for line in tuned.qualified:
         out.print(line)
     posted = next(one for one in tuned.held if one.backend == "posted").mean_bytes

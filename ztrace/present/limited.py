@@ -115,7 +115,7 @@ def _notes(outcomes: Sequence[Outcome]) -> list[str]:
             met = ", ".join(
                 f"{name} {met.count:,} x from row {met.row:,}" for name, met in one.hazards.items()
             )
-            lines.append(f"{one.backend}: hazards met (docs/hazards.md): {met}")
+            lines.append(f"{one.backend}: hazards met (docs/hazards.md in the source): {met}")
         if one.stopped:
             lines.append(f"{one.backend}: figures end at {one.stopped}")
     return lines

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from ztrace.console import count_text, table
-from ztrace.measuring import Measured
+from ztrace.measuring import Contrast, Measured
 from ztrace.replay.measured.figures import SHARES, Times
+from ztrace.replay.measured.recording import TEST_BOX
 
 _HEADERS = ("allocator", "call", "calls", "p50", "p99", "p99.9", "p99.99", "max")
+_NAMES = {"p999": "p99.9", "p9999": "p99.99"}
 _BY_SIZE = ("allocator", "call", "bytes", *_HEADERS[2:])
 _MEMORY = ("allocator", "pages: peak", "mean", "density", "refused")
 _ANSWERS = ("allocator", "model", "answers equal", "sizes equal")
@@ -26,10 +28,10 @@ def show_measured(out: Console, trace: str, found: Sequence[Measured], *, cycles
     assert first.figures is not None
     figures = first.figures
     machine = "one CPU, no contention" if figures.threads == 1 else f"{figures.threads} CPUs"
-    out.print(
-        f"{trace}: in kernel {first.kernel} ({first.release}) as a program: native code, {machine}",
-        soft_wrap=True,
-    )
+    kernel = f"kernel {first.kernel} ({first.release}) as a program: native code"
+    if first.where == TEST_BOX:
+        kernel = f"the running kernel, {first.release}: its own ticks and neighbours"
+    out.print(f"{trace}: in {kernel}, {machine}", soft_wrap=True)
     out.print()
     unit = "cycles" if cycles else "ns"
     out.print(table(_HEADERS, _times(done, cycles), texts=2, title=f"time of a call, {unit}"))
@@ -138,3 +140,34 @@ def _notes(one: Measured) -> list[str]:
     if one.output is not None:
         lines.append(f"{one.output}: written")
     return lines
+
+
+def show_contrast(out: Console, trace: str, found: Contrast) -> None:
+    """Print what differs between two kernels."""
+    for letter, kernel, release in zip("AB", found.kernels, found.releases, strict=True):
+        out.print(f"{letter}: kernel {kernel} ({release})", soft_wrap=True)
+    out.print(
+        f"{found.allocator} with {trace}: {found.pairs} pairs of guests in turn, {found.rounds} "
+        "rounds in each",
+        soft_wrap=True,
+    )
+    out.print()
+    cells = [
+        [
+            one.op,
+            _NAMES.get(one.figure, one.figure),
+            f"{one.a_ns:,.1f}",
+            f"{one.b_ns:,.1f}",
+            f"{one.difference_ns:+,.1f}",
+            f"{one.low_ns:+,.1f} to {one.high_ns:+,.1f}",
+            "*" if one.is_told else "",
+        ]
+        for one in found.differences
+    ]
+    out.print(table(("call", "", "A ns", "B ns", "B - A", "95 %", ""), cells, texts=2))
+    out.print(
+        "of each call's least time over a guest's rounds; 95 %: of the difference, by pairs; *:\n"
+        "it leaves 0 out, as one interval in twenty does by chance. Calls after which both pools\n"
+        f"had one size: {_of(found.equal, found.calls)}.",
+        soft_wrap=True,
+    )

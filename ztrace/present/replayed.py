@@ -142,7 +142,7 @@ def _show_hazards(out: Console, result: Result) -> None:
         out.print("hazards met: none")
     else:
         rows = [[name, f"{count:,} x; first: {first}"] for name, (count, first) in hazards.items()]
-        out.print(table(["hazard", "met (docs/hazards.md)"], rows, texts=2))
+        out.print(table(["hazard", "met (see docs/hazards.md in the source)"], rows, texts=2))
     out.print()
 
 

@@ -219,6 +219,6 @@ def _conclusion(verdict: TreesVerdict) -> str:
     calls, explained = verdict.total("calls"), verdict.total("explained")
     word = "explained" if verdict.explained else "NOT explained"
     return (
-        f"{word}: {count_text(explained)} of {count_text(calls)} calls on {counted(verdict.cpus, 'CPU')}; "
-        f"{verdict.wall_s:.1f} s"
+        f"{word}: {count_text(explained)} of {counted(calls, 'call')} on "
+        f"{counted(verdict.cpus, 'CPU')}; {verdict.wall_s:.1f} s"
     )

@@ -49,6 +49,14 @@ static __always_inline void z_play(void *pool, struct ztrace_run *run, const boo
 			end = ztrace_end();
 		}
 		run->cycles[i] = min_t(u64, end - begin, U32_MAX);
+#ifdef ZTRACE_QUEUES
+		/*
+		 * The kernel's own worker does what the call has queued. It has done it before answers
+		 * are noted: it takes this CPU as soon as it is left.
+		 */
+		if (placing && run->alone && op == ZTRACE_FREE)
+			usleep_range(1000, 2000);
+#endif
 		if (placing) {
 			run->begin[i] = begin;
 			run->ret[i] = ret;
@@ -61,7 +69,8 @@ static __always_inline void z_play(void *pool, struct ztrace_run *run, const boo
 		}
 		z_run_queue(pool, run, i, placing, !run->deferred);
 		if (++since == 1 << 14) {
-			ztrace_breathe(since);
+			if (ztrace_breathe(since))
+				return;
 			since = 0;
 		}
 	}

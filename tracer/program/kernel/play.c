@@ -4,14 +4,11 @@
 #include <linux/delay.h>
 #include <linux/err.h>
 #include <linux/kthread.h>
-#include <linux/mm.h>
-#include <linux/mmzone.h>
 #include <linux/module.h>
 #include <linux/sched.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/vmalloc.h>
-#include <linux/vmstat.h>
 
 #include "play.h"
 
@@ -23,13 +20,11 @@ void ztrace_register(struct ztrace_backend *backend)
 {
 	list_add_tail(&backend->list, &backends);
 }
-EXPORT_SYMBOL_GPL(ztrace_register);
 
 void ztrace_unregister(struct ztrace_backend *backend)
 {
 	list_del(&backend->list);
 }
-EXPORT_SYMBOL_GPL(ztrace_unregister);
 
 static struct ztrace_backend *find_backend(const char *name)
 {
@@ -46,7 +41,7 @@ static struct ztrace_backend *find_backend(const char *name)
 static atomic64_t calls_done;
 static u64 said_ns;
 
-void ztrace_breathe(u32 calls)
+bool ztrace_breathe(u32 calls)
 {
 	const u64 now_ns = ztrace_now_ns();
 	const u64 done = atomic64_add_return(calls, &calls_done);
@@ -56,35 +51,19 @@ void ztrace_breathe(u32 calls)
 		pr_info(SAY "done %llu\n", done);
 	}
 	cond_resched();
+	return ztrace_interrupted();
 }
-EXPORT_SYMBOL_GPL(ztrace_breathe);
 
 /* ---- memory --------------------------------------------------------------------------------- */
-
-/* Free pages: those of the zones and those that CPUs keep at hand. */
-static u64 free_pages_now(void)
-{
-	struct zone *zone;
-	u64 pages = 0;
-	int cpu;
-
-	for_each_populated_zone(zone) {
-		pages += zone_page_state_snapshot(zone, NR_FREE_PAGES);
-		for_each_online_cpu(cpu)
-			pages += per_cpu_ptr(zone->per_cpu_pageset, cpu)->count;
-	}
-	return pages;
-}
 
 static u64 base_pages;
 
 u64 ztrace_held_pages(void)
 {
-	const u64 now = free_pages_now();
+	const u64 now = ztrace_free_pages();
 
 	return base_pages > now ? base_pages - now : 0;
 }
-EXPORT_SYMBOL_GPL(ztrace_held_pages);
 
 /* ---- events --------------------------------------------------------------------------------- */
 
@@ -106,7 +85,6 @@ void ztrace_note(u64 place, u64 begin, u64 end, u64 total, u32 after)
 	event->total = total;
 	event->after = after;
 }
-EXPORT_SYMBOL_GPL(ztrace_note);
 
 /* ---- rounds --------------------------------------------------------------------------------- */
 
@@ -218,7 +196,7 @@ static int play_round(struct session *session, struct thread *threads, u32 round
 
 	for (i = 0; i < plan->objects; i++)
 		session->handles[i] = ZTRACE_NO_HANDLE;
-	base_pages = free_pages_now();
+	base_pages = ztrace_free_pages();
 	if (round == 0)
 		session->head.base_pages = base_pages;
 	pool = session->backend->create();
@@ -236,7 +214,7 @@ static int play_round(struct session *session, struct thread *threads, u32 round
 		failed = play_together(session, threads);
 	session->backend->release(pool, session->handles, plan->objects);
 	session->backend->destroy(pool);
-	return failed;
+	return failed ?: ztrace_interrupted() ? -EINTR : 0;
 }
 
 /* What two readings of the clock cost when nothing lies between them. */

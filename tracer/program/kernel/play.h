@@ -97,8 +97,8 @@ struct ztrace_backend {
 void ztrace_register(struct ztrace_backend *backend);
 void ztrace_unregister(struct ztrace_backend *backend);
 
-/* Between calls, never within one that is timed. */
-void ztrace_breathe(u32 calls);
+/* Between calls, never within one that is timed. Breathing tells whether to stop. */
+bool ztrace_breathe(u32 calls);
 u64 ztrace_held_pages(void);
 void ztrace_note(u64 place, u64 begin, u64 end, u64 total, u32 after);
 
@@ -109,7 +109,13 @@ struct ztrace_file *ztrace_create(const char *path);
 int ztrace_put(struct ztrace_file *file, const void *data, size_t bytes);
 int ztrace_close(struct ztrace_file *file);
 u64 ztrace_now_ns(void);
+u64 ztrace_free_pages(void); /* 0: not known */
+bool ztrace_interrupted(void);
 void ztrace_ticks(bool on);
+
+/* In a module: what the allocator's source would do as it is loaded and unloaded. */
+int ztrace_source_begin(void);
+void ztrace_source_end(void);
 
 int ztrace_main(const char *allocator, const char *plan, const char *answers);
 

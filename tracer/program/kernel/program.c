@@ -6,11 +6,14 @@
 
 #include <linux/err.h>
 #include <linux/init.h>
+#include <linux/mm.h>
+#include <linux/mmzone.h>
 #include <linux/module.h>
 #include <linux/reboot.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/vmalloc.h>
+#include <linux/vmstat.h>
 
 #include <os.h>
 
@@ -123,6 +126,27 @@ int ztrace_load(const char *path, void **data, size_t *bytes)
 u64 ztrace_now_ns(void)
 {
 	return os_nsecs();
+}
+
+/* Free pages: those of the zones and those that CPUs keep at hand. */
+u64 ztrace_free_pages(void)
+{
+	struct zone *zone;
+	u64 pages = 0;
+	int cpu;
+
+	for_each_populated_zone(zone) {
+		pages += zone_page_state_snapshot(zone, NR_FREE_PAGES);
+		for_each_online_cpu(cpu)
+			pages += per_cpu_ptr(zone->per_cpu_pageset, cpu)->count;
+	}
+	return pages;
+}
+
+/* It is a process: who wants it to stop kills it. */
+bool ztrace_interrupted(void)
+{
+	return false;
 }
 
 typedef void (*disable_one)(int);

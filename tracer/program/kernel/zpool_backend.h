@@ -18,12 +18,20 @@
 
 static gfp_t z_gfp = Z_GFP;
 
+#ifdef ZTRACE_OF_RUNNING_KERNEL
+static struct zpool_driver *z_driver;
+#endif
+
+#if ZTRACE_CREATE_ARGUMENTS == 4
+
 static int z_evict(struct zpool *zpool, unsigned long handle)
 {
 	return -EEXIST; /* nothing is evicted that the plan does not free itself */
 }
 
 static const struct zpool_ops z_ops = { .evict = z_evict };
+
+#endif
 
 static void *z_create(void)
 {
@@ -56,6 +64,50 @@ static __always_inline void z_free(void *pool, unsigned long handle)
 	z_driver->free(pool, handle);
 }
 
+#ifdef ZTRACE_OF_RUNNING_KERNEL /* its own header has but what this kernel's drivers have */
+
+#ifdef ZTRACE_HAS_map
+#define Z_MAPS true
+#else
+#define Z_MAPS false
+#endif
+
+static __always_inline void *z_map(void *pool, unsigned long handle, bool write, size_t bytes,
+				   void *scratch)
+{
+#ifdef ZTRACE_HAS_map
+	return z_driver->map(pool, handle, write ? ZPOOL_MM_WO : ZPOOL_MM_RO);
+#else
+	if (!write)
+		return z_driver->obj_read_begin(pool, handle, scratch);
+	z_driver->obj_write(pool, handle, scratch, bytes);
+	return NULL;
+#endif
+}
+
+static __always_inline void z_unmap(void *pool, unsigned long handle, size_t bytes, void *memory)
+{
+#ifdef ZTRACE_HAS_map
+	z_driver->unmap(pool, handle);
+#else
+	if (memory)
+		z_driver->obj_read_end(pool, handle, memory);
+#endif
+}
+
+static u64 z_total(void *pool)
+{
+#ifdef ZTRACE_HAS_total_size
+	return z_driver->total_size(pool);
+#else
+	return z_driver->total_pages(pool) << PAGE_SHIFT;
+#endif
+}
+
+#else
+
+#define Z_MAPS (z_driver->map)
+
 static __always_inline void *z_map(void *pool, unsigned long handle, bool write, size_t bytes,
 				   void *scratch)
 {
@@ -82,10 +134,12 @@ static u64 z_total(void *pool)
 	return z_driver->total_pages ? z_driver->total_pages(pool) << PAGE_SHIFT : 0;
 }
 
+#endif
+
 /* A malloc's handle says all that there is to say; where an object lies now, a map tells. */
 static u64 z_place(void *pool, enum ztrace_op op, unsigned long handle, void *memory)
 {
-	if (op == ZTRACE_READ || (op == ZTRACE_WRITE && z_driver->map))
+	if (op == ZTRACE_READ || (op == ZTRACE_WRITE && Z_MAPS))
 		return (unsigned long)memory;
 	return 0;
 }
@@ -134,6 +188,7 @@ static int z_compact(void *pool, const struct ztrace_run *run, u32 after, bool p
 
 #else
 
+/* Work runs when the kernel runs it. */
 static __always_inline void z_run_queue(void *pool, const struct ztrace_run *run, u32 after,
 					bool placing, bool compactions)
 {
@@ -158,6 +213,8 @@ static struct ztrace_backend z_backend = {
 	.notes = ZTRACE_NOTES,
 };
 
+#ifndef ZTRACE_OF_RUNNING_KERNEL
+
 static void z_registered(void)
 {
 	ztrace_register(&z_backend);
@@ -167,3 +224,41 @@ static void z_unregistered(void)
 {
 	ztrace_unregister(&z_backend);
 }
+
+#else
+
+/*
+ * A driver that registers itself stands in the kernel's list of drivers, and sees the others there;
+ * what zpool does with them is not exported.
+ */
+static struct zpool_driver z_seeker = { .type = "ztrace", .owner = THIS_MODULE };
+
+int ztrace_source_begin(void)
+{
+	struct zpool_driver *one;
+
+	if (!zpool_has_pool(ZTRACE_NAME)) { /* loads its module */
+		pr_err("ztrace: error this kernel has no %s\n", ZTRACE_NAME);
+		return -ENOENT;
+	}
+	zpool_register_driver(&z_seeker);
+	/* The newest stands first, so before it is the head, which is no driver. */
+	list_for_each_entry(one, z_seeker.list.prev, list) {
+		if (!strcmp(one->type, ZTRACE_NAME) && try_module_get(one->owner)) {
+			z_driver = one;
+			break;
+		}
+	}
+	zpool_unregister_driver(&z_seeker);
+	if (!z_driver)
+		return -ENOENT;
+	ztrace_register(&z_backend);
+	return 0;
+}
+
+void ztrace_source_end(void)
+{
+	module_put(z_driver->owner);
+}
+
+#endif

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from ztrace.console import (
+    about,
     bytes_text,
     console,
     count_text,
@@ -22,6 +23,7 @@ from ztrace.console import (
 from ztrace.outputs import Command
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
+from ztrace.units import counted
 
 
 @click.command("info", cls=Command, epilog="Example: ztrace info trace.parquet")
@@ -35,11 +37,9 @@ def command(trace: Path, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "path": str(trace),
+                **about(trace, rows, metadata),
                 "bytes": size,
-                "rows": rows,
                 "bytes_per_row": per_row,
-                "lost_total": metadata.lost_events(),
                 "metadata": metadata.to_dict(),
             }
         )
@@ -65,6 +65,7 @@ def command(trace: Path, as_json: bool) -> None:
 def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     """Name and value of what is one line; what was never recorded is left out."""
     kernel, machine = metadata.kernel, metadata.machine
+    cpus = counted(machine.cpus, "CPU") if machine.cpus else "unknown CPUs"
     memory = bytes_text(machine.memory_bytes) if machine.memory_bytes else "unknown"
     facts = [
         ("written by", f"{metadata.tool}, schema {metadata.schema}"),
@@ -72,7 +73,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         ("kernel", kernel.release),
         ("build", kernel.version),
         ("config", kernel.config_sha256 or "unknown"),
-        ("cpu", f"{machine.cpu_model}, {machine.cpus or 'unknown'} CPUs, {machine.arch}"),
+        ("cpu", f"{machine.cpu_model}, {cpus}, {machine.arch}"),
         ("memory", f"{memory}, pages of {bytes_text(machine.page_bytes)}"),
         ("started", metadata.started_utc or "unknown"),
         ("duration", ns_text(metadata.duration_ns)),

@@ -500,7 +500,8 @@ def test_replay_of_some_objects_compares_nothing_and_says_why(partial: Path, eng
     with TraceReader(partial) as trace:
         sampled = trace.metadata.sample_period() == 16
     assert ("1 of 16 objects is here" in text) == sampled
-    found = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).output)
+    document = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).output)
+    [found] = document["replays"]
     for answers in ("handles", "totals", "errors", "shrinks"):
         assert found[answers]["compared"] == 0
     assert not found["all_objects"]

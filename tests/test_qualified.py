@@ -71,4 +71,4 @@ def test_a_limit_that_is_never_reached(ztrace: Command) -> None:
     _, out, _ = ztrace(*command[:-1], "200K", "--worker", "1ms,1ms")
     assert "never reached" not in out
     _, text, _ = ztrace(*command, "--json")
-    assert not any(one["reached"] for one in json.loads(text)["limited"])
+    assert not any(one["reached"] for one in json.loads(text)["replays"])

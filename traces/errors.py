@@ -6,6 +6,7 @@ from __future__ import annotations
 from ztrace.errors import ZtraceError
 from ztrace.text import printable as printable
 
+
 class TraceError(ZtraceError):
     """A trace, or a file on its way to become one, cannot be used.
 

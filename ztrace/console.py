@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -140,6 +141,18 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
 def print_json(document: Mapping[str, Any]) -> None:
     """Print a document as indented ASCII JSON on stdout."""
     print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def about(trace: str | os.PathLike[str], rows: int, metadata: Metadata) -> dict[str, Any]:
+    """What every JSON document says of the trace it was made of (docs/json.md)."""
+    return {
+        "trace": str(trace),
+        "rows": rows,
+        "lost_events": metadata.lost_total(),
+        "lost": metadata.lost,
+        "left_out": metadata.left_out,
+        "sample_period": metadata.sample_period(),
+    }
 
 
 def lost_lines(metadata: Metadata) -> list[str]:

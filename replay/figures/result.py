@@ -296,7 +296,7 @@ class Result:
     order: str
     starts_empty: bool
     lost: dict[str, dict[str, int]]
-    lost_total: int
+    lost_events: int
     all_objects: bool
     sample_period: float
     first_ns: int

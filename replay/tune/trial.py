@@ -88,7 +88,7 @@ class Tuning:
     static: dict[str, float]
     held: list[Held]
     gain: Gain
-    lost: int
+    lost_events: int
     qualified: list[str]
 
     @property
@@ -160,7 +160,7 @@ def tune(
         },
         held=[_held(name, played) for name, played in results.items() if name != HALF],
         gain=_gain(results[POSTED], results[HALF]),
-        lost=sum(reader.metadata.lost_total() for reader in readers),
+        lost_events=sum(reader.metadata.lost_total() for reader in readers),
         qualified=[
             f"{reader.path.name}: {line}"
             for reader, result in zip(readers, results[POSTED], strict=True)

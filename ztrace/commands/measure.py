@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from ztrace.console import console, progress
+from ztrace.console import console, print_json, progress
 from ztrace.measuring import Wish, measure
 from ztrace.outputs import OUTPUT, Command
 from ztrace.present.measured import show_measured
@@ -98,7 +97,7 @@ def command(
             raise click.ClickException(f"{path} exists; --force replaces it")
     found = list(measure(wish, progress))
     if as_json:
-        click.echo(json.dumps([one.to_dict() for one in found], indent=2, allow_nan=False))
+        print_json({"trace": str(trace), "measured": [one.to_dict() for one in found]})
     else:
         show_measured(console(), str(trace), found, cycles=cycles)
     for one in found:

@@ -190,7 +190,7 @@ def test_a_limit_that_its_driver_cannot_shrink_to(folder: Path) -> None:
     trace = str(ROOT / "traces" / "samples" / "zbud-6.1-small.parquet")
     done = ztrace(folder, "replay", trace, "--backend", "halves", "--limit", "100K", "--json")
     assert not done.returncode, done.stderr
-    [*_, late] = json.loads(done.stdout)["limited"]
+    [*_, late] = json.loads(done.stdout)["replays"]
     counts = late["counts"]
     assert counts["jobs"] == counts["reclaim_fails"] > 0 == counts["written_back"]
     assert counts["rejected"] > 0

@@ -81,11 +81,11 @@ def test_a_real_recording(ztrace: Command) -> None:
     trace = SAMPLES / "ztree-6.1-bursts.parquet"
     status, out, _ = ztrace("replay", trace, "--backend", "ztree", "--anomalies", "--json")
     assert status == 0
-    found = json.loads(out)
+    [found] = json.loads(out)["replays"]
     assert found["totals"]["equal"] == found["totals"]["compared"] == 11138
     assert {one["name"] for one in found["hazards"]} == {"H10", "H11", "H27"}
     status, out, _ = ztrace("replay", trace, "--backend", "ztree", "--json")
-    plain = json.loads(out)
+    [plain] = json.loads(out)["replays"]
     for one in found["hazards"]:
         assert plain["hazards"][one["name"]] == {"count": one["count"], "first": one["what"]}
     assert found["stranded_peak"]["stranded_bytes"] >= plain["stranded_bytes"] >= 0

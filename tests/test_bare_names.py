@@ -28,7 +28,8 @@ def told(ztrace: Command, *arguments: str) -> str:
 
 
 def test_replay_has_the_recorded_rules(ztrace: Command) -> None:
-    found = json.loads(told(ztrace, "replay", TRACE, "--backend", "zsmalloc", "--json"))
+    out = told(ztrace, "replay", TRACE, "--backend", "zsmalloc", "--json")
+    [found] = json.loads(out)["replays"]
     assert found["backend"] == "zsmalloc:6.1"
     assert found["totals"]["equal"] == found["totals"]["compared"] > 0
     other = replay_trace(TRACE, "zsmalloc:6.12").pools[0].totals  # what is said stands

@@ -105,7 +105,7 @@ def test_import_then_stat_then_export(ztrace: Runner, tmp_path: Path) -> None:
     assert document["ops"]["malloc"]["size_bytes"]["p50"] == 112
     assert document["ops"]["free"]["failed"] == {"EINVAL": 23}
     assert document["rows_by_cpu"] == {"0": 23, "1": 23}
-    assert (document["lost_total"], document["lost"]) == (None, {})
+    assert (document["lost_events"], document["lost"]) == (None, {})
 
     shown = ztrace("stat", "t.parquet").out
     assert "lost events: unknown, nobody counted them" in shown
@@ -141,7 +141,7 @@ def test_info_json(ztrace: Runner, trace: str) -> None:
     document = json.loads(ztrace("info", trace, "--json").out)
     assert document["rows"] == 2
     assert document["bytes_per_row"] == document["bytes"] / 2 == Path(trace).stat().st_size / 2
-    assert document["lost_total"] == 4003
+    assert document["lost_events"] == 4003
     assert document["metadata"]["lost"]["ring full"] == {"0": 3, "1": 4000}
     assert document["metadata"]["kernel"]["release"] == "6.1.0-56-amd64"
 
@@ -149,7 +149,7 @@ def test_info_json(ztrace: Runner, trace: str) -> None:
 def test_losses_are_shown_by_every_command(ztrace: Runner, trace: str) -> None:
     for command in ("info", "stat"):
         assert "ring full: 4,003 (cpu 0: 3, cpu 1: 4,000)" in ztrace(command, trace).out
-        assert json.loads(ztrace(command, trace, "--json").out)["lost_total"] == 4003
+        assert json.loads(ztrace(command, trace, "--json").out)["lost_events"] == 4003
     result = ztrace("export", trace)
     assert "lost events: 4,003" in result.err and "lost" not in result.out
 

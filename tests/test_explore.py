@@ -321,7 +321,7 @@ def test_text_and_json_agree(ztrace: Cli) -> None:
     assert code == 0
     code, out, _ = ztrace(*args, "--json")
     assert code == 0
-    document = json.loads(out)
+    [document] = json.loads(out)["scenarios"]
     assert re.search(r"^states +([\d,]+)", text, re.M)[1] == f"{document['states']:,}"  # type: ignore[index]
     shown = re.search(r"^interleavings +([\d,]+), ([\d,]+) of them", text, re.M)
     assert shown is not None

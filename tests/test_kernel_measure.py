@@ -43,7 +43,7 @@ def measured(*arguments: str | Path, status: int = 0) -> dict[str, dict[str, Any
     """What --json says, by allocator."""
     done = run(*arguments, "--json")
     assert done.returncode == status
-    return {one["allocator"]: one for one in json.loads(done.stdout)}
+    return {one["allocator"]: one for one in json.loads(done.stdout)["measured"]}
 
 
 def broken(folder: Path, name: str, instead: str) -> str:
@@ -141,7 +141,7 @@ def test_what_dies_says_why_and_takes_no_others_with_it(tmp_path: Path) -> None:
     first, second = done.stderr.splitlines()
     assert "Segfault" in first and "(in onepage_malloc" in first
     assert "BUG: failure at mm/ztrace/bug/bug.c" in second
-    found = {one["allocator"]: one for one in json.loads(done.stdout)}
+    found = {one["allocator"]: one for one in json.loads(done.stdout)["measured"]}
     assert found["zbud"]["equal"] == 2012
     assert found["onepage"]["malloc_ns"]["calls"] == 2012
     assert set(found["oops"]) == {"allocator", "kernel", "release", "where", "error"}

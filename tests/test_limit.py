@@ -520,7 +520,7 @@ def test_the_command_beside_the_kernels_counters(ztrace: Command, limited: Path)
     assert "zbud: written back 2, limit hits 2, rejected 3" in out
     assert "3 stores were rejected when this was recorded" in out
     status, out, _ = ztrace(*arguments, "--json")
-    first, late = json.loads(out)["limited"]
+    first, late = json.loads(out)["replays"]
     assert first["worker"] == {"delay_ns": 0, "page_ns": 0}
     assert late["worker"] == {"delay_ns": 300_000, "page_ns": 300_000}
     assert first["counts"]["written_back"] == 2 and first["counts"]["refaults"] == 1

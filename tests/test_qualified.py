@@ -71,7 +71,7 @@ def test_a_limit_that_is_never_reached(ztrace: Command) -> None:
     _, out, _ = ztrace(*command[:-1], "200K", "--worker", "1ms,1ms")
     assert "never reached" not in out
     _, text, _ = ztrace(*command, "--json")
-    assert not any(one["reached"] for one in json.loads(text)["limited"])
+    assert not any(one["reached"] for one in json.loads(text)["replays"])
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_report_and_json_say_unknown(ztrace: Command, tmp_path: Path) -> None:
     path, page = tmp_path / "t.parquet", tmp_path / "r.md"
     assert ztrace("import", text, "--allocator", "zbud", "-o", path)[0] == 0
     for command in ("stat", "info"):
-        assert json.loads(ztrace(command, path, "--json")[1])["lost_total"] is None
+        assert json.loads(ztrace(command, path, "--json")[1])["lost_events"] is None
     assert ztrace("report", path, "-o", page)[0] == 0
     found = page.read_text()
     assert "lost events: t unknown" in found

@@ -227,7 +227,7 @@ def test_output_says_the_same_as_json(tmp_path: Path, ztrace: Command) -> None:
     assert max(map(len, out.splitlines())) <= 80
     lines = [" ".join(line.split()) for line in out.splitlines()]
     status, text, _ = ztrace("replay", trace, "--backend", "ztree", "--every", "50%", "--json")
-    data = json.loads(text)
+    [data] = json.loads(text)["replays"]
     assert status == 0
     for name in ("handles", "totals"):
         assert f"{name} equal: {data[name]['equal']} of {data[name]['compared']}" in lines
@@ -238,7 +238,7 @@ def test_output_says_the_same_as_json(tmp_path: Path, ztrace: Command) -> None:
     density = (data["at_peak"]["density"], data["at_end"]["density"], data["mean_density"])
     assert f"density {' '.join(f'{value:.3f}' for value in density)}" in lines
     assert "lost events: 0" in lines
-    assert data["lost_total"] == 0
+    assert data["lost_events"] == 0
     assert "hazards met: none" in lines
     assert data["hazards"] == {}
     for row in data["series"]:
@@ -541,7 +541,7 @@ def test_undefined_behaviour_ends_the_pool(tmp_path: Path, ztrace: Command) -> N
     status, out, err = ztrace("replay", trace, "--backend", "ztree", "--json")
     assert status == 1
     assert err.startswith(f"ztrace: {trace}: replay of pool 0 by ztree ended early at row 1: ")
-    data = json.loads(out)
+    [data] = json.loads(out)["replays"]
     assert data["hazards"]["H12"]["count"] == 1
     assert data["handles"]["equal"] == data["handles"]["compared"] == 2
     status, out, _ = ztrace("replay", trace, "--backend", "ztree")

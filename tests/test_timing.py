@@ -75,7 +75,7 @@ def test_command() -> None:
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "slots scanned" in " ".join(done.stdout.split())
     plain = subprocess.run([*COMMAND, "--json"], capture_output=True, text=True, check=True)
-    timing = json.loads(plain.stdout)["measured_here"]["timing"]
+    timing = json.loads(plain.stdout)["replays"][0]["measured_here"]["timing"]
     assert timing["latencies"][0]["call"] == "malloc"
     refused = subprocess.run([*COMMAND, "--engine", "python"], capture_output=True, text=True)
     assert refused.returncode == 2

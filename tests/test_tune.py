@@ -230,11 +230,12 @@ def test_the_command(ztrace: Command, tmp_path: Path) -> None:
     assert [tuple(pair) for pair in found["table"]] == read_table(output)
     assert found["initialiser"] in out
     assert [one["backend"] for one in found["held"]] == ["posted", "tuned", "ztree:late"]
-    assert found["lost"] == 0
+    assert found["lost_events"] == 0
     # The figure is that of a replay with the file.
     status, replayed, _ = ztrace("replay", trace, "--backend", f"ztree:table={output}", "--json")
-    assert json.loads(replayed)["held_bytes"]["mean"] == found["held"][1]["mean_bytes"]
-    assert json.loads(replayed)["held_bytes"]["peak"] == found["held"][1]["peak_bytes"]
+    [replay] = json.loads(replayed)["replays"]
+    assert replay["held_bytes"]["mean"] == found["held"][1]["mean_bytes"]
+    assert replay["held_bytes"]["peak"] == found["held"][1]["peak_bytes"]
 
 
 @pytest.mark.parametrize(

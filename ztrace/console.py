@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -145,6 +146,18 @@ def print_json(document: Mapping[str, Any]) -> None:
 def lost_text(lost: int | None) -> str:
     """A number of lost events; unknown where nobody counted."""
     return "unknown, nobody counted them" if lost is None else count_text(lost)
+
+
+def about(trace: str | os.PathLike[str], rows: int, metadata: Metadata) -> dict[str, Any]:
+    """What every JSON document says of the trace it was made of (docs/json.md)."""
+    return {
+        "trace": str(trace),
+        "rows": rows,
+        "lost_events": metadata.lost_events(),
+        "lost": metadata.lost,
+        "left_out": metadata.left_out,
+        "sample_period": metadata.sample_period(),
+    }
 
 
 def lost_lines(metadata: Metadata) -> list[str]:

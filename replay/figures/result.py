@@ -284,7 +284,7 @@ class Result:
 
     Times are the trace's (ns), except ``wall_s`` and ``timing``, which were measured here and are
     all that differs between two runs. ``held_near_peak`` is what was held, in bytes, when the
-    pools' ``stats_near_peak`` were taken: at most 1/128 below the peak. ``lost_total``: None where
+    pools' ``stats_near_peak`` were taken: at most 1/128 below the peak. ``lost_events``: None where
     nobody counted.
     """
 
@@ -297,7 +297,7 @@ class Result:
     order: str
     starts_empty: bool
     lost: dict[str, dict[str, int]]
-    lost_total: int | None
+    lost_events: int | None
     all_objects: bool
     sample_period: float
     first_ns: int

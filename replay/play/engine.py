@@ -423,7 +423,7 @@ def _result(reader: Source, backend: str, found: Survey, engine: _Engine, wall_s
         order=metadata.order,
         starts_empty=metadata.starts_empty(),
         lost=metadata.lost,
-        lost_total=metadata.lost_events(),
+        lost_events=metadata.lost_events(),
         all_objects=metadata.has_all_objects(),
         sample_period=metadata.sample_period(),
         first_ns=found.first_ns,

@@ -580,7 +580,7 @@ class _Play:
             order=metadata.order,
             starts_empty=metadata.starts_empty(),
             lost=metadata.lost,
-            lost_total=metadata.lost_events(),
+            lost_events=metadata.lost_events(),
             all_objects=metadata.has_all_objects(),
             sample_period=metadata.sample_period(),
             first_ns=found.first_ns,

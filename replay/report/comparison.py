@@ -63,7 +63,7 @@ def _heading(
         "b": b.label,
         "threshold": threshold,
         "confidence": confidence,
-        "lost_events": {"a": a.document["lost_total"], "b": b.document["lost_total"]},
+        "lost_events": {"a": a.document["lost_events"], "b": b.document["lost_events"]},
         "qualified": {"a": a.document["qualified"], "b": b.document["qualified"]},
         "changes": [asdict(change) for change in changes],
         "regressions": sum(change.regression for change in changes),

@@ -168,7 +168,7 @@ def _facts(reader: TraceReader, recorded: Recorded, allocator: str) -> Json:
     metadata = reader.metadata
     lost = metadata.lost_events()
     return {
-        "path": str(reader.path),
+        "trace": str(reader.path),
         "user": metadata.source,
         "allocator": allocator,
         "compressor": next((pool.compressor for pool in metadata.pools), "unknown"),
@@ -185,7 +185,7 @@ def _facts(reader: TraceReader, recorded: Recorded, allocator: str) -> Json:
         "left_out": metadata.left_out,
         "rows": reader.num_rows,
         "span_s": (recorded.last_ns - recorded.first_ns) / 1e9,
-        "lost_total": lost,
+        "lost_events": lost,
         "lost_share": None if lost is None else lost / max(1, lost + reader.num_rows),
         "lost": metadata.lost,
         "lost_by_cause": {cause: sum(by.values()) for cause, by in metadata.lost.items()},

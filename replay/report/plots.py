@@ -246,7 +246,7 @@ def _heat(i: int, one: Json) -> Json:
         x_most=pointer((*at, "span_s")),
         y_most=pointer((*at, "largest_bytes")),
         source="recorded mallocs, header taken off",
-        error=f"lost events: {lost_count(one['lost_total'])}",
+        error=f"lost events: {lost_count(one['lost_events'])}",
     )
 
 

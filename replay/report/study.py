@@ -162,7 +162,7 @@ def _validated(document: Json) -> Table:
         keys = ("calls", "explained", "undetermined", "sizes_equal", "sizes_compared")
         known = [row.cell(count, "validation", key) for key in keys]
         apart = row.cell(percent, "size_error", "p99_share")
-        return [*known, apart, row.cell(count, "lost_total")]
+        return [*known, apart, row.cell(count, "lost_events")]
 
     headers = (
         *("program", "allocator", "calls", "explained", "undet.", "sizes", "of", "off %"),

@@ -177,7 +177,7 @@ def lost_count(lost: int | None) -> str:
 
 def loss_text(document: Json) -> str:
     """One line on losses, for whatever has no more room."""
-    lost = [(one["label"], one["lost_total"]) for one in document["recordings"]]
+    lost = [(one["label"], one["lost_events"]) for one in document["recordings"]]
     bad = [f"{label} {lost_count(n)}" for label, n in lost if n != 0]
     return f"lost events: {', '.join(bad)}" if bad else "no event lost"
 
@@ -213,7 +213,7 @@ def _recordings(document: Json) -> Table:
         rows.append(
             [
                 *row.cells(text, "label", "allocator", "user", "kernel"),
-                *row.cells(count, "cpus", "rows", "lost_total"),
+                *row.cells(count, "cpus", "rows", "lost_events"),
                 row.cell(number, "span_s"),
             ]
         )
@@ -248,7 +248,7 @@ def _losses(document: Json) -> Table:
     for i, one in _each(document):
         row = Row(document, "recordings", i)
         costs = [row.cell(number, "probe_cost_ns", op) for op in _FIRST]
-        lost = [row.cell(count, "lost_total"), row.cell(percent, "lost_share")]
+        lost = [row.cell(count, "lost_events"), row.cell(percent, "lost_share")]
         rows.append([row.cell(text, "label"), *lost, *costs])
         for cause, events in one["lost_by_cause"].items():
             notes.append(f"{one['label']}: lost by {cause}: {events:,}")

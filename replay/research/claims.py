@@ -201,7 +201,7 @@ def _below(found: Interval, limit: float) -> Verdict:
 
 def _unfit(one: Recording) -> str | None:
     """Why a recording's memory decides nothing; None if it does."""
-    if one.document["lost_total"]:
+    if one.document["lost_events"]:
         return "lost events, so objects are missing or kept for ever"
     if not one.document["all_objects"]:
         return "holds some objects of its pools only, by a filter or a sample"

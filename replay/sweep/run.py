@@ -71,7 +71,7 @@ def _metrics(result: Result) -> Row:
         "rows": result.rows,
         "calls": result.driven,
         "span_ns": result.last_ns - result.first_ns,
-        "lost": result.lost_total,
+        "lost": result.lost_events,
         "starts_empty": result.starts_empty,
     }
     levels: dict[str, Level] = {

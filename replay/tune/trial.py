@@ -88,7 +88,7 @@ class Tuning:
     static: dict[str, float]
     held: list[Held]
     gain: Gain
-    lost: int | None
+    lost_events: int | None
     qualified: list[str]
 
     @property
@@ -166,7 +166,7 @@ def tune(
         },
         held=[_held(name, played) for name, played in results.items() if name != HALF],
         gain=_gain(results[POSTED], results[HALF]),
-        lost=_lost(readers),
+        lost_events=_lost(readers),
         qualified=[
             f"{reader.path.name}: {line}"
             for reader, result in zip(readers, results[POSTED], strict=True)

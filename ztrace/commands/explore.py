@@ -113,7 +113,8 @@ def command(
         return 0 if all(name in one.found for name, one in zip(names, results, strict=True)) else 1
     result = results[0]
     if as_json:
-        print_json({"model": model, **result.to_dict(names or None)})
+        scenario = {"hazard": hazard, **result.to_dict(names or None)}
+        print_json({"model": model, "scenarios": [scenario]})
     else:
         _show(console(), result, names)
     return 0 if all(name in result.found for name in names) else 1

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from ztrace.console import (
+    about,
     bytes_text,
     console,
     count_text,
@@ -35,11 +36,9 @@ def command(trace: Path, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "path": str(trace),
+                **about(trace, rows, metadata),
                 "bytes": size,
-                "rows": rows,
                 "bytes_per_row": per_row,
-                "lost_total": metadata.lost_events(),
                 "metadata": metadata.to_dict(),
             }
         )

@@ -36,7 +36,7 @@ class Outcome:
     rows: int = 0
     compared: int = 0
     explained: int = 0
-    lost: int = 0
+    lost_events: int = 0
     counters_agree: bool = False
     model_agrees: bool = False
     failed: str | None = None
@@ -44,7 +44,9 @@ class Outcome:
     @property
     def good(self) -> bool:
         """Whether nothing was lost, the kernel counted the same, and the model answers so."""
-        return self.model_agrees and self.counters_agree and not self.lost and not self.failed
+        return (
+            self.model_agrees and self.counters_agree and not self.lost_events and not self.failed
+        )
 
 
 @click.command(
@@ -131,7 +133,7 @@ def examine(cell: Cell, path: Path) -> Outcome:
             metadata.kernel.release,
             sorted({probe.kind for probe in metadata.probes.values()}),
             trace.num_rows,
-            lost=metadata.lost_total(),
+            lost_events=metadata.lost_total(),
             counters_agree=bool(checks) and all(one.agrees for one in checks),
         )
         try:
@@ -155,7 +157,7 @@ def show_cells(done: Sequence[Outcome]) -> None:
             "+".join(one.probes) or "-",
             count_text(one.rows),
             f"{count_text(one.explained)} of {count_text(one.compared)}",
-            count_text(one.lost),
+            count_text(one.lost_events),
             "agree" if one.counters_agree else "NO",
         )
         for one in done

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -123,7 +122,7 @@ def command(
             raise click.ClickException(f"{path} exists; --force replaces it")
     found = list(measure(wish, progress))
     if as_json:
-        click.echo(json.dumps([one.to_dict() for one in found], indent=2, allow_nan=False))
+        print_json({"trace": str(trace), "measured": [one.to_dict() for one in found]})
     else:
         show_measured(console(), str(trace), found, cycles=cycles)
     for one in found:

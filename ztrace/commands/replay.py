@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ztrace import options
-from ztrace.console import console, print_json, progress
+from ztrace.console import about, console, print_json, progress
 from ztrace.options import PATH, AskedLimit
 from ztrace.outputs import OUTPUT, Command
 from ztrace.replay.play.backends import ALL, chosen_or_own
@@ -196,10 +196,9 @@ def _replayed(asked: Asked) -> int:
             )
         if file is not None:
             file.write(series_csv({result.backend: result.series for result in results}).encode())
-    if asked.as_json and asked.several:
-        print_json({"replays": [result.to_dict() for result in results]})
-    elif asked.as_json:
-        print_json(results[0].to_dict())
+        found = about(asked.trace, reader.num_rows, metadata)
+    if asked.as_json:
+        print_json({**found, "replays": [result.to_dict() for result in results]})
     elif asked.several:
         show_comparison(console(), results, metadata)
     else:
@@ -216,8 +215,9 @@ def _anomalies(asked: Asked) -> int:
     with TraceReader(trace) as reader, progress(trace.name, 3 * reader.num_rows) as advance:
         [backend] = chosen_or_own(asked.backends, reader.metadata)
         found = find_anomalies(asked.source(reader, backend), backend, advance)
+        recorded = about(trace, reader.num_rows, reader.metadata)
     if asked.as_json:
-        print_json(found.to_dict())
+        print_json({**recorded, "replays": [found.to_dict()]})
     else:
         show_anomalies(console(), str(trace), found)
     return _report_stopped(trace, found.result)
@@ -241,8 +241,9 @@ def _limited(asked: Asked, limit: AskedLimit) -> int:
                 rules,
                 advance=advance,
             )
+        recorded = about(asked.trace, reader.num_rows, metadata)
     if asked.as_json:
-        print_json({"limited": [outcome.to_dict() for outcome in outcomes]})
+        print_json({**recorded, "replays": [outcome.to_dict() for outcome in outcomes]})
     else:
         count = len(backends)
         show_limited(console(), outcomes[:count], outcomes[count:], metadata)

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from ztrace.console import (
+    about,
     bytes_text,
     console,
     count_text,
@@ -40,12 +41,8 @@ def command(trace: Path, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "path": str(trace),
+                **about(trace, summary.rows, metadata),
                 **summary.to_dict(),
-                "lost_total": metadata.lost_events(),
-                "lost": metadata.lost,
-                "left_out": metadata.left_out,
-                "sample_period": metadata.sample_period(),
             }
         )
         return

@@ -69,7 +69,7 @@ def summary(progress: Progress) -> dict[str, Any]:
         "stores": progress.stores,
         "loads": progress.loads,
         "pool_bytes": progress.pool_bytes,
-        "lost": progress.lost,
+        "lost_events": progress.lost,
         "calls": calls,
     }
 

@@ -85,8 +85,8 @@ def command(
 
 
 def _show(out: Console, tuned: Tuning, output: Path | None) -> None:
-    if tuned.lost != 0:
-        out.print(f"lost events: {lost_text(tuned.lost)}")
+    if tuned.lost_events != 0:
+        out.print(f"lost events: {lost_text(tuned.lost_events)}")
     for line in tuned.qualified:
         out.print(line)
     posted = next(one for one in tuned.held if one.backend == "posted").mean_bytes

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import click
@@ -12,6 +14,7 @@ from tests.runner import SAMPLES, Runner, leaves, shell
 from ztrace import outputs
 from ztrace.console import console, table
 from ztrace.traces import Kernel, Machine, PoolInfo, Probe, TraceReader, TraceWriter
+from ztrace.units import counted
 
 SMALL = next(path for path in SAMPLES if path.stem == "zbud-6.1-small")
 EVIL = "e\x1b[31mvil\r\n\x07"
@@ -296,3 +299,69 @@ def test_help_names_what_it_may(ztrace: Runner) -> None:
         assert (shown.code, shown.err) == (0, ""), words
         assert command.epilog and command.epilog.startswith("Example: "), words
         assert isinstance(command, click.Command)
+
+
+# Slips in the use of one command
+
+
+def test_a_report_is_refused_by_its_ending(ztrace: Runner) -> None:
+    result = ztrace("report", SMALL, "-o", "r.pdf")
+    assert result.code == 2
+    assert "r.pdf: its ending names no format; give .html, .txt, .md, .json, .csv" in result.err
+    assert not Path("r.pdf").exists()
+    assert ztrace("report", SMALL, "--no-time", "-o", "r.pdf", "--format", "text").code == 0
+
+
+def test_a_block_has_at_most_the_pages_that_the_kernel_gives(ztrace: Runner) -> None:
+    result = ztrace("tune", SMALL, "--most-order", "9")
+    assert result.code == 2 and "9 is not in the range 0<=x<=3" in result.err
+
+
+def test_a_limit_without_a_unit_says_what_to_write(ztrace: Runner) -> None:
+    result = ztrace("replay", SMALL, "--limit", "20")
+    assert result.code == 2
+    assert result.err == "ztrace: --limit: less than a page; write a share, 20%, or a size, 20M\n"
+
+
+def test_a_replay_is_through_the_recorded_model_if_none_is_named(ztrace: Runner) -> None:
+    own = json.loads(ztrace("replay", SMALL, "--json").out)["replays"]
+    assert [one["backend"] for one in own] == ["zbud"]
+    for words, command in leaves():
+        named = [option for option in command.params if "--backend" in option.opts]
+        if named and words not in ("lab run", "lab case-study", "validate"):
+            shown = " ".join(ztrace(*words.split(), "--help").out.split())
+            assert "z3fold, zblock, zbud, zsmalloc or ztree" in shown, words
+
+
+def test_a_sweep_leaves_out_its_own_results(ztrace: Runner) -> None:
+    Path("a.parquet").write_bytes(SMALL.read_bytes())
+    words = ("--backend", "zbud", "--workers", "1", "-o", "results.parquet")
+    assert ztrace("sweep", "a.parquet", *words).code == 0
+    again = ztrace("sweep", "a.parquet", "results.parquet", *words, "--force")
+    assert again.code == 0
+    assert again.err == "ztrace: results.parquet: the results of the last sweep; left out\n"
+    other = ztrace("sweep", "a.parquet", "results.parquet", *words[:-1], "more.parquet")
+    assert other.code == 2
+    assert other.err == (
+        "ztrace: results.parquet: the results of a sweep, not a trace; leave it out\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["none.parquet", "words.parquet"])
+def test_a_sweep_finds_what_is_no_trace_before_it_runs(ztrace: Runner, name: str) -> None:
+    Path("words.parquet").write_text("no trace")
+    result = ztrace("sweep", SMALL, name, "--backend", "zbud", "--workers", "1", "-o", "out")
+    assert result.code == 2 and result.err.startswith(f"ztrace: {name}")
+    assert not Path("out").exists() and not Path("out.runs").exists()
+
+
+def test_counts_of_one_have_no_s(ztrace: Runner) -> None:
+    one = next(path for path in SAMPLES if path.stem == "ztree-6.1-bursts")
+    assert "calls on 1 CPU;" in ztrace("validate", one).out
+    assert "1 CPUs" not in ztrace("info", one).out
+    assert counted(1, "page") == "1 page" and counted(2000, "page") == "2,000 pages"
+
+
+def test_the_lab_lists_in_columns(ztrace: Runner) -> None:
+    lines = [line for line in ztrace("lab", "list").out.splitlines() if line.startswith("  ")]
+    assert len({len(re.match(r" +\S+ +", line)[0]) for line in lines}) == 1  # type: ignore[index]

@@ -30,7 +30,7 @@ READING = (
 )
 SLOW = ("report IN --no-time", "compare IN IN")
 LARGE_ROWS = 100_000
-"""A comparison takes a bootstrap of every call: not of the three large recordings."""
+"""The three large recordings are taken once, as JSON, and not compared."""
 
 NO_STORES = "no stores in it; a pool limit needs zswap's own calls"
 
@@ -51,6 +51,11 @@ def called(ztrace: Runner, words: str, recording: Path, *more: str) -> Result:
     assert result.code == (2 if refused else 0), (words, result.err)
     assert NO_STORES in result.err if refused else result.err == "", words
     return result
+
+
+def is_large(recording: Path) -> bool:
+    with TraceReader(recording) as reader:
+        return reader.num_rows > LARGE_ROWS
 
 
 def has_stores(recording: Path) -> bool:
@@ -91,11 +96,13 @@ def check_shape(document: Any, recording: Path, words: str) -> None:
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
 def test_every_command_on_every_recording(ztrace: Runner, recording: Path) -> None:
     for words in READING:
-        plain = called(ztrace, words, recording)
         shown = called(ztrace, words, recording, "--json")
         if shown.code == 0:
-            assert plain.out and not re.search(r"[ \t]$", plain.out, re.MULTILINE), words
             check_shape(json.loads(shown.out), recording, words)
+        if not is_large(recording):
+            plain = called(ztrace, words, recording)
+            assert plain.code == shown.code
+            assert not re.search(r"[ \t]$", plain.out, re.MULTILINE), words
     for words in WRITING:
         called(ztrace, words, recording, "--force")
         assert Path("out").stat().st_size > 0
@@ -103,9 +110,8 @@ def test_every_command_on_every_recording(ztrace: Runner, recording: Path) -> No
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda path: path.stem)
 def test_reports_and_comparisons_of_every_recording(ztrace: Runner, recording: Path) -> None:
-    with TraceReader(recording) as reader:
-        large = reader.num_rows > LARGE_ROWS
-    for words in SLOW[:1] if large else SLOW:
+    compared = recording.stem.startswith("redis") or recording.stem.endswith("small")
+    for words in SLOW if compared else SLOW[:1]:
         more = ("--format", "json") if words.startswith("report") else ("--json",)
         check_shape(json.loads(called(ztrace, words, recording, *more).out), recording, words)
         if recording.stem.startswith("redis"):

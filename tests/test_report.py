@@ -22,7 +22,8 @@ import pytest
 from tests.documents import assemble
 from ztrace.allocator import create, native
 from ztrace.cli import main
-from ztrace.replay.report import FORMATS, Thresholds, gather_one, render
+from ztrace.replay.read.rows import survey
+from ztrace.replay.report import FORMATS, Thresholds, gather_one, passes, render
 from ztrace.replay.report.ageing import fresh_bytes
 from ztrace.replay.report.gather import Recording
 from ztrace.replay.report.plots import plots
@@ -165,6 +166,22 @@ def at(document: Any, pointer: str) -> Any:
 
 
 # -- known answers --------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(native.reason_missing() is not None, reason="no native core")
+def test_a_report_surveys_a_trace_once_for_all_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    surveys = []
+
+    def counted(*given: Any) -> Any:
+        surveys.append(1)
+        return survey(*given)
+
+    monkeypatch.setattr("ztrace.replay.play.native.survey", counted)
+    rows: list[int] = []
+    with TraceReader(SAMPLE) as reader:
+        gather_one(reader, "x", FOUR, rows.append, timing=True)
+        assert sum(rows) <= passes(len(FOUR)) * reader.num_rows
+    assert len(surveys) == 1
 
 
 def test_quantiles_are_nearest_rank() -> None:

@@ -329,7 +329,9 @@ def test_a_sweep_goes_on_where_it_was_interrupted(
 def test_a_failed_run_does_not_stop_the_rest(traces: list[str], tmp_path: Path) -> None:
     output = tmp_path / "results.parquet"
     broken = tmp_path / "broken.parquet"
-    broken.write_bytes(Path(traces[0]).read_bytes()[:1000])
+    content = bytearray(Path(traces[0]).read_bytes())
+    content[100:140] = bytes(40)  # rows, not the footer: seen by who reads them
+    broken.write_bytes(content)
     process = ztrace("sweep", traces[0], str(broken), "--backend", "zbud", "-o", str(output))
     _, said = process.communicate(timeout=120)
     assert process.returncode == 1

@@ -143,11 +143,6 @@ def print_json(document: Mapping[str, Any]) -> None:
     print(json.dumps(document, indent=2, allow_nan=False))
 
 
-def lost_text(lost: int | None) -> str:
-    """A number of lost events; unknown where nobody counted."""
-    return "unknown, nobody counted them" if lost is None else count_text(lost)
-
-
 def about(trace: str | os.PathLike[str], rows: int, metadata: Metadata) -> dict[str, Any]:
     """What every JSON document says of the trace it was made of (docs/json.md)."""
     return {
@@ -158,6 +153,11 @@ def about(trace: str | os.PathLike[str], rows: int, metadata: Metadata) -> dict[
         "left_out": metadata.left_out,
         "sample_period": metadata.sample_period(),
     }
+
+
+def lost_text(lost: int | None) -> str:
+    """A number of lost events; unknown where nobody counted."""
+    return "unknown, nobody counted them" if lost is None else count_text(lost)
 
 
 def lost_lines(metadata: Metadata) -> list[str]:

@@ -82,7 +82,7 @@ def _paths(parameter: click.Parameter, ctx: click.Context) -> Iterator[Path]:
         if isinstance(one, Path) and os.fspath(one) != "-":
             yield one
         elif isinstance(one, str):
-            if isinstance(parameter, click.Argument):
+            if isinstance(parameter, click.Argument) and parameter.type is click.STRING:
                 yield Path(one)
             for found in _NAMED.finditer(one):
                 yield Path(found[1] or found[2])

@@ -70,7 +70,7 @@ class Limit:
         if not 1 <= self.max_percent <= 100 or not 0 <= self.accept_percent <= 100:
             raise ReplayError("--limit is 1 to 100 %, --accept 0 to 100 %, in whole percent")
         if not self.max_pages:
-            raise ReplayError("--limit: less than a page")
+            raise ReplayError("--limit: less than a page; write a share, 20%, or a size, 20M")
 
     @property
     def max_pages(self) -> int:

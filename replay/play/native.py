@@ -295,16 +295,33 @@ def replay_native(
         known = survey(reader, advance)
         for backend, (_, config) in zip(backends, chosen, strict=True):
             check_replayable(reader, known, backend, config.page_bytes)
-    if timing and len(backends) > 1:  # side by side they would disturb each other
-        return [
-            replay_native(reader, [b], every=every, timing=True, advance=advance)[0]
-            for b in backends
-        ]
+    # What is timed plays alone: side by side models would disturb each other.
+    groups = [[one] for one in backends] if timing else [list(backends)]
+
+    def share(rows: int) -> None:
+        advance(rows // len(groups))
+
+    found = []
+    for group in groups:
+        found += _play_together(core, reader, group, known, every, timing, share)
+    return found
+
+
+def _play_together(
+    core: ctypes.CDLL,
+    reader: Source,
+    backends: Sequence[str],
+    known: Survey | None,
+    every: Every | None,
+    timing: bool,
+    advance: Callable[[int], object],
+) -> list[Result]:
+    """Decode a trace once and play it through some backends; it is surveyed if it must be."""
     while True:
         start = perf_counter()
         plays = [
-            _Play(core, reader, backend, model, config, known, every, timing)
-            for backend, (model, config) in zip(backends, chosen, strict=True)
+            _Play(core, reader, backend, *_model(backend), known, every, timing)
+            for backend in backends
         ]
         try:
             columns = (*COLUMNS, "place") if _places(reader, backends) else COLUMNS

@@ -136,7 +136,7 @@ class Follower:
 
 
 class _Pool:
-    """One pool. ``_plain``: live objects of handles that were given out once."""
+    """One pool. ``_plain``: live objects of handles that were given out once, by their handles."""
 
     def __init__(self, where: str, *, whole: bool) -> None:
         self._where = where
@@ -153,35 +153,41 @@ class _Pool:
 
     def feed(self, calls: npt.NDArray[np.void], end_row: int) -> Objects:
         """Take over calls of this pool before ``end_row``; returns the objects that they ended."""
-        known = np.zeros(len(self._plain), _CALL)
-        for name in OBJECT.names or ():
-            known[name] = self._plain[name]
-        mixed = np.concatenate([known, calls])
-        order = np.argsort(mixed["handle"], kind="stable")
-        handle, is_free = mixed["handle"][order], mixed["is_free"][order]
+        if not len(calls):
+            return self._play(calls, end_row)
+        self._now_ns = int(calls["given_ns"][-1])
+        order = np.argsort(calls["handle"], kind="stable")
+        mine = calls[order]
+        handle, is_free = mine["handle"].copy(), mine["is_free"].copy()
         follows = np.append(False, handle[1:] == handle[:-1])  # the call before, by its handle
-        after_malloc = follows & np.append(False, ~is_free[:-1])
+        place, is_known = _found(self._plain["handle"], handle)
+        after_malloc = np.where(follows, np.append(False, ~is_free[:-1]), is_known)
+        met = place[is_known & ~follows]  # live objects of whose handles there are calls
         twice = handle[after_malloc & ~is_free]
         aside = np.array(list(self._lives.live), np.uint64)
+        regular = np.ones(len(calls), np.bool_)
+        by_rules = calls[:0]
         if len(twice) or len(aside):
-            irregular = np.isin(handle, np.concatenate([twice, aside]))
-            by_rules = mixed[np.sort(order[irregular])]
-            order, is_free = order[~irregular], is_free[~irregular]
-            follows, after_malloc = follows[~irregular], after_malloc[~irregular]
-        else:
-            by_rules = mixed[:0]
-        if self._whole and (is_free & ~after_malloc).any():
-            at = mixed[order[is_free & ~after_malloc]]
+            regular = ~np.isin(handle, np.concatenate([twice, aside]))
+            known = self._plain[place[is_known & ~follows & ~regular]]
+            by_rules = np.concatenate([_as_calls(known), calls[np.sort(order[~regular])]])
+        unknown = regular & is_free & ~after_malloc
+        if self._whole and unknown.any():
+            at = mine[unknown]
             first = at[at["row"].argmin()]
             raise UnknownHandle(self._where, int(first["row"]), "free", int(first["handle"]))
-        ends = np.flatnonzero(is_free & after_malloc)
-        ended = mixed[order[ends - 1]]
-        ended["ended_ns"] = mixed["given_ns"][order[ends]]
+        ends = np.flatnonzero(regular & is_free & after_malloc)
+        here = follows[ends]  # given by a call of this piece
+        ended = np.empty(len(ends), OBJECT)
+        ended[here] = _objects(mine[ends[here] - 1])
+        ended[~here] = self._plain[place[ends[~here]]]
+        ended["ended_ns"] = mine["given_ns"][ends]
+        stays = np.ones(len(self._plain), np.bool_)
+        stays[met] = False
         last = np.append(~follows[1:], True)
-        self._plain = _objects(mixed[order[last & ~is_free]])
-        if len(calls):
-            self._now_ns = int(calls["given_ns"][-1])
-        return np.concatenate([_objects(ended), self._play(by_rules, end_row)])
+        given = _objects(mine[regular & last & ~is_free])
+        self._plain = _merged(self._plain[stays], given)
+        return np.concatenate([ended, self._play(by_rules, end_row)])
 
     def finish(self) -> Objects:
         """Objects that wait for their free."""
@@ -208,7 +214,7 @@ class _Pool:
         ended += self._give_up(end_row - FREE_WAITS_ROWS)
         plain = [handle for handle in lives.live if handle not in lives.leaving]
         back = np.array([lives.live.pop(handle).ended(0) for handle in plain], OBJECT)
-        self._plain = np.concatenate([self._plain, back])
+        self._plain = _merged(self._plain, back[np.argsort(back["handle"])])
         return np.array(ended, OBJECT)
 
     def _give_up(self, before: int | None) -> list[tuple[int, ...]]:
@@ -241,3 +247,37 @@ def _objects(calls: npt.NDArray[np.void]) -> Objects:
     for name in OBJECT.names or ():
         found[name] = calls[name]
     return found
+
+
+def _as_calls(objects: Objects) -> npt.NDArray[np.void]:
+    """The mallocs that gave objects."""
+    calls = np.zeros(len(objects), _CALL)
+    for name in OBJECT.names or ():
+        calls[name] = objects[name]
+    return calls
+
+
+def _found(ascending: npt.NDArray[np.uint64], wanted: npt.NDArray[np.uint64]) -> _Found:
+    """Where each of ``wanted`` stands among numbers, and whether it is one of them."""
+    if not len(ascending):
+        return _Found(np.zeros(len(wanted), np.intp), np.zeros(len(wanted), np.bool_))
+    ascending = np.ascontiguousarray(ascending)
+    place = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return _Found(place, ascending[place] == wanted)
+
+
+class _Found(NamedTuple):
+    place: npt.NDArray[np.intp]
+    is_there: npt.NDArray[np.bool_]
+
+
+def _merged(objects: Objects, more: Objects) -> Objects:
+    """Both together; each is in the order of handles, and so is the result."""
+    if not len(more):
+        return objects
+    after = np.searchsorted(np.ascontiguousarray(objects["handle"]), more["handle"])
+    made = np.empty(len(objects) + len(more), OBJECT)
+    is_new = np.zeros(len(made), np.bool_)
+    is_new[after + np.arange(len(more))] = True
+    made[is_new], made[~is_new] = more, objects
+    return made

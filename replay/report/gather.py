@@ -23,8 +23,9 @@ from ztrace.replay.figures.qualified import of_results
 from ztrace.replay.figures.result import Result
 from ztrace.replay.order.found import InOrder
 from ztrace.replay.play.backends import fitting
-from ztrace.replay.play.fastest import replay_fastest
+from ztrace.replay.play.fastest import replay_each, replay_fastest
 from ztrace.replay.play.header import header_bytes, zswap_release
+from ztrace.replay.play.native import reason_missing
 from ztrace.replay.read.source import Source
 from ztrace.replay.report import ageing
 from ztrace.replay.report.memory import EVERY, Memory, model_dict
@@ -101,17 +102,7 @@ def gather_one(
     validation, source = _validate(reader, advance)
     used = next((pool.allocator for pool in metadata.pools), "unknown")
     own = next((name for name in backends if family(name) == used), None)
-    results: dict[str, Result] = {}
-    failed: dict[str, str] = {}
-    for backend in backends:
-        try:
-            results[backend] = replay_fastest(
-                source, backend, every=EVERY, timing=timing, advance=advance
-            )
-        except (ReplayError, BackendError) as error:
-            failed[backend] = str(error)
-    if not results:
-        raise ReplayError(next(iter(failed.values())))
+    results, failed = _replay(source, backends, timing, advance)
     memory = {
         backend: Memory(result.series, result.first_ns, page_bytes(metadata))
         for backend, result in results.items()
@@ -142,6 +133,34 @@ def gather_one(
         document["kernel_ageing"] = aged.trend(own, kernel, label, "kernel")
         document["size_error"] = memory[own].size_error()
     return Recording(label, used, document, recorded, metadata, memory)
+
+
+def _replay(
+    source: Source, backends: Sequence[str], timing: bool, advance: Callable[[int], object]
+) -> tuple[dict[str, Result], dict[str, str]]:
+    """By backend its replay, or why there is none. ReplayError if there is none of any."""
+    timing = timing and not reason_missing()
+    try:
+        found = replay_each(
+            source,
+            backends,
+            every=EVERY,
+            timing=timing,
+            advance=lambda rows: advance(rows * len(backends)),
+        )
+        return dict(zip(backends, found, strict=True)), {}
+    except (ReplayError, BackendError):
+        pass  # of one of them; the others are wanted all the same
+    results: dict[str, Result] = {}
+    failed: dict[str, str] = {}
+    for backend in backends:
+        try:
+            results[backend] = replay_fastest(source, backend, every=EVERY, timing=timing)
+        except (ReplayError, BackendError) as error:
+            failed[backend] = str(error)
+    if not results:
+        raise ReplayError(next(iter(failed.values())))
+    return results, failed
 
 
 def default_backends(metadata: Metadata) -> list[str]:

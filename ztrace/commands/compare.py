@@ -108,16 +108,16 @@ def _show(found: dict[str, Any]) -> None:
     headers = ("", "A", "B", "change", "low", "high", "p", "")
     out.print(table(headers, map(_row, found["changes"])))
     out.print(
-        "durations in us, memory in MiB; change: B / A - 1 in %, interval of "
-        f"{found['confidence']:.4g}\nby stretches of time; p: Mann-Whitney over all calls, as if "
-        "independent"
+        "durations in us, memory in MiB; change: B / A - 1 in %, with its interval of "
+        f"{100 * found['confidence']:.4g} %\nconfidence by stretches of time; p: Mann-Whitney over "
+        "all calls, as if independent"
     )
     if found["kind"] == "replays":
         out.print("durations are the C core's on this machine and count for nothing")
     elif not found["durations_count"]:
         out.print("durations under software emulation count for nothing")
     count, limit = found["regressions"], found["threshold"]
-    out.print(f"regressions above {limit:.4g}: {count}")
+    out.print(f"regressions above {100 * limit:.4g} %: {count}")
 
 
 def _row(change: dict[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from ztrace.console import (
 from ztrace.outputs import Command
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
+from ztrace.units import counted
 
 
 @click.command("info", cls=Command, epilog="Example: ztrace info trace.parquet")
@@ -64,6 +65,7 @@ def command(trace: Path, as_json: bool) -> None:
 def _facts(metadata: Metadata) -> list[tuple[str, str]]:
     """Name and value of what is one line; what was never recorded is left out."""
     kernel, machine = metadata.kernel, metadata.machine
+    cpus = counted(machine.cpus, "CPU") if machine.cpus else "unknown CPUs"
     memory = bytes_text(machine.memory_bytes) if machine.memory_bytes else "unknown"
     facts = [
         ("written by", f"{metadata.tool}, schema {metadata.schema}"),
@@ -71,7 +73,7 @@ def _facts(metadata: Metadata) -> list[tuple[str, str]]:
         ("kernel", kernel.release),
         ("build", kernel.version),
         ("config", kernel.config_sha256 or "unknown"),
-        ("cpu", f"{machine.cpu_model}, {machine.cpus or 'unknown'} CPUs, {machine.arch}"),
+        ("cpu", f"{machine.cpu_model}, {cpus}, {machine.arch}"),
         ("memory", f"{memory}, pages of {bytes_text(machine.page_bytes)}"),
         ("started", metadata.started_utc or "unknown"),
         ("duration", ns_text(metadata.duration_ns)),

@@ -34,11 +34,12 @@ def command() -> None:
 def list_() -> None:
     """Show the kernels, allocators and workloads of the lab."""
     show("kernels and their allocators:")
+    width = 2 + max(map(len, (*BACKENDS, *WORKLOADS)))
     for name, backends in BACKENDS.items():
-        show(f"  {name:11}{', '.join(backends)}")
+        show(f"  {name:{width}}{', '.join(backends)}")
     show("workloads:")
     for name, workload in WORKLOADS.items():
-        show(f"  {name:11}{workload.about}")
+        show(f"  {name:{width}}{workload.about}")
 
 
 @command.command(

@@ -93,7 +93,7 @@ def command(
     The results of a ztrace sweep may take the TRACES' place. The HTML is one page that needs no
     network; perfetto is for ui.perfetto.dev. Exit status 1 if a threshold is not met.
     """
-    form = form or SUFFIXES.get(output.suffix.lower(), "html") if output else form or "text"
+    form = form or _by_name(output)
     if form == "html" and output is None:
         raise click.UsageError("--format html is for a file: name it with -o")
     if given and len(given) != len(traces):
@@ -129,6 +129,17 @@ def command(
         value = "not known" if one["value"] is None else f"{one['value']:.3%}"
         say(f"{one['recording']}: {one['check']} {one['limit']:.3%}: {value}")
     return 1 if failed else 0
+
+
+def _by_name(output: Path | None) -> str:
+    """What to write into a file of that name; UsageError for a name that does not tell."""
+    if output is None:
+        return "text"
+    if output.suffix.lower() not in SUFFIXES:
+        raise click.UsageError(
+            f"{output}: its ending names no format; give {', '.join(SUFFIXES)}, or --format"
+        )
+    return SUFFIXES[output.suffix.lower()]
 
 
 def _gather(path: Path, name: str, backends: tuple[str, ...], *, timing: bool) -> Recording:

@@ -12,17 +12,34 @@ import click
 
 from ztrace.console import console, count_text, pairs, progress
 from ztrace.options import backends_option
-from ztrace.outputs import OUTPUT, Command
+from ztrace.outputs import OUTPUT, Command, refuse_same_file
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.backends import ALL
 from ztrace.replay.play.backends import every as every_backend
-from ztrace.replay.sweep import Journal, Run, on_cluster, on_cores, plan_runs, write_results
+from ztrace.replay.sweep import (
+    Journal,
+    Run,
+    is_results,
+    on_cluster,
+    on_cores,
+    plan_runs,
+    write_results,
+)
 from ztrace.replay.sweep.results import in_plan_order
 from ztrace.replay.sweep.run import Row, fingerprint, is_url
 from ztrace.streams import say
 from ztrace.traces.errors import TraceError
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
+
+
+class TraceOrUrl(click.ParamType[str]):
+    """A trace here, or one at a URL. Whether it is the output is looked at here: see _traces."""
+
+    name = "trace"
+
+
+TRACE_OR_URL = TraceOrUrl()
 
 
 def _parameter(text: str) -> tuple[str, list[str]]:
@@ -40,7 +57,7 @@ def _parameter(text: str) -> tuple[str, list[str]]:
     epilog="Example: ztrace sweep traces/*.parquet --backend all --param scale=0.8,1,1.2 "
     "-o results.parquet",
 )
-@click.argument("traces", nargs=-1, required=True)
+@click.argument("traces", nargs=-1, required=True, type=TRACE_OR_URL)
 @backends_option("Give several, or all.", required=True)
 @click.option(
     "--param",
@@ -75,6 +92,7 @@ def command(
         raise click.UsageError("--workers are of this machine: leave it out with --scheduler")
     if len({name for name, _ in parameters}) < len(parameters):
         raise click.UsageError("--param: the same name twice; list all its values in one")
+    traces = _traces(traces, output)
     runs = plan_runs(traces, _backends(traces, backends), dict(parameters))
     with AtomicFile(output, force=force) as file:
         started = perf_counter()
@@ -85,6 +103,28 @@ def command(
         spent = perf_counter() - started
     journal.remove()
     return _show(output, rows, done_before, spent)
+
+
+def _traces(traces: Sequence[str], output: Path) -> tuple[str, ...]:
+    """What is to be replayed; ReplayError or TraceError for a file here that is no trace.
+
+    A pattern such as *.parquet finds the results of the last sweep, too: those of this very
+    command, which are to be replaced, are left out and said.
+    """
+    kept = []
+    for trace in traces:
+        if not is_url(trace) and is_results(trace):
+            if not (output.exists() and output.samefile(trace)):
+                raise ReplayError(f"{trace}: the results of a sweep, not a trace; leave it out")
+            say(f"{trace}: the results of the last sweep; left out")
+            continue
+        if not is_url(trace):
+            refuse_same_file(output, [Path(trace)])
+            TraceReader(trace).close()
+        kept.append(trace)
+    if not kept:
+        raise ReplayError("no trace is left to replay; name one")
+    return tuple(kept)
 
 
 def _backends(traces: Sequence[str], backends: Sequence[str]) -> list[str]:

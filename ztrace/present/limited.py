@@ -13,6 +13,7 @@ from ztrace.replay.figures.qualified import of_trace
 from ztrace.replay.limit import AT_ONCE, Outcome, Rules
 from ztrace.replay.play.backends import models
 from ztrace.traces.metadata import Metadata
+from ztrace.units import counted
 
 _HEADERS = (
     *("backend", "pages", "held MiB", "rejected", "written", "refaults", "freed", "disk MiB"),
@@ -102,9 +103,7 @@ def _notes(outcomes: Sequence[Outcome]) -> list[str]:
     for one in outcomes:
         counts = one.counts
         if counts.refused:
-            lines.append(
-                f"{one.backend}: refused {count_text(counts.refused)} pages for their size"
-            )
+            lines.append(f"{one.backend}: refused {counted(counts.refused, 'page')} for their size")
         if counts.reclaim_fails and counts.written_back:
             lines.append(
                 f"{one.backend}: zswap counted {count_text(counts.reclaim_fails)} of "

@@ -14,6 +14,7 @@ from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.replay.validate.races import Race
 from ztrace.replay.validate.ztree_verdict import TreesVerdict, TreeVerdict, Unexplained
 from ztrace.traces.metadata import Metadata
+from ztrace.units import counted
 
 SHOWN = 5  # failures printed; --json has more
 
@@ -102,7 +103,7 @@ def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
             "calls ran, and are one of the values that these allow"
         )
     if pool.sizes.error_pages:
-        yield f"largest difference of sizes: {pool.sizes.error_pages:,} pages"
+        yield f"largest difference of sizes: {counted(pool.sizes.error_pages, 'page')}"
     if pool.undetermined:
         yield (
             f"{pool.undetermined:,} differences are undetermined: they may come from calls of "
@@ -218,6 +219,6 @@ def _conclusion(verdict: TreesVerdict) -> str:
     calls, explained = verdict.total("calls"), verdict.total("explained")
     word = "explained" if verdict.explained else "NOT explained"
     return (
-        f"{word}: {count_text(explained)} of {count_text(calls)} calls on {verdict.cpus} CPUs; "
-        f"{verdict.wall_s:.1f} s"
+        f"{word}: {count_text(explained)} of {counted(calls, 'call')} on "
+        f"{counted(verdict.cpus, 'CPU')}; {verdict.wall_s:.1f} s"
     )

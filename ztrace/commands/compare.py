@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from ztrace.console import console, lost_text, print_json, progress, table
+from ztrace.console import console, print_json, progress
 from ztrace.outputs import Command
+from ztrace.present.compared import show_changes
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.backends import chosen, resolve
 from ztrace.replay.report import default_backends, gather_one, labels, passes
@@ -80,7 +80,7 @@ def command(
     if as_json:
         print_json(found)
     else:
-        _show(found)
+        show_changes(console(), found)
     return 1 if found["regressions"] else 0
 
 
@@ -93,40 +93,3 @@ def _gather(path: Path, name: str, backends: Sequence[str] = ()) -> Recording:
     for backend, why in found.document["not_replayed"].items() if backends else ():
         raise ReplayError(f"{path}: {backend}: {why}")
     return found
-
-
-def _show(found: dict[str, Any]) -> None:
-    out = console()
-    for name in ("a", "b"):
-        lost = lost_text(found["lost_events"][name])
-        out.print(f"{name.upper()}: {found[name]}, lost events: {lost}", soft_wrap=True)
-        for line in found["qualified"][name]:
-            out.print(f"{name.upper()}: {line.strip()}", soft_wrap=True)
-    if found["not_alike"]:
-        out.print(f"A and B are {found['kind']} {found['not_alike']}", soft_wrap=True)
-    out.print()
-    headers = ("", "A", "B", "change", "low", "high", "p", "")
-    out.print(table(headers, map(_row, found["changes"])))
-    out.print(
-        "durations in us, memory in MiB; change: B / A - 1 in %, with its interval of "
-        f"{100 * found['confidence']:.4g} %\nconfidence by stretches of time; p: Mann-Whitney over "
-        "all calls, as if independent"
-    )
-    if found["kind"] == "replays":
-        out.print("durations are the C core's on this machine and count for nothing")
-    elif not found["durations_count"]:
-        out.print("durations under software emulation count for nothing")
-    count, limit = found["regressions"], found["threshold"]
-    out.print(f"regressions above {100 * limit:.4g} %: {count}")
-
-
-def _row(change: dict[str, Any]) -> list[str]:
-    unit = {"ns": 1000, "bytes": 1 << 20}.get(change["unit"], 1)
-    parts = [change[key] for key in ("change", "low", "high")]
-    return [
-        change["figure"],
-        *(f"{change[key] / unit:,.3f}" for key in ("a", "b")),
-        *("-" if part is None else f"{part * 100:+.1f}" for part in parts),
-        "-" if change["p"] is None else f"{change['p']:.1g}",
-        "WORSE" if change["regression"] else "",
-    ]

@@ -4,22 +4,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 import click
-from rich.console import Console
 
-from ztrace.console import console, count_text, pairs, print_json, progress, table
+from ztrace.console import console, print_json, progress
 from ztrace.outputs import Command
+from ztrace.present.explored import show_exploration, show_scenarios
 from ztrace.replay.research.explore import (
     BUILTIN,
     GAPS,
-    Exploration,
     Scenario,
-    confirm,
     explore,
-    schedule_lines,
-    sorted_names,
 )
 from ztrace.replay.research.explore.search import DEFAULT_MAX_STATES, DEFAULT_SIZE
 from ztrace.units import size as bytes_of
@@ -109,14 +104,19 @@ def command(
     with progress("states", None) as advance:
         results = [explore(one, max_states=max_states, advanced=advance) for one in scenarios]
     if calls is None and hazard is None:
-        _table(names, results, as_json)
+        if as_json:
+            pairs = zip(names, results, strict=True)
+            scenarios_found = [{"hazard": name, **one.to_dict([name])} for name, one in pairs]
+            print_json({"model": model, "scenarios": scenarios_found})
+        else:
+            show_scenarios(console(), names, results)
         return 0 if all(name in one.found for name, one in zip(names, results, strict=True)) else 1
     result = results[0]
     if as_json:
         scenario = {"hazard": hazard, **result.to_dict(names or None)}
         print_json({"model": model, "scenarios": [scenario]})
     else:
-        _show(console(), result, names)
+        show_exploration(console(), result, names)
     return 0 if all(name in result.found for name in names) else 1
 
 
@@ -126,79 +126,3 @@ def _hazard(text: str | None) -> str | None:
     if re.fullmatch(r"[hH]\d{1,2}", text) is None:
         raise click.UsageError(f"--hazard {text!r}: write a name such as H1")
     return text.upper()
-
-
-def _table(names: Sequence[str], results: Sequence[Exploration], as_json: bool) -> None:
-    """All built-in scenarios, each for its hazard."""
-    if as_json:
-        scenarios = [
-            {"hazard": name, **one.to_dict([name])}
-            for name, one in zip(names, results, strict=True)
-        ]
-        print_json({"model": "ztree", "scenarios": scenarios})
-        return
-    rows = [
-        [
-            name,
-            BUILTIN[name].title,
-            "; ".join(filter(None, (one.scenario.setup, f"[{one.scenario.calls}]"))),
-            _steps(one, name),
-            count_text(one.states),
-        ]
-        for name, one in zip(names, results, strict=True)
-    ]
-    out = console()
-    out.print(
-        table(["hazard", "reached when", "set-up; [calls]", "steps", "states"], rows, texts=3)
-    )
-    out.print()
-    out.print("steps: of a shortest schedule, which was replayed on a fresh model; to see it:")
-    out.print("ztrace explore ztree --hazard H1")
-
-
-def _steps(result: Exploration, name: str) -> str:
-    if name not in result.found:
-        return "not reached" if result.complete else "not found"
-    steps = count_text(len(result.found[name]))
-    return steps if confirm(result, name).confirms(name) else f"{steps}, NOT CONFIRMED"
-
-
-def _show(out: Console, result: Exploration, names: Sequence[str]) -> None:
-    scenario = result.scenario
-    kind = scenario.type
-    facts = [
-        ("set-up", scenario.setup or "none"),
-        ("calls", scenario.calls),
-        ("objects", f"{scenario.size} bytes: type {kind.number}, {kind.slots} slots a block"),
-        *((f"no gap {gap}", GAPS[gap]) for gap in sorted(scenario.closed)),
-        ("states", count_text(result.states)),
-        ("interleavings", _interleavings(result)),
-        ("hazards", ", ".join(sorted_names(result.found)) or "none"),
-    ]
-    out.print(pairs(facts))
-    if not result.complete:
-        out.print(
-            f"NOT COMPLETE: gave up after {count_text(result.states)} states; what was not found "
-            "may still\nbe there. Take fewer calls or a larger --max-states."
-        )
-    for name in names or sorted_names(result.found):
-        out.print()
-        if name not in result.found:
-            out.print(f"{name}: {'not reached' if result.complete else 'not found so far'}")
-            continue
-        run = confirm(result, name)
-        sure = "replayed on a fresh model" if run.confirms(name) else "NOT CONFIRMED by a replay"
-        title = f": {BUILTIN[name].title}" if name in BUILTIN else ""
-        out.print(f"{name}{title}\n{len(run.rows)} steps, {sure}\n")
-        for line in schedule_lines(run, len(scenario.programs)):
-            out.print(line, soft_wrap=True)
-
-
-def _interleavings(result: Exploration) -> str:
-    least = "" if result.complete else "at least "
-    text = f"{least}{count_text(result.interleavings)}"
-    if result.undefined:
-        text += f", {count_text(result.undefined)} of them end in released memory"
-    if result.deadlocks:
-        text += f", {count_text(result.deadlocks)} in a deadlock"
-    return text

@@ -7,14 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import click
-from rich.console import Console
 
-from ztrace.allocator.table import c_initialiser, table_text
-from ztrace.console import bytes_text, console, count_text, lost_text, print_json, progress, table
+from ztrace.allocator.table import table_text
+from ztrace.console import console, print_json, progress
 from ztrace.outputs import OUTPUT, Command
+from ztrace.present.tuned import show_tuning
 from ztrace.replay.play.backends import chosen
-from ztrace.replay.tune import Limits, Tuning, successors, tune, work
-from ztrace.streams import show
+from ztrace.replay.tune import Limits, successors, tune, work
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
 
@@ -81,42 +80,4 @@ def command(
     if as_json:
         print_json(tuned.to_dict())
     else:
-        _show(console(), tuned, output)
-
-
-def _show(out: Console, tuned: Tuning, output: Path | None) -> None:
-    if tuned.lost_events != 0:
-        out.print(f"lost events: {lost_text(tuned.lost_events)}")
-    for line in tuned.qualified:
-        out.print(line)
-    posted = next(one for one in tuned.held if one.backend == "posted").mean_bytes
-    rows = [
-        [
-            one.backend,
-            bytes_text(one.mean_bytes),
-            f"{100 * (1 - one.mean_bytes / posted):+.2f} %" if posted else "-",
-            bytes_text(one.peak_bytes),
-            count_text(one.refused),
-        ]
-        for one in tuned.held
-    ]
-    out.print(table(("block table", "held (mean)", "gain", "peak", "refused"), rows))
-    static = [bytes_text(tuned.static[name]) for name in ("tuned", "posted")]
-    out.print(
-        f"held: by replay, over {len(tuned.traces)} trace(s), without what was refused. In full "
-        f"blocks\nalone the tuned table takes {static[0]}, the posted one {static[1]}: "
-        f"{100 * tuned.static_gain:+.2f} %,\nthe most there is.",
-        soft_wrap=True,
-    )
-    out.print()
-    gain = tuned.gain
-    text = f"gain on what it has not seen: {100 * gain.value:+.2f} % of held bytes"
-    if gain.low is not None and gain.high is not None:
-        text += f", 95 %: {100 * gain.low:+.2f} to {100 * gain.high:+.2f} %"
-    out.print(text)
-    out.print("  (fitted to the first half of the time, measured on the second)")
-    out.print(f"  by tenths of it: {', '.join(f'{100 * one:+.1f}' for one in gain.slices)} %")
-    out.print()
-    show(f"tree_desc[] = {c_initialiser(tuned.table)};")
-    if output is not None:
-        show(f"\n{output}: written; ztrace replay TRACE --backend ztree:table={output}")
+        show_tuning(console(), tuned, output)

@@ -296,7 +296,7 @@ def test_specifications_are_refused_as_by_the_models(spec: str) -> None:
 def test_without_the_core_one_line(tmp_path: Path) -> None:
     """As after an install without a compiler: everything imports, the reason is one line."""
     code = (
-        "from allocator import create, native\n"
+        "from ztrace.allocator import create, native\n"
         "assert create('ztree').malloc(4000) == 0xF << 60\n"
         "try:\n    native.create('ztree')\nexcept native.NativeMissing as why: print(why)\n"
     )

@@ -103,6 +103,16 @@ def test_unknown_is_not_zero(command: str, ztrace: Command, tmp_path: Path) -> N
     assert "no event lost" not in out + err
 
 
+def test_anonymised_and_sliced_are_as_unknown(ztrace: Command, tmp_path: Path) -> None:
+    text, path = tmp_path / "t.csv", tmp_path / "t.parquet"
+    text.write_text("ts_ns,dur_ns,op,size,handle\n0,5,malloc,900,64\n9000,5,malloc,9,128\n")
+    assert ztrace("import", text, "--allocator", "zbud", "-o", path)[0] == 0
+    for command in (("anonymise",), ("slice", "--from", "0s"), ("resize", "--scale", "0.5")):
+        made = tmp_path / f"{command[0]}.parquet"
+        assert ztrace(command[0], path, *command[1:], "-o", made)[0] == 0
+        assert json.loads(ztrace("info", made, "--json")[1])["lost_events"] is None, command
+
+
 def test_a_report_and_json_say_unknown(ztrace: Command, tmp_path: Path) -> None:
     text = tmp_path / "t.csv"
     text.write_text("ts_ns,dur_ns,op,size,handle\n0,5,malloc,900,64\n9000,5,malloc,9,128\n")

@@ -127,6 +127,7 @@ def anonymous(metadata: Metadata, *, keep_machine: bool = False) -> Metadata:
         sampling=metadata.sampling,
         duration_ns=metadata.duration_ns,
         lost=metadata.lost,
+        losses_counted=metadata.losses_counted,
         left_out=metadata.left_out,
         pieces=replace(metadata.pieces, extra={}),
         counters=_since_start(metadata.counters),

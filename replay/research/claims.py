@@ -203,6 +203,8 @@ def _unfit(one: Recording) -> str | None:
     """Why a recording's memory decides nothing; None if it does."""
     if one.document["lost_events"]:
         return "lost events, so objects are missing or kept for ever"
+    if one.document["lost_events"] is None:
+        return "does not tell how many events were lost, so objects may be missing"
     if not one.document["all_objects"]:
         return "holds some objects of its pools only, by a filter or a sample"
     if not one.document["starts_empty"]:

@@ -79,6 +79,8 @@ def test_what_looks_at_such_rows_says_so(broken: tuple[Path, str], ztrace: Comma
     assert text in out
     found = json.loads(ztrace("stat", path, "--json")[1])["misplaced"]
     assert f"row {found['row']} returned" in text
+    if "3600 s" not in text:
+        return  # a slice of the others has rows
     status, _, err = ztrace("slice", path, "--from", "0s", "--to", "1ms", "-o", f"{path}.slice")
     assert status == 2
     assert text in err

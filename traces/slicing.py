@@ -80,12 +80,10 @@ def slice_trace(
     A pool of which a malloc, free, shrink or compact was left out, other than at the end, is
     not known to be empty at the start. ``advance`` gets numbers of rows, in all twice the
     trace's. Memory: one batch; with tasks or cgroups also each live object and swap slot.
-    TraceError if no row is left, if times are selected and rows are out of time order, and for a
-    damaged trace.
+    TraceError if no row is left, which is so where rows are out of time order, and for a damaged
+    trace.
     """
     times = extent(reader, advance)
-    if selection.begin is not None or selection.end is not None:
-        check_time_order(reader, str(reader.path))
     begin = None if selection.begin is None else selection.begin.at(times.first_ns)
     end = None if selection.end is None else selection.end.at(times.first_ns)
     if begin is not None and end is not None and begin >= end:
@@ -114,6 +112,8 @@ def slice_trace(
             break
     advance(reader.num_rows - done)
     if not writer.rows:
+        if begin is not None or end is not None:
+            check_time_order(reader, str(reader.path))
         raise TraceError(f"{reader.path}: {_nothing_left(times, begin, end)}")
     writer.metadata = _described(reader.metadata, selection, times, begin, end, left_out)
 

@@ -153,6 +153,13 @@ def test_threads_have_objects_of_their_own(tmp_path: Path) -> None:
 def test_refuses_what_cannot_be_played(tmp_path: Path) -> None:
     with pytest.raises(ReplayError, match="no malloc"):
         played(trace(tmp_path / "t", [("free", 0, 1, 0)]))
+    with pytest.raises(ReplayError, match="row 1: malloc returned 7"):
+        played(trace(tmp_path / "r", [("malloc", 10, 1, 0), ("malloc", 10, 2, 7)]))
+    rows = {"ts_ns": [9000, 100, 200], "dur_ns": [5, 5, 5], "op": ["malloc"] * 3, "tid": [7] * 3}
+    with TraceWriter(tmp_path / "o", Metadata()) as writer:
+        writer.write({**rows, "size": [9, 9, 9], "handle": np.array([1, 2, 3], np.uint64)})
+    with pytest.raises(ReplayError, match="row 1 returned"):
+        played(tmp_path / "o")
 
 
 def test_objects_are_paired_as_a_dictionary_would(tmp_path: Path) -> None:

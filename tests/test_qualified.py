@@ -55,6 +55,15 @@ def test_a_report_says_so(late: Path, ztrace: Command) -> None:
         assert line in text
 
 
+def test_a_report_on_a_sweep_says_so(late: Path, ztrace: Command) -> None:
+    results, page = late.with_suffix(".sweep"), late.with_suffix(".md")
+    models = ("--backend", "zbud", "--backend", "z3fold")
+    assert ztrace("sweep", late, *models, "-o", results)[0] == 0
+    assert ztrace("report", results, "-o", page)[0] == 0
+    text = " ".join(page.read_text().split())
+    assert text.count(BEGAN_LATE) == text.count(UNKNOWN) == len(("zbud", "z3fold"))
+
+
 def test_what_is_the_same_for_all_is_said_once(late: Path, ztrace: Command) -> None:
     _, out, _ = ztrace("replay", late, "--backend", "zbud", "--backend", "z3fold")
     assert out.count(BEGAN_LATE) == out.count("unknown handles") == 1

@@ -179,3 +179,14 @@ def test_import_refuses_or_sorts(tmp_path: Path) -> None:
             assert sorted_rows == (name == "by-cpu")
             peaks.append(replay(reader, "zbud").objects.peak)
     assert peaks == [2, 2]
+
+
+def test_a_sort_that_parts_frees_from_their_mallocs_is_refused(tmp_path: Path) -> None:
+    """As where the clock went back: sorted, objects would be freed before they are allocated."""
+    rows = [f"{1000 * k},5,malloc,100,{64 * (k + 1)}" for k in range(8)]
+    rows += [f"{1000 * k - 10**9},5,free,,{64 * (k + 1)}" for k in range(8)]
+    text, trace = tmp_path / "t.csv", tmp_path / "t.parquet"
+    text.write_text("\n".join(["ts_ns,dur_ns,op,size,handle", *rows, ""]))
+    refused = CliRunner().invoke(cli, ["import", str(text), "--sort", "-o", str(trace)])
+    assert "8 frees would come before their mallocs" in str(refused.exception)
+    assert not trace.exists()

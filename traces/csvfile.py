@@ -231,7 +231,15 @@ class _Importer:
         if not self._names:
             raise TraceError(f"{self._where}: empty; the first line must name the columns")
         if self._unsorted:
-            self._writer.write(_by_return(pa.concat_tables(self._unsorted)))
+            rows = pa.concat_tables(self._unsorted)
+            ordered = _by_return(rows)
+            parted = _unknown_frees(ordered) - _unknown_frees(rows)
+            if parted > 0:
+                raise TraceError(
+                    f"{self._where}: sorted, {parted} frees would come before their mallocs: the "
+                    "clock went back, and times do not tell the order; record again"
+                )
+            self._writer.write(ordered)
             self._writer.metadata.notes.append("rows were sorted by their return")
         metadata = self._writer.metadata
         if self._span is not None:
@@ -345,6 +353,24 @@ def _by_return(rows: pa.Table) -> pa.Table:
     duration = rows.column("dur_ns").fill_null(0).to_numpy() if "dur_ns" in rows.schema.names else 0
     end = timeorder.returns(rows.column("ts_ns").to_numpy(), duration)
     return rows.take(pa.array(np.argsort(end, kind="stable")))
+
+
+def _unknown_frees(rows: pa.Table) -> int:
+    """How many frees are not of a handle that the last call on it allocated."""
+    names = rows.schema.names
+    if "handle" not in names:
+        return 0
+
+    def numbers(name: str) -> Any:
+        return rows.column(name).fill_null(0).to_numpy() if name in names else np.zeros(len(rows))
+
+    malloc, free = OP_CODE["malloc"], OP_CODE["free"]
+    at = np.flatnonzero(np.isin(numbers("op"), (malloc, free)) & (numbers("ret") == 0))
+    op, pool, handle = (numbers(name)[at] for name in ("op", "pool", "handle"))
+    order = np.lexsort((handle, pool))  # stable: calls on one handle stay in their order
+    op, pool, handle = op[order], pool[order], handle[order]
+    known = (pool[1:] == pool[:-1]) & (handle[1:] == handle[:-1]) & (op[:-1] == malloc)
+    return int((op == free).sum() - (known & (op[1:] == free)).sum())
 
 
 def _wide(name: str) -> pa.DataType:

@@ -20,13 +20,14 @@ from ztrace.allocator.traits import Compacts
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.recorded import more_bytes
+from ztrace.replay.read.checked import checked
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE
 
 MALLOC, FREE, MAP, UNMAP, COMPACT, SHRINK = (
     OP_CODE[name] for name in ("malloc", "free", "map", "unmap", "compact", "shrink")
 )
-_COLUMNS = ("op", "pool", "size", "handle", "ret")
+_COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret")
 _MOST_BYTES = (1 << 24) - 1
 
 Ints = NDArray[np.int64]
@@ -163,7 +164,7 @@ def _read(reader: TraceReader) -> _Rows:
     wanted = (MALLOC, FREE, MAP, COMPACT, SHRINK)
     parts: list[tuple[NDArray[Any], ...]] = []
     first = 0
-    for batch in reader.batches(columns=_COLUMNS):
+    for batch in checked(reader, _COLUMNS):
         op = batch.column("op").indices.to_numpy()
         keep = np.isin(op, wanted)
         handle = batch.column("handle")

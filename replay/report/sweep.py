@@ -201,6 +201,11 @@ def _runs_table(document: Json) -> Table:
         for run in document["runs"]
         if run["error"] is None and run["stopped"]
     ]
+    notes += dict.fromkeys(
+        f"{run['workload']}, {run['backend']}: {run['qualified']}"
+        for run in document["runs"]
+        if run.get("qualified")
+    )
     if len(good) > MOST_ROWS:
         notes.append(f"{len(good) - MOST_ROWS:,} more runs are in the JSON")
     headers = ("workload", "model", "setting", "density", "mean", "peak", "stranded", "lost")

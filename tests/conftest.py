@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.guests import Boot, Guests
+from tests.runner import Runner
 from ztrace.tracer.lab.qemu import QEMU
 from ztrace.tracer.program.build import TOOLS
 from ztrace.tracer.system_bcc import find_bcc
@@ -49,6 +50,15 @@ def _skip(reason: str) -> None:
     if REQUIRED:
         pytest.fail(f"may not be skipped here: {reason}")
     pytest.skip(reason)
+
+
+@pytest.fixture
+def ztrace(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Runner:
+    """The command line, run in this process in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return Runner(monkeypatch, capfd)
 
 
 @pytest.fixture(scope="session")

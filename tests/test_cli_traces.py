@@ -8,13 +8,12 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.runner import Runner
 from ztrace import console
-from ztrace.cli import main
 from ztrace.traces import Counters, Kernel, Metadata, PoolInfo, Probe, TraceReader, TraceWriter
 
 ROOT = Path(__file__).parent.parent
@@ -22,38 +21,6 @@ CSV = "ts_ns,op,size,handle,ret,dur_ns,cpu,tid\n" + "".join(
     f"{i}000,malloc,{100 + i},0xffff8881{i:08x},0,500,0,7\n{i}500,free,,{i},-22,90,1,8\n"
     for i in range(1, 24)
 )
-
-
-@dataclass
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-class Runner:
-    """Runs the command line in this process, in an empty directory."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._patch = monkeypatch
-        self._capture = capfd
-
-    def __call__(self, *args: str | Path) -> Result:
-        self._patch.setattr(sys, "argv", ["ztrace", *map(str, args)])
-        self._capture.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main()
-        out, err = self._capture.readouterr()
-        assert isinstance(caught.value.code, int)
-        return Result(caught.value.code, out, err)
-
-
-@pytest.fixture
-def ztrace(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Runner:
-    monkeypatch.chdir(tmp_path)
-    return Runner(monkeypatch, capfd)
 
 
 @pytest.fixture

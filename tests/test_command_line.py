@@ -20,14 +20,6 @@ SMALL = next(path for path in SAMPLES if path.stem == "zbud-6.1-small")
 EVIL = "e\x1b[31mvil\r\n\x07"
 
 
-@pytest.fixture
-def ztrace(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Runner:
-    monkeypatch.chdir(tmp_path)
-    return Runner(monkeypatch, capfd)
-
-
 # Slips and completion
 
 

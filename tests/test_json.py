@@ -35,14 +35,6 @@ LARGE_ROWS = 100_000
 NO_STORES = "no stores in it; a pool limit needs zswap's own calls"
 
 
-@pytest.fixture
-def ztrace(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Runner:
-    monkeypatch.chdir(tmp_path)
-    return Runner(monkeypatch, capfd)
-
-
 def called(ztrace: Runner, words: str, recording: Path, *more: str) -> Result:
     """Run a command; its exit status and stderr are what the documentation says."""
     names = {"IN": str(recording), "OUT": "out"}

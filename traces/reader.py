@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from ztrace.traces.errors import TraceError
 from ztrace.traces.metadata import FOOTER_KEY, Metadata
+from ztrace.traces.parquet import open_parquet
 from ztrace.traces.schema import COLUMNS, REQUIRED, SCHEMA, conform, is_castable
 
 _MAGIC = b"PAR1"
@@ -96,9 +97,7 @@ def open_parquet_file(path: Path) -> pq.ParquetFile:
     """Open a Parquet file. TraceError, in a line, for whatever is none or is damaged."""
     _check_start(path)
     try:
-        # Arrow would take a name with a colon for an address, and knows no name that is not
-        # UTF-8: it gets the open file. What is buffered in advance would be kept until the end.
-        return pq.ParquetFile(path.open("rb"), pre_buffer=False, page_checksum_verification=True)
+        return open_parquet(path, checksums=True)
     except _DAMAGE as error:
         raise TraceError(
             f"{path}: damaged or cut short ({_first_line(error)}); "

@@ -7,7 +7,7 @@ from the entry of the first call that was replayed to the return of the last one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -72,6 +72,26 @@ class Moment:
     model_total: int
     kernel_total: int | None
     density: float | None
+
+    @classmethod
+    def at(
+        cls, point: Sequence[int], page_bytes: int, t_ns: int | None, calls: int | None
+    ) -> Moment:
+        """The state of a point: ns, objects, bytes stored, held, of the models, of the kernel.
+
+        A kernel's total below 0 is not known. ``t_ns``: when, if not at the point's own time.
+        """
+        end_ns, objects, stored, held, model, kernel = point
+        return cls(
+            t_ns=end_ns if t_ns is None else t_ns,
+            calls=calls,
+            objects=objects,
+            stored_bytes=stored,
+            held_bytes=held,
+            model_total=model,
+            kernel_total=None if kernel < 0 else kernel,
+            density=objects * page_bytes / held if held else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -197,17 +217,7 @@ class Timeline:
         self._reached = max(self._reached, to)
 
     def _moment(self, point: Ints, t_ns: int | None = None, calls: int | None = None) -> Moment:
-        end, objects, stored, held, model, kernel = point.tolist()
-        return Moment(
-            t_ns=end if t_ns is None else t_ns,
-            calls=calls,
-            objects=objects,
-            stored_bytes=stored,
-            held_bytes=held,
-            model_total=model,
-            kernel_total=None if kernel < 0 else kernel,
-            density=objects * self._page_bytes / held if held else None,
-        )
+        return Moment.at(point.tolist(), self._page_bytes, t_ns, calls)
 
 
 @dataclass

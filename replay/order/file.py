@@ -23,6 +23,7 @@ from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate.stream import FoundOrder
 from ztrace.traces import TraceReader
+from ztrace.traces.parquet import open_parquet
 from ztrace.traces.writer import AtomicFile
 
 KEY = b"ztrace-order"
@@ -74,7 +75,7 @@ def read_order(path: Path, trace_rows: int) -> Iterator[FoundOrder]:
     ReplayError for a file that is no order, or the order of another trace.
     """
     try:
-        with path.open("rb") as stored, pq.ParquetFile(stored, pre_buffer=False) as file:
+        with open_parquet(path) as file:
             about = json.loads(
                 (file.schema_arrow.metadata or {}).get(KEY) or (file.metadata.metadata or {})[KEY]
             )

@@ -26,9 +26,8 @@ def replay_fastest(
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Result:
     """As engine.replay; ``timing`` also measures the core's calls, and nothing in Python."""
-    if fastest_engine(backend) == "python":
-        return replay(reader, backend, every=every, advance=advance)
-    [result] = replay_native(reader, [backend], every=every, timing=timing, advance=advance)
+    timing = timing and fastest_engine(backend) == "native"
+    [result] = replay_each(reader, [backend], every=every, timing=timing, advance=advance)
     return result
 
 

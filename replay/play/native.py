@@ -646,17 +646,7 @@ class _Play:
     def _moment(
         self, state: Sequence[int], t_ns: int | None = None, calls: int | None = None
     ) -> Moment:
-        end_ns, objects, stored, held, model, kernel = state
-        return Moment(
-            t_ns=end_ns if t_ns is None else t_ns,
-            calls=calls,
-            objects=objects,
-            stored_bytes=stored,
-            held_bytes=held,
-            model_total=model,
-            kernel_total=None if kernel < 0 else kernel,
-            density=objects * self.page_bytes / held if held else None,
-        )
+        return Moment.at(state, self.page_bytes, t_ns, calls)
 
     def _series(self, first_ns: int) -> list[Moment]:
         calls = POINTER(c_uint64)()

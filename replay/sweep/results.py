@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.sweep.run import Row
 from ztrace.traces.errors import printable
+from ztrace.traces.parquet import open_parquet
 
 FOOTER_KEY = b"ztrace_sweep"
 VERSION = 1
@@ -64,17 +64,9 @@ def _is(kind: type[int] | type[float], value: str) -> bool:
 def is_results(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a sweep's; False for whatever cannot be read."""
     try:
-        return FOOTER_KEY in (_open(path).schema_arrow.metadata or {})
+        return FOOTER_KEY in (open_parquet(path).schema_arrow.metadata or {})
     except (OSError, pa.ArrowException):
         return False
-
-
-def _open(path: str | os.PathLike[str]) -> pq.ParquetFile:
-    """A name is no address, whatever it has in it, so Arrow gets the open file.
-
-    It gets no threads for it: one that reads a file of Python's as Python ends aborts the process.
-    """
-    return pq.ParquetFile(Path(path).open("rb"), pre_buffer=False)
 
 
 def read_results(path: str | os.PathLike[str]) -> tuple[list[Row], dict[str, Any]]:
@@ -82,7 +74,7 @@ def read_results(path: str | os.PathLike[str]) -> tuple[list[Row], dict[str, Any
     if not is_results(path):
         raise ReplayError(f"{path}: not the results of a sweep; name a file of ztrace sweep")
     try:
-        table = _open(path).read(use_threads=False)
+        table = open_parquet(path).read(use_threads=False)
         about = json.loads(table.schema.metadata[FOOTER_KEY])
         version = about["version"]
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:

@@ -43,6 +43,8 @@ def rows_of(draw: random.Random, count: int) -> list[dict[str, Any]]:
         if rows and rows[-1].get("inside"):
             one["tid"] = rows[-1]["tid"]
         one["inside"] = op in ("malloc", "free") and draw.random() < 0.5
+        if op == "load" and draw.random() < 0.2:  # one that began before the call that ends before
+            one |= {"ts_ns": 1000 * len(rows) - 1500, "dur_ns": 2400}
         rows.append(one)
     return [*rows, {"op": "store", "key": 0, "size": 100}]
 

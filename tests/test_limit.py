@@ -492,7 +492,7 @@ def test_impossible_limits(bad: tuple[int, int, int]) -> None:
 def test_the_limits_are_the_kernels_whole_numbers() -> None:
     """164,004 pages, 5 %: 8,200.2 pages; 90 % of memory first: 147,603.6, of which 7,380.15."""
     limit = Limit(164_004, 5, 90)
-    assert limit.max_pages == 8200 and limit.accept_pages == 7380
+    assert limit.max_pages == 8200 and limit.accept_pages(Rules.LRU) == 7380
     assert not limit.is_full(8200, Rules.DRIVER) and limit.is_full(8201, Rules.DRIVER)
     assert limit.is_full(8200, Rules.LRU) and not limit.is_full(8199, Rules.LRU)
     assert limit.can_accept(7379, Rules.DRIVER) and not limit.can_accept(7380, Rules.DRIVER)

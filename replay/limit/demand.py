@@ -18,6 +18,7 @@ import pyarrow as pa
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.checked import checked
 from ztrace.replay.read.rows import NO_HANDLE
+from ztrace.text import counted
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE
@@ -57,15 +58,42 @@ class Demand(NamedTuple):
 
 @dataclass
 class NotTold:
-    """What a trace does not tell of its workload, because zswap was at its limit already.
+    """What a trace does not tell of its workload.
 
-    ``sizes``: pages it rejected before it had compressed them; they are taken to be as large as
-    the last one before whose size is known. ``frees``: whether the kernel also keeps to itself
-    when such a page is read or given up, as where frontswap stands before zswap.
+    Because zswap was at its limit already: ``sizes``, pages it rejected before it had compressed
+    them; they are taken to be as large as the last one before whose size is known. ``frees``:
+    whether the kernel also keeps to itself when such a page is read or given up, as where
+    frontswap stands before zswap.
+
+    Because it began late: ``loads`` that the kernel's zswap answered of slots that are not stored
+    before in the trace, and ``drops`` of such, which are told apart where frontswap is.
     """
 
     sizes: int = 0
     frees: bool = False
+    loads: int = 0
+    drops: int = 0
+
+    def lines(self) -> list[str]:
+        """What that means for figures, a line each; none if the trace tells all."""
+        lines = []
+        if self.sizes:
+            were, their = ("was", "its size is") if self.sizes == 1 else ("were", "their sizes are")
+            lines.append(
+                f"{counted(self.sizes, 'store')} {were} rejected when this was recorded; {their} "
+                "not known, those of the pages before are taken"
+            )
+        if self.frees:
+            lines.append(
+                "and whether they were read or given up later is not known: record with room"
+            )
+        unknown = {"load": self.loads, "invalidate": self.drops}
+        if any(unknown.values()):
+            counts = ", ".join(f"{name} {count:,}" for name, count in unknown.items() if count)
+            lines.append(
+                f"unknown slots: {counts}; stored before the trace, their pages are in no model"
+            )
+        return lines
 
 
 def uses_frontswap(metadata: Metadata) -> bool:
@@ -101,6 +129,7 @@ def demands(
     headers = [pool.header_bytes for pool in metadata.pools]
     given: dict[int, list[tuple[int, int, int]]] = {}  # task -> (key, size, ts) of its mallocs
     freed: dict[int, int] = {}  # task -> key of its last free
+    stored: set[int] = set()  # slots, by key, of stores so far
     last_size = metadata.machine.page_bytes // 2
     first, stores, frees = 0, 0, False
     for batch in checked(reader, (*_COLUMNS, "dur_ns")):
@@ -114,6 +143,7 @@ def demands(
                 frees = True
             elif op == _STORE:
                 stores += 1
+                stored.add(key)
                 mine = [one for one in given.pop(tid, ()) if one[2] >= ts]
                 for of, compressed, _ in mine:
                     last_size = compressed
@@ -130,9 +160,11 @@ def demands(
                 else:
                     yield Demand(Want.WRITE, ts, key, 0, row)
             elif op == _LOAD:
+                told.loads += ret >= 0 and key not in stored
                 kept = frees and ret >= 0 and not frontswap and freed.pop(tid, None) != key
                 yield Demand(Want.LOAD_KEPT if kept else Want.LOAD, ts, key, 0, row)
             elif op == _INVALIDATE:
+                told.drops += frontswap and key != _NO_KEY and key not in stored
                 yield Demand(Want.DROP_ALL if key == _NO_KEY else Want.DROP, ts, key, 0, row)
         first += batch.num_rows
         advance(batch.num_rows)

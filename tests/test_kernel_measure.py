@@ -10,8 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def measured(*arguments: str | Path, status: int = 0) -> dict[str, dict[str, Any
     """What --json says, by allocator."""
     done = run(*arguments, "--json")
     assert done.returncode == status
-    return {one["allocator"]: one for one in json.loads(done.stdout)["measured"]}
+    return {one["allocator"]: one for one in json.loads(done.stdout)}
 
 
 def broken(folder: Path, name: str, instead: str) -> str:
@@ -141,10 +141,10 @@ def test_what_dies_says_why_and_takes_no_others_with_it(tmp_path: Path) -> None:
     first, second = done.stderr.splitlines()
     assert "Segfault" in first and "(in onepage_malloc" in first
     assert "BUG: failure at mm/ztrace/bug/bug.c" in second
-    found = {one["allocator"]: one for one in json.loads(done.stdout)["measured"]}
+    found = {one["allocator"]: one for one in json.loads(done.stdout)}
     assert found["zbud"]["equal"] == 2012
     assert found["onepage"]["malloc_ns"]["calls"] == 2012
-    assert set(found["oops"]) == {"allocator", "kernel", "release", "where", "error"}
+    assert set(found["oops"]) == {"trace", "allocator", "kernel", "release", "where", "error"}
 
 
 @pytest.mark.parametrize(
@@ -199,35 +199,81 @@ def test_a_missing_tool_is_named(tmp_path: Path) -> None:
     assert done.stderr.startswith("ztrace: make not found; as root: apt install make gcc ")
 
 
-def test_interrupted_it_leaves_nothing_behind(tmp_path: Path) -> None:
-    """While an allocator hangs in a guest."""
-    given = broken(tmp_path, "hang", "while (own->pages == 100)\n\t\tbarrier();")
-    cases = (Path("/dev/shm"), Path(tempfile.gettempdir()))
-    before = {path for folder in cases for path in folder.glob("ztrace-*")}
+@dataclass
+class Interrupted:
+    """A command that got SIGINT alone, as a shell's ``kill`` gives it, when a program of a name
+    was seen at work for it; ``folders``: where those programs were."""
+
+    status: int
+    said: str
+    folders: set[Path]
+
+
+def interrupt(arguments: list[str], program: str, mark: Path, cache: Path) -> Interrupted:
+    """Run measure until ``program`` is at work for it, and interrupt it. ``mark`` is an empty
+    folder, in which it has its temporary files and by which its programs are known."""
+    environment = {**os.environ, "TMPDIR": str(mark), "ZTRACE_CACHE": str(cache)}
+    environment["ZTRACE_MARK"] = str(mark)
     with subprocess.Popen(
-        command(SMALL, f"--allocator={given}"), stderr=subprocess.PIPE, text=True
+        command(*arguments), stderr=subprocess.PIPE, text=True, env=environment
     ) as running:
-        guest = None
-        while guest is None:
+        while program not in (found := _programs(mark)):
             assert running.poll() is None
-            time.sleep(0.1)
-            guest = _child(running.pid, "ztrace.allocator=hang")
+            time.sleep(0.02)
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=60)
-    assert (running.returncode, said) == (130, "ztrace: interrupted\n")
-    assert not Path(f"/proc/{guest}").exists()
-    assert {path for folder in cases for path in folder.glob("ztrace-*")} <= before
+    assert _programs(mark) == {}
+    assert list(mark.iterdir()) == []
+    return Interrupted(running.returncode, said, found[program])
 
 
-def _child(parent: int, word: str) -> int | None:
-    """A process below another one with a word in its command line."""
-    for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+def _programs(mark: Path) -> dict[str, set[Path]]:
+    """Programs that were started for a test, by its folder: name -> where they are."""
+    found: dict[str, set[Path]] = {}
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            if word in Path(f"/proc/{pid}/cmdline").read_text():
-                return int(pid)
+            if f"ZTRACE_MARK={mark}" in (process / "environ").read_text(errors="replace"):
+                name = (process / "comm").read_text().strip()
+                found.setdefault(name, set()).add((process / "cwd").readlink())
         except OSError:
-            continue
-    return None
+            continue  # it has ended, or is a kernel's thread
+    found.pop(Path(sys.executable).name, None)
+    return found
+
+
+@pytest.mark.parametrize("program", ["apt-get", "tar"])
+def test_interrupted_as_it_fetches(tmp_path: Path, program: str) -> None:
+    """A cache of its own: nothing of a half source is taken for a source."""
+    (mark := tmp_path / "mark").mkdir()
+    cache = tmp_path / "cache"
+    ended = interrupt([str(SMALL), "--allocator=zbud"], program, mark, cache)
+    assert (ended.status, ended.said) == (130, "ztrace: interrupted\n")
+    assert list((cache / "program" / "source").iterdir()) == []
+
+
+@pytest.mark.parametrize("program", ["make", "cc1"])
+def test_interrupted_as_it_builds(tmp_path: Path, program: str) -> None:
+    """What was half compiled is compiled again."""
+    measured(SMALL, f"--allocator=onepage={ONEPAGE}")  # so that the rest is built
+    (mark := tmp_path / "mark").mkdir()
+    images = cache_dir() / "program" / "images"
+    before = set(images.iterdir())
+    given = broken(tmp_path, "onepage", f"/* {program} in {tmp_path} */ own->pages++;")
+    arguments = [str(SMALL), f"--allocator={given}"]
+    ended = interrupt(arguments, program, mark, cache_dir())
+    assert (ended.status, ended.said) == (130, "ztrace: interrupted\n")
+    assert set(images.iterdir()) == before
+    assert not list((cache_dir() / "program" / "trees").glob("*/build/unfinished"))
+    assert measured(*arguments)["onepage"]["malloc_ns"]["calls"] == 2012
+
+
+def test_interrupted_as_it_plays(tmp_path: Path) -> None:
+    """While an allocator hangs in a guest."""
+    (mark := tmp_path / "mark").mkdir()
+    given = broken(tmp_path, "hang", "while (own->pages == 100)\n\t\tbarrier();")
+    ended = interrupt([str(SMALL), f"--allocator={given}"], "linux", mark, cache_dir())
+    assert (ended.status, ended.said) == (130, "ztrace: interrupted\n")
+    assert not any(folder.exists() for folder in ended.folders)
 
 
 def test_a_kernel_without_zpool_on_two_cpus(patch: Path, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def progress(description: str, total: int | None) -> Iterator[Callable[[int], No
         yield lambda done: bar.advance(task, done)
 
 
-def print_json(document: Mapping[str, Any]) -> None:
+def print_json(document: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> None:
     """Print a document as indented ASCII JSON on stdout."""
     print(json.dumps(document, indent=2, allow_nan=False))
 

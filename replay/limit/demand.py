@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from ztrace.replay.errors import ReplayError
@@ -23,7 +24,9 @@ from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE
 
-_COLUMNS = ("ts_ns", "op", "pool", "key", "size", "ret", "tid")
+COLUMNS = ("ts_ns", "op", "pool", "key", "size", "ret", "tid")
+"""What a reading reads of a trace."""
+
 _STORE, _LOAD, _INVALIDATE, _MALLOC, _FREE = (
     OP_CODE[name] for name in ("store", "load", "invalidate", "malloc", "free")
 )
@@ -65,8 +68,7 @@ class NotTold:
     whether the kernel also keeps to itself when such a page is read or given up, as where
     frontswap stands before zswap.
 
-    Because it began late: ``loads`` that the kernel's zswap answered of slots that are not stored
-    before in the trace, and ``drops`` of such, which are told apart where frontswap is.
+    Because it began late: ``loads`` and ``drops``, see :class:`EarlierSlots`.
     """
 
     sizes: int = 0
@@ -114,58 +116,112 @@ def uses_frontswap(metadata: Metadata) -> bool:
     return (int(major), int(minor)) < (6, 6)
 
 
-def demands(
-    reader: TraceReader, told: NotTold, advance: Callable[[int], object] = lambda rows: None
-) -> Iterator[Demand]:
-    """Yield a trace's demands in recorded order; ``told`` is filled in meanwhile.
+class Reading:
+    """What the rows of a zswap trace wanted, batch by batch, in recorded order.
 
-    ``advance`` gets the rows of each batch. ReplayError for a trace without stores.
+    ``told`` is filled in meanwhile.
     """
-    metadata = reader.metadata
-    if metadata.source != "zswap":
-        raise ReplayError(f"{reader.path}: recorded of {metadata.source}; zswap's limit is zswap's")
-    limited = _hit_the_limit(metadata)
-    frontswap = uses_frontswap(metadata)
-    headers = [pool.header_bytes for pool in metadata.pools]
-    given: dict[int, list[tuple[int, int, int]]] = {}  # task -> (key, size, ts) of its mallocs
-    freed: dict[int, int] = {}  # task -> key of its last free
-    stored: set[int] = set()  # slots, by key, of stores so far
-    last_size = metadata.machine.page_bytes // 2
-    first, stores, frees = 0, 0, False
-    for batch in checked(reader, (*_COLUMNS, "dur_ns")):
+
+    def __init__(self, metadata: Metadata, told: NotTold) -> None:
+        self.told = told
+        self._limited = hit_the_limit(metadata)
+        self._frontswap = uses_frontswap(metadata)
+        self._headers = [pool.header_bytes for pool in metadata.pools]
+        self._given: dict[int, list[tuple[int, int, int]]] = {}  # task -> (key, size, ts)
+        self._freed: dict[int, int] = {}  # task -> key of its last free
+        self._last_size = first_size(metadata)
+        self._frees = False
+
+    def read(self, batch: pa.RecordBatch, first: int) -> Iterator[Demand]:
+        """Yield the demands of a batch with :data:`COLUMNS`, whose first row has this number."""
+        headers, given = self._headers, self._given
         for row, (ts, op, pool, key, size, ret, tid) in enumerate(_rows(batch), first):
             if op == _MALLOC:
                 if ret >= 0 or ret == _REFUSED_SIZE:
                     header = headers[pool] if pool < len(headers) else 0
                     given.setdefault(tid, []).append((key, size - header, ts))
             elif op == _FREE:
-                freed[tid] = key
-                frees = True
+                self._freed[tid] = key
+                self._frees = True
             elif op == _STORE:
-                stores += 1
-                stored.add(key)
                 mine = [one for one in given.pop(tid, ()) if one[2] >= ts]
                 for of, compressed, _ in mine:
-                    last_size = compressed
+                    self._last_size = compressed
                     slot = key if of == _NO_KEY else of
                     yield Demand(Want.STORE, ts, slot, compressed, row)
                 if mine:
                     continue
                 if ret >= 0:
                     yield Demand(Want.STORE, ts, key, 0 if size < 0 else size, row)
-                elif limited and ret in (-errno.ENOMEM, -errno.EPERM):
-                    told.sizes += 1
-                    told.frees = frontswap
-                    yield Demand(Want.STORE, ts, key, last_size, row)
+                elif self._limited and ret in (-errno.ENOMEM, -errno.EPERM):
+                    self.told.sizes += 1
+                    self.told.frees = self._frontswap
+                    yield Demand(Want.STORE, ts, key, self._last_size, row)
                 else:
                     yield Demand(Want.WRITE, ts, key, 0, row)
             elif op == _LOAD:
-                told.loads += ret >= 0 and key not in stored
-                kept = frees and ret >= 0 and not frontswap and freed.pop(tid, None) != key
+                kept = (
+                    self._frees
+                    and ret >= 0
+                    and not self._frontswap
+                    and self._freed.pop(tid, None) != key
+                )
                 yield Demand(Want.LOAD_KEPT if kept else Want.LOAD, ts, key, 0, row)
             elif op == _INVALIDATE:
-                told.drops += frontswap and key != _NO_KEY and key not in stored
                 yield Demand(Want.DROP_ALL if key == _NO_KEY else Want.DROP, ts, key, 0, row)
+
+
+class EarlierSlots:
+    """Counts calls on slots that a trace does not see stored: pages that were there before it.
+
+    They are loads that the kernel's zswap answered and, where frontswap asks it for its own pages
+    only, invalidates. Memory: 8 bytes for each slot; a trace that begins with empty pools and lost
+    nothing has none, and is not looked at.
+    """
+
+    def __init__(self, metadata: Metadata, told: NotTold) -> None:
+        self._told = told
+        self._none = metadata.starts_empty() and not metadata.lost_total()
+        self._frontswap = uses_frontswap(metadata)
+        self._stored = np.zeros(0, np.uint64)
+
+    def read(self, batch: pa.RecordBatch) -> None:
+        """Look at the next rows, with :data:`COLUMNS`."""
+        if self._none:
+            return
+        valid = batch.column("key").is_valid().to_numpy(zero_copy_only=False)
+        op, ret = batch.column("op").indices.to_numpy(), batch.column("ret").to_numpy()
+        key = batch.column("key").fill_null(0).to_numpy()
+        stores = np.flatnonzero(valid & (op == _STORE))
+        slots, first = np.unique(key[stores], return_index=True)
+        answered = (op == _LOAD) & (ret >= 0)
+        asked = np.flatnonzero(valid & (answered | (self._frontswap & (op == _INVALIDATE))))
+        known = np.isin(key[asked], self._stored)
+        if len(slots):
+            at = np.minimum(np.searchsorted(slots, key[asked]), len(slots) - 1)
+            known |= (slots[at] == key[asked]) & (stores[first[at]] < asked)
+            self._stored = np.union1d(self._stored, slots)
+        unknown = op[asked[~known]]
+        self._told.loads += int((unknown == _LOAD).sum())
+        self._told.drops += int((unknown == _INVALIDATE).sum())
+
+
+def batches(
+    reader: TraceReader, advance: Callable[[int], object] = lambda rows: None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield the number of the first row and the batch, with what a reading reads.
+
+    ``advance`` gets the rows of each once it was taken. ReplayError for a trace that is not of
+    zswap, and at the end for one without stores.
+    """
+    if reader.metadata.source != "zswap":
+        raise ReplayError(
+            f"{reader.path}: recorded of {reader.metadata.source}; zswap's limit is zswap's"
+        )
+    first, stores = 0, False
+    for batch in checked(reader, (*COLUMNS, "dur_ns")):
+        yield first, batch
+        stores = stores or bool((batch.column("op").indices.to_numpy() == _STORE).any())
         first += batch.num_rows
         advance(batch.num_rows)
     if not stores:
@@ -175,7 +231,17 @@ def demands(
         )
 
 
-def _hit_the_limit(metadata: Metadata) -> bool:
+def demands(
+    reader: TraceReader, told: NotTold, advance: Callable[[int], object] = lambda rows: None
+) -> Iterator[Demand]:
+    """Yield a trace's demands in recorded order; ``told`` is filled in meanwhile. Errors as of
+    :func:`batches`."""
+    reading = Reading(reader.metadata, told)
+    for first, batch in batches(reader, advance):
+        yield from reading.read(batch, first)
+
+
+def hit_the_limit(metadata: Metadata) -> bool:
     """Whether the recorded kernel rejected pages for its limit; yes if it does not say."""
     counters = metadata.counters
     name = "zswap.pool_limit_hit"
@@ -184,15 +250,20 @@ def _hit_the_limit(metadata: Metadata) -> bool:
     return counters.end[name] > counters.start.get(name, 0)
 
 
+def first_size(metadata: Metadata) -> int:
+    """Bytes that a rejected page is taken to have before the size of any is known."""
+    return metadata.machine.page_bytes // 2
+
+
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[int, ...]]:
-    """Rows as plain numbers, in the order of _COLUMNS; a null key is _NO_KEY, a null size -1."""
+    """Rows as plain numbers, in the order of COLUMNS; a null key is _NO_KEY, a null size -1."""
     columns = [
         batch.column(name).indices.to_numpy() if name == "op" else batch.column(name)
-        for name in _COLUMNS
+        for name in COLUMNS
     ]
     fill = {"key": pa.scalar(_NO_KEY, pa.uint64())}
     plain = []
-    for name, column in zip(_COLUMNS, columns, strict=True):
+    for name, column in zip(COLUMNS, columns, strict=True):
         if name in fill:
             column = column.fill_null(fill[name]).to_numpy()
         elif name == "size":

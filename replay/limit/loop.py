@@ -5,13 +5,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ztrace.allocator import HazardError, create
+from ztrace.allocator.registry import builtin
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.qualified import BEGAN_LATE
-from ztrace.replay.limit.demand import Demand, NotTold, demands, uses_frontswap
+from ztrace.replay.limit.demand import (
+    Demand,
+    EarlierSlots,
+    NotTold,
+    Reading,
+    batches,
+    uses_frontswap,
+)
+from ztrace.replay.limit.native import Demands, NativeReading, NativeZswap, reason_missing
 from ztrace.replay.limit.zswap import Counts, Limit, Rules, Worker, Zswap
 from ztrace.replay.play.header import header_bytes
 from ztrace.text import counted
@@ -155,29 +165,37 @@ def play(
     limit: Limit,
     rules: Rules,
     *,
+    engine: str | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> list[Outcome]:
     """Play a trace's demands in several (backend, worker) at once; ``advance`` gets its rows.
 
-    Recorded shrinks, writebacks and frees are not looked at. ReplayError for a trace without
-    stores, or of another page size than a backend's.
+    Recorded shrinks, writebacks and frees are not looked at. ``engine``: ``native``, ``python``, or
+    None for the core where it is and has the backend. ReplayError for a trace without stores, or of
+    another page size than a backend's.
     """
-    metadata = reader.metadata
     told = NotTold()
-    runs = [_Run(reader, backend, worker, limit, rules, told) for backend, worker in plays]
-    first_ns = last_ns = None
-    for one in demands(reader, told, advance):
-        if first_ns is None or last_ns is None:
-            first_ns = last_ns = one.at_ns
-        passed_ns = max(0, one.at_ns - last_ns)
-        last_ns += passed_ns
-        for run in runs:
-            if run.outcome.stopped is None:
-                run.take(one, passed_ns)
-    for run in runs:
-        run.finish()
-        run.outcome.kernel = _counted(metadata)
-    return [run.outcome for run in runs]
+    in_core = engine == "native" or (engine is None and not reason_missing())
+    runs: list[_PythonRun | _NativeRun] = []
+    for backend, worker in plays:
+        kind = _NativeRun if in_core and builtin(backend) is not None else _PythonRun
+        runs.append(kind(reader, backend, worker, limit, rules, told))
+    python = [run for run in runs if isinstance(run, _PythonRun)]
+    core = [run for run in runs if isinstance(run, _NativeRun)]
+    slowly = Reading(reader.metadata, told) if python else None
+    quickly = NativeReading(reader.metadata, told) if core else None
+    earlier = EarlierSlots(reader.metadata, told)
+    with ThreadPoolExecutor() as threads:
+        for first, batch in batches(reader, advance):
+            earlier.read(batch)
+            if quickly is not None:
+                found = quickly.read(batch, first)
+                list(threads.map(lambda run, found=found: run.play(found), core))
+            if slowly is not None:
+                wanted = list(slowly.read(batch, first))
+                for run in python:
+                    run.play(wanted)
+    return [run.finish() for run in runs]
 
 
 class _Run:
@@ -200,26 +218,60 @@ class _Run:
                 f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
                 f"{self.model.page_bytes}; choose a backend of that page size"
             )
-        header = header_bytes(backend, metadata.kernel.release)
-        self.zswap = Zswap(self.model, limit, rules, header_bytes=header, worker=worker)
+        self.header_bytes = header_bytes(backend, metadata.kernel.release)
         self.outcome = Outcome(
             trace=str(reader.path),
             backend=backend,
             rules=rules,
             limit_pages=limit.max_pages,
-            accept_pages=limit.accept_pages,
+            accept_pages=limit.accept_pages(rules),
             page_bytes=self.model.page_bytes,
             worker=worker,
-            counts=self.zswap.counts,
+            counts=Counts(),
             not_told=told,
+            kernel=_counted(metadata),
             as_recorded=_is_recorded(limit, metadata),
             starts_empty=metadata.starts_empty(),
         )
+
+    def _means(self, passed_ns: int, entries_ns: int, held_ns: int) -> None:
+        """Take the time that passed, and its products with the pages stored and bytes held."""
+        if passed_ns:
+            self.outcome.mean_entries = entries_ns / passed_ns
+            self.outcome.mean_held_bytes = held_ns / passed_ns
+
+
+class _PythonRun(_Run):
+    """Zswap and the model in Python."""
+
+    def __init__(
+        self,
+        reader: TraceReader,
+        backend: str,
+        worker: Worker,
+        limit: Limit,
+        rules: Rules,
+        told: NotTold,
+    ) -> None:
+        super().__init__(reader, backend, worker, limit, rules, told)
+        self.zswap = Zswap(self.model, limit, rules, header_bytes=self.header_bytes, worker=worker)
+        self.outcome.counts = self.zswap.counts
+        self.last_ns: int | None = None
         self.passed_ns = self.entries_ns = self.held_ns = 0
 
-    def take(self, one: Demand, passed_ns: int) -> None:
-        """One demand, so long after the one before."""
+    def play(self, demands: Sequence[Demand]) -> None:
+        """Play demands; nothing after the model's fault."""
+        for one in demands:
+            if self.outcome.stopped is not None:
+                return
+            self._take(one)
+
+    def _take(self, one: Demand) -> None:
         model, outcome = self.model, self.outcome
+        if self.last_ns is None:
+            self.last_ns = one.at_ns
+        passed_ns = max(0, one.at_ns - self.last_ns)
+        self.last_ns += passed_ns
         self.passed_ns += passed_ns
         self.entries_ns += passed_ns * len(self.zswap.entries)
         self.held_ns += passed_ns * model.held_bytes
@@ -232,13 +284,44 @@ class _Run:
                 outcome.hazards.setdefault(name, Hazard(0, one.row, what))
         outcome.peak_held_bytes = max(outcome.peak_held_bytes, model.held_bytes)
 
-    def finish(self) -> None:
+    def finish(self) -> Outcome:
         """No demand will come any more."""
-        if self.passed_ns:
-            self.outcome.mean_entries = self.entries_ns / self.passed_ns
-            self.outcome.mean_held_bytes = self.held_ns / self.passed_ns
+        self._means(self.passed_ns, self.entries_ns, self.held_ns)
         for name, met in self.outcome.hazards.items():
             met.count = self.model.hazards.counts[name]
+        return self.outcome
+
+
+class _NativeRun(_Run):
+    """Zswap and the model in the core."""
+
+    def __init__(
+        self,
+        reader: TraceReader,
+        backend: str,
+        worker: Worker,
+        limit: Limit,
+        rules: Rules,
+        told: NotTold,
+    ) -> None:
+        super().__init__(reader, backend, worker, limit, rules, told)
+        self.zswap = NativeZswap(backend, limit, rules, self.header_bytes, worker)
+
+    def play(self, demands: Demands) -> None:
+        """Play demands; nothing after the model's fault."""
+        self.zswap.play(demands)
+
+    def finish(self) -> Outcome:
+        """No demand will come any more."""
+        outcome, zswap = self.outcome, self.zswap
+        outcome.counts = zswap.counts
+        outcome.peak_held_bytes = zswap.peak_held_bytes
+        self._means(*zswap.areas)
+        if zswap.stopped is not None:
+            row, hazard = zswap.stopped
+            outcome.stopped = f"row {row}: {hazard}"
+        outcome.hazards = {name: Hazard(*met) for name, met in zswap.hazards.items()}
+        return outcome
 
 
 def _is_recorded(limit: Limit, metadata: Metadata) -> bool:

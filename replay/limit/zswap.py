@@ -81,17 +81,16 @@ class Limit:
         """zswap_is_full() of 6.1; the first test of zswap_check_limits() of 6.12."""
         return self.max_pages < pages if rules is Rules.DRIVER else pages >= self.max_pages
 
-    @property
-    def accept_pages(self) -> int:
-        """zswap_accept_thr_pages() of 6.12."""
+    def accept_pages(self, rules: Rules) -> int:
+        """The threshold of zswap_can_accept() of 6.1; zswap_accept_thr_pages() of 6.12."""
+        if rules is Rules.DRIVER:
+            return self.memory_pages * self.accept_percent // 100 * self.max_percent // 100
         return self.max_pages * self.accept_percent // 100
 
     def can_accept(self, pages: int, rules: Rules) -> bool:
         """zswap_can_accept() of 6.1; the second test of zswap_check_limits()."""
-        if rules is Rules.DRIVER:
-            memory = self.memory_pages * self.accept_percent // 100
-            return memory * self.max_percent // 100 > pages
-        return pages <= self.accept_pages
+        accept = self.accept_pages(rules)
+        return pages < accept if rules is Rules.DRIVER else pages <= accept
 
 
 @dataclass(frozen=True)
@@ -382,5 +381,7 @@ class Zswap:
         else:
             self._use(self.entries[key].handle)
             self._write_back(key)
-        if self._failures == MAX_RECLAIM_RETRIES or self._pages() <= self.limit.accept_pages:
+        if self._failures == MAX_RECLAIM_RETRIES or self.limit.can_accept(
+            self._pages(), self.rules
+        ):
             self._failures = None

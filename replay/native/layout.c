@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The layouts of play.h and check.h. */
+/* The layouts of play.h, check.h and zswap.h. */
 #include "layout.h"
 
 #include "check.h"
 #include "play.h"
+#include "zswap.h"
 
 static const struct zc_layout of_play[] = {
 	ZC_LAYOUT(zp_options, kind_of, compared, more_bytes, handles_tell, whole, surveyed, timing,
@@ -76,6 +77,33 @@ static const struct zc_layout of_check[] = {
 	{NULL, 0, 0},
 };
 
+static const struct zc_layout of_zswap[] = {
+	ZC_LAYOUT(zl_reading_options, kind_of, header_bytes, limited, frontswap, first_size),
+	ZC_LAYOUT(zl_columns, rows, first_row, op, pool, key, size, ret, ts_ns, tid, key_valid,
+		  size_valid, key_at, size_at),
+	ZC_LAYOUT(zl_demand, at_ns, size, key, row, want),
+	ZC_LAYOUT(zl_told, sizes, frees),
+	ZC_LAYOUT(zl_options, max_pages, accept_pages, delay_ns, page_ns, header_bytes, rules),
+	ZC_LAYOUT(zl_counts, stored, rejected, limit_hits, refused, incompressible, written_back,
+		  evictions_failed, jobs, reclaim_fails, pages_freed, hits, refaults, disk_loads),
+	ZC_LAYOUT(zl_result, counts, peak_held_bytes, stored_bytes, entries, area_low, area_high,
+		  stopped_row, stopped, hazard_rows),
+	ZC_CODE(ZL_STORE_ROW),
+	ZC_CODE(ZL_LOAD_ROW),
+	ZC_CODE(ZL_INVALIDATE_ROW),
+	ZC_CODE(ZL_MALLOC_ROW),
+	ZC_CODE(ZL_FREE_ROW),
+	ZC_CODE(ZL_STORE),
+	ZC_CODE(ZL_WRITE),
+	ZC_CODE(ZL_LOAD),
+	ZC_CODE(ZL_LOAD_KEPT),
+	ZC_CODE(ZL_DROP),
+	ZC_CODE(ZL_DROP_ALL),
+	ZC_CODE(ZL_DRIVER),
+	ZC_CODE(ZL_LRU),
+	{NULL, 0, 0},
+};
+
 ZC_API const struct zc_layout *zp_layout(void)
 {
 	return of_play;
@@ -84,4 +112,9 @@ ZC_API const struct zc_layout *zp_layout(void)
 ZC_API const struct zc_layout *zv_layout(void)
 {
 	return of_check;
+}
+
+ZC_API const struct zc_layout *zl_layout(void)
+{
+	return of_zswap;
 }

@@ -96,9 +96,12 @@ def _play(checks: Mapping[int, RowCheck], rows: Rows, start: int, stop: int) -> 
         *(rows.handle, rows.ret, rows.total, rows.cpu, rows.place),
     )
     pieces = (column[start:stop] for column in columns)
-    for pool, *values in zip(rows.pool[start:stop], *pieces, strict=True):
-        if pool in checks and values[3] in PLAYED:
-            checks[pool].play(Row(*values))
+    make = tuple.__new__  # of what Row is: its own constructor takes as long as a model's malloc
+    for pool, op, values in zip(
+        rows.pool[start:stop], rows.op[start:stop], zip(*pieces, strict=True), strict=True
+    ):
+        if op in PLAYED and pool in checks:
+            checks[pool].play(make(Row, values))
 
 
 def malloc(model: Pool, row: Row, result: PoolPlacement) -> int | None:

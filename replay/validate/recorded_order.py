@@ -55,6 +55,9 @@ class RecordedOrder:
         if not isinstance(self.model, HasPlace):
             raise ReplayError(f"{result.backend}: this model does not tell where objects lie")
         self.placed: HasPlace = self.model
+        # Looked up once: to ask a protocol takes as long as to play a call.
+        self.by_cpu = self.model if isinstance(self.model, HasCpus) else None
+        self.by_page = self.model if isinstance(self.model, CompactsPages) else None
         self.tells = recorded_traits(result.allocator).tells
         self.result = result
         # By recorded handle, the model's. On one CPU, a free is missing rather than late.
@@ -70,10 +73,12 @@ class RecordedOrder:
         result, op = self.result, row.op
         result.calls += 1
         result.cpus.add(row.cpu)
-        result.overlapping += row.ts <= self.latest
-        self.latest = max(self.latest, row.end)
-        if isinstance(self.model, HasCpus):
-            self.model.cpu = row.cpu
+        if row.ts <= self.latest:
+            result.overlapping += 1
+        if row.end > self.latest:
+            self.latest = row.end
+        if self.by_cpu is not None:
+            self.by_cpu.cpu = row.cpu
         if op == COMPACT:
             self._compact(row.place, row.size)
         elif op == MALLOC:
@@ -91,7 +96,8 @@ class RecordedOrder:
                 self._compare(row, *divmod(row.place, self.model.page_bytes))
         else:
             self.model.unmap(given)
-        self._compare_size(row.number, row.total)
+        if row.total != NO_TOTAL:
+            self._compare_size(row.number, row.total)
 
     def _given(self, row: Row) -> int | None:
         """The model's handle of the object that a call is about."""
@@ -105,10 +111,9 @@ class RecordedOrder:
             self.lives.give_up(handle)
 
     def _compare_size(self, number: int, total: int) -> None:
-        if total != NO_TOTAL:
-            page_bytes = self.model.page_bytes
-            ours = self.model.total_bytes // page_bytes
-            self.result.sizes.note(number, total // page_bytes, ours, ours)
+        page_bytes = self.model.page_bytes
+        ours = self.model.total_bytes // page_bytes
+        self.result.sizes.note(number, total // page_bytes, ours, ours)
 
     def shrink(self, rows: Rows, first: int, last: int, play: Play) -> None:
         """Have the model shrink, and play what returned meanwhile as it asks for evictions."""
@@ -143,7 +148,8 @@ class RecordedOrder:
         self.result.shrinks.note(
             answer == f"{ret}", lambda: f"row {number}: kernel {ret}, model {answer}"
         )
-        self._compare_size(number, rows.total[last])
+        if rows.total[last] != NO_TOTAL:
+            self._compare_size(number, rows.total[last])
 
     def _malloc(self, row: Row) -> None:
         given = malloc(self.model, row, self.result)
@@ -168,12 +174,12 @@ class RecordedOrder:
     def _compact(self, place: int, at_once: int) -> None:
         """A compaction of a queued page, as of z3fold, or of a whole pool, as of zsmalloc."""
         result = self.result
-        if isinstance(self.model, CompactsPages):
+        if self.by_page is not None:
             if at_once:
                 return  # within a free; the model does that itself
             result.compactions += 1
             page = self.model_page.get(place // self.model.page_bytes)
-            done = page is not None and self.model.compact_page(page)
+            done = page is not None and self.by_page.compact_page(page)
             result.compactions_unmatched += not done
         elif isinstance(self.model, CompactsPool):
             result.compactions += 1
@@ -184,7 +190,7 @@ class RecordedOrder:
 
     def _count_objects(self) -> None:
         """Count again after objects have moved; where it is page by page, that is too often."""
-        if not isinstance(self.model, CompactsPages):
+        if self.by_page is None:
             lives = self.lives
             leaving = (old.object for old in lives.leaving.values())
             there = (*lives.live.values(), *leaving)
@@ -192,8 +198,8 @@ class RecordedOrder:
 
     def _is_used(self, page: int) -> bool:
         """Whether a page of the model still holds an object."""
-        if isinstance(self.model, CompactsPages):
-            return page in self.model.pages
+        if self.by_page is not None:
+            return page in self.by_page.pages
         return bool(self.objects[page])
 
     def _compare(self, row: Row, kernel_page: int, position: int) -> None:

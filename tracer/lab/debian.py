@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ztrace.tracer.children import run
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.lab.cache import build_once, cache_dir
 
@@ -96,13 +97,10 @@ class Apt:
         self._run("apt-get", "-q", "update")
 
     def _run(self, tool: str, *arguments: str, cwd: Path | None = None) -> str:
-        done = subprocess.run(
-            [tool, *self._options, *arguments],
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            stdin=subprocess.DEVNULL,
-        )
+        # Interrupted, what it calls to check signatures would leave its files.
+        with tempfile.TemporaryDirectory(prefix="ztrace-apt-") as scratch:
+            environment = {**os.environ, "TMPDIR": scratch}
+            done = run([tool, *self._options, *arguments], cwd=cwd, env=environment)
         if done.returncode:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise TracerError(f"{tool} {' '.join(arguments)}: {said[-1] if said else 'failed'}")
@@ -128,7 +126,10 @@ class Apt:
         debs.mkdir()
         self._run("apt-get", "-q", "download", *packages, cwd=debs)
         for deb in sorted(debs.glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", deb, target], check=True)
+            done = run(["dpkg-deb", "-x", deb, target])
+            if done.returncode:
+                said = done.stderr.strip() or "dpkg-deb failed"
+                raise TracerError(f"{deb.name}: cannot unpack: {said.splitlines()[-1]}")
         shutil.rmtree(debs)
 
 

@@ -15,14 +15,13 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
-import threading
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
+from ztrace.tracer.children import session_of
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.lab.cache import build_once, cache_dir
 from ztrace.tracer.program.allocators import Allocator, player_digest, put_player, write_if_new
@@ -135,7 +134,11 @@ def _build(
     allocators: Sequence[Allocator],
     say: Callable[[str], None],
 ) -> None:
-    tree = source.folder
+    tree, unfinished = source.folder, build / "unfinished"
+    if unfinished.exists():
+        # Killed with this process, make may have left files that only look whole; told to end, as
+        # by Ctrl-C, it does not.
+        shutil.rmtree(build)
     put_player(tree / PLAYER_FOLDER, allocators, tree)
     _put_into(tree)
     # The configuration is made once; make itself sees when Kconfig files have changed.
@@ -151,7 +154,11 @@ def _build(
         _check_config(source, (build / ".config").read_text(), config)
         asked.write_text(config)
     jobs = len(os.sched_getaffinity(0))
-    _make(source, build, [f"-j{jobs}", "linux"], allocators, say)
+    unfinished.touch()
+    try:
+        _make(source, build, [f"-j{jobs}", "linux"], allocators, say)
+    finally:
+        unfinished.unlink()
 
 
 def _put_into(tree: Path) -> None:
@@ -187,38 +194,24 @@ def _make(
     say: Callable[[str], None],
 ) -> None:
     """Run make; TracerError with the first error if it fails. Nothing of it outlives this call."""
-    with subprocess.Popen(
-        ["make", "-C", source.folder, f"O={build}", "ARCH=um", "SUBARCH=x86_64", *targets],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        env={
-            **{k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")},
-            "LC_ALL": "C",
-        },
-        start_new_session=True,
-    ) as make:
-        assert make.stdout is not None and make.stderr is not None
-        errors: list[str] = []
-        reader = threading.Thread(target=_keep, args=(make.stderr, errors))
-        reader.start()
-        try:
-            for line in make.stdout:
-                say(line.strip())
-            make.wait()
-        finally:
-            if make.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(make.pid, signal.SIGKILL)
-            reader.join()
-    if make.returncode:
-        raise _failed(source, errors, allocators)
-
-
-def _keep(lines: IO[str], kept: list[str]) -> None:
-    kept.extend(line.rstrip() for line in lines)
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
+        session_of(
+            ["make", "-C", source.folder, f"O={build}", "ARCH=um", "SUBARCH=x86_64", *targets],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={
+                **{k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")},
+                "LC_ALL": "C",
+            },
+        ) as make,
+    ):
+        assert make.stdout is not None
+        for line in make.stdout:
+            say(line.strip())
+        if make.wait():
+            errors.seek(0)
+            raise _failed(source, [line.rstrip() for line in errors], allocators)
 
 
 _ERROR = re.compile(r"error:|undefined reference|multiple definition")

@@ -10,12 +10,13 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ztrace.tracer.children import Word, run
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.kmod import running_headers
 from ztrace.tracer.program.allocators import Allocator, put_module
@@ -66,20 +67,19 @@ def include_folder(headers: Path) -> Path:
     return folder / "include"
 
 
-def build_here(allocator: Allocator, headers: Path, folder: Path) -> Path:
+def build_here(
+    allocator: Allocator, headers: Path, folder: Path, *, within: Sequence[Word] = ()
+) -> Path:
     """Compile the module against ``headers`` in an empty ``folder``; TracerError with the
-    compiler's first error if it does not build."""
+    compiler's first error if it does not build. ``within``: words before make's own, by which it
+    runs in another root."""
     for tool in ("make", "gcc"):
         if shutil.which(tool) is None:
             raise TracerError(f"{tool} not found; as root: apt install make gcc")
     module = put_module(folder, allocator, include_folder(headers))
-    done = subprocess.run(
+    done = run(
         # Type information of the module itself, which needs pahole, is of use to nobody.
-        ["make", "-C", headers, f"M={folder}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        stdin=subprocess.DEVNULL,
+        [*within, "make", "-C", headers, f"M={folder}", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]
     )
     path = folder / f"{module}.ko"
     if done.returncode or not path.exists():

@@ -12,11 +12,11 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ztrace.tracer.children import run
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.lab.cache import build_once, cache_dir
 from ztrace.tracer.lab.debian import KERNELS, Apt
@@ -96,14 +96,12 @@ def _debian(release: str, say: Callable[[str], None]) -> Source:
         apt.unpack([package], fetched)
         [archive] = (fetched / "usr" / "src").glob("*.tar.*")
         say(f"unpack {package}")
-        done = subprocess.run(
+        done = run(
             [
                 *("tar", "-x", "-f", str(archive), "-C", str(folder)),
                 *("--wildcards", "--wildcards-match-slash", "--strip-components=1"),
                 *(f"--exclude={package}/{pattern}" for pattern in SPARED),
-            ],
-            capture_output=True,
-            text=True,
+            ]
         )
         if done.returncode:
             said = done.stderr.strip().splitlines()

@@ -122,7 +122,7 @@ def command(
             raise click.ClickException(f"{path} exists; --force replaces it")
     found = list(measure(wish, progress))
     if as_json:
-        print_json({"trace": str(trace), "measured": [one.to_dict() for one in found]})
+        print_json([{"trace": str(trace), **one.to_dict()} for one in found])
     else:
         show_measured(console(), str(trace), found, cycles=cycles)
     for one in found:

@@ -18,7 +18,7 @@ from ztrace.replay.measured.calls import read_calls
 from ztrace.replay.measured.compared import compare
 from ztrace.replay.measured.figures import figures
 from ztrace.replay.measured.recording import TEST_BOX, Where, metadata, rows
-from ztrace.tracer.lab.debian import fetch_kernel
+from ztrace.tracer.lab.debian import fetch_compiler, fetch_kernel
 from ztrace.tracer.lab.qemu import GuestSize, run_guest
 from ztrace.tracer.program.allocators import Allocator, parse
 from ztrace.tracer.program.files import read_answers, write_plan
@@ -30,27 +30,28 @@ pytestmark = pytest.mark.kernel
 SMALL = Path(__file__).parents[1] / "traces" / "samples" / "z3fold-6.1-small.parquet"
 ROUNDS = 2
 
-OWN = {"6.1": ("zbud", "z3fold", "zsmalloc"), "6.12": ("zbud", "zsmalloc")}
-MODULES = {"6.1": ("z3fold", "zsmalloc"), "6.12": ()}
-"""Of Debian's kernels; the headers of 7.2 need tools of a newer Debian than the tests' own."""
+OWN = {"6.1": ("zbud", "z3fold", "zsmalloc"), "6.12": ("zbud", "zsmalloc"), "7.2": ("zsmalloc",)}
+MODULES = {"6.1": ("z3fold", "zsmalloc"), "6.12": (), "7.2": ()}
+ONEPAGE = Path(__file__).parent / "measure" / "onepage.c"
+"""A driver of the newer API, of which there is no model."""
 
 AT_ONCE = "z3fold:cpus=1,work=immediate"
 
 
 def allocators(kernel: str, patch: Path | None) -> list[Allocator]:
     """What is tried on a kernel."""
-    posted = [f"ztree={patch}"] if patch is not None else []
-    return [parse(one) for one in (*OWN[kernel], *posted)]
+    given = [f"onepage={ONEPAGE}", *([f"ztree={patch}"] if patch is not None else [])]
+    return [parse(one) for one in (*OWN[kernel], *given)]
 
 
 def boot(kernel: str, folder: Path, patch: Path | None, watch: Watch) -> None:
     """One guest that loads one module after another; they are built outside, where it is quick."""
-    lab = fetch_kernel(kernel)
+    lab, compiler = fetch_kernel(kernel), fetch_compiler(kernel)
     script = ["#!/bin/sh", "exec >/job/log 2>&1"]
     for one in allocators(kernel, patch):
         work = folder / f"build-{one.name}"
         work.mkdir()
-        module = build_here(one, lab.headers, work)
+        module = build_here(one, lab.headers, work, within=compiler)
         with TraceReader(SMALL) as reader:
             calls = read_calls(reader, one.name)
         # A worker that is not the player's runs compactions when it likes.
@@ -103,6 +104,15 @@ def test_a_module_answers_as_the_models(
     assert figures(calls, answers).times["malloc"].count == 2012
     # What is not known of a running machine is not made up.
     assert not np.any(answers.held_pages)
+
+
+@pytest.mark.parametrize("kernel", OWN)
+def test_a_driver_of_the_newer_api_plays(guest: Callable[[str], Path], kernel: str) -> None:
+    with TraceReader(SMALL) as reader:
+        calls = read_calls(reader, "onepage")
+    found = figures(calls, read_answers(guest(f"here-{kernel}") / "onepage", as_plan(calls)))
+    assert found.times["malloc"].count == 2012
+    assert found.times["map"].count == found.times["unmap"].count > 2012
 
 
 @pytest.mark.parametrize("kernel", OWN)

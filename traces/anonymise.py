@@ -20,14 +20,19 @@ import pyarrow as pa
 from ztrace.traces.columns import valid, values
 from ztrace.traces.errors import TraceError
 from ztrace.traces.extent import extent
-from ztrace.traces.metadata import Counters, Kernel, Machine, Metadata, PoolInfo, Probe
+from ztrace.traces.metadata import (
+    RELATIVE,
+    Counters,
+    Kernel,
+    Machine,
+    Metadata,
+    PoolInfo,
+    Probe,
+)
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import TraceWriter
 
 Numbers = npt.NDArray[np.uint64]
-
-CLOCK = "relative to the first call"
-"""What ``clock`` says in an anonymised trace."""
 
 _BLOCK = np.uint64((1 << 60) - 1)  # a handle that is a number, without the block's type
 _BLOCK_LIMIT = np.uint64(1 << 36)  # beyond 2**32 blocks of 16 slots it is none
@@ -123,7 +128,7 @@ def anonymous(metadata: Metadata, *, keep_machine: bool = False) -> Metadata:
         parameters={k: v for k, v in metadata.parameters.items() if "/" not in v},
         probes={op: Probe(probe.kind, probe.symbol) for op, probe in metadata.probes.items()},
         probe_cost_ns=metadata.probe_cost_ns,
-        clock=CLOCK,
+        clock=RELATIVE,
         filters=dict.fromkeys(metadata.filters, "(dropped)"),
         sampling=metadata.sampling,
         duration_ns=metadata.duration_ns,

@@ -20,7 +20,7 @@ from ztrace.traces.extent import Clock, Extent, extent
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
-from ztrace.traces.timeorder import check_time_order
+from ztrace.traces.timeorder import Misplaced, first_misplaced
 from ztrace.traces.writer import TraceWriter
 
 Mask = npt.NDArray[np.bool_]
@@ -75,14 +75,16 @@ def slice_trace(
     selection: Selection,
     *,
     advance: Callable[[int], object] = lambda rows: None,
-) -> None:
+) -> Misplaced | None:
     """Write the selected rows of ``reader`` to ``writer``, and metadata that says so.
+
+    Returns the first row out of time order where times are selected: a cut in time is one between
+    two rows, so that calls within the times may then be missing.
 
     A pool of which a malloc, free, shrink or compact was left out, other than at the end, is
     not known to be empty at the start. ``advance`` gets numbers of rows, in all twice the
     trace's. Memory: one batch; with tasks or cgroups also each live object and swap slot.
-    TraceError if no row is left, which is so where rows are out of time order, and for a damaged
-    trace.
+    TraceError if no row is left, and for a damaged trace.
     """
     times = extent(reader, advance)
     begin = None if selection.begin is None else selection.begin.at(times.first_ns)
@@ -112,11 +114,16 @@ def slice_trace(
         if stop < len(seen):
             break
     advance(reader.num_rows - done)
+    by_time = begin is not None or end is not None
+    misplaced = first_misplaced(reader) if by_time else None
     if not writer.rows:
-        if begin is not None or end is not None:
-            check_time_order(reader, str(reader.path))
+        if misplaced is not None:
+            raise misplaced.error(str(reader.path))
         raise TraceError(f"{reader.path}: {_nothing_left(times, begin, end)}")
     writer.metadata = _described(reader.metadata, selection, times, begin, end, left_out)
+    if misplaced is not None:
+        writer.metadata.notes.append("cut by time though rows were out of time order")
+    return misplaced
 
 
 def _nothing_left(times: Extent, begin: int | None, end: int | None) -> str:

@@ -125,6 +125,21 @@ class Apt:
         debs = target / ".debs"
         debs.mkdir()
         self._run("apt-get", "-q", "download", *packages, cwd=debs)
+        self._unpack(debs, target)
+
+    def unpack_with_needed(self, packages: Sequence[str], target: Path) -> None:
+        """The same with all that they depend on, as if nothing were installed yet."""
+        debs = target / ".debs"
+        (debs / "partial").mkdir(parents=True)
+        (installed := debs / "status").touch()
+        self._run(
+            *("apt-get", "-q", "-y", "--download-only", "--no-install-recommends"),
+            *(f"-oDir::State::status={installed}", f"-oDir::Cache::archives={debs}"),
+            *("install", *packages),
+        )
+        self._unpack(debs, target)
+
+    def _unpack(self, debs: Path, target: Path) -> None:
         for deb in sorted(debs.glob("*.deb")):
             done = run(["dpkg-deb", "-x", deb, target])
             if done.returncode:
@@ -177,6 +192,32 @@ def _relocate_headers(sources: Path) -> None:
         # In newer packages it names its own folder, too.
         own = rf"^KBUILD_OUTPUT=/usr/src/{re.escape(makefile.parent.name)}$"
         makefile.write_text(re.sub(own, f"KBUILD_OUTPUT := {here}", text, flags=re.MULTILINE))
+
+
+def fetch_compiler(version: str, stage: Callable[[str], None] = lambda line: None) -> list[str]:
+    """Words before a command that builds modules for kernel ``version``, a key of KERNELS: none
+    if this machine has the compiler that its headers name.
+
+    Else that compiler, from the same Debian, lies over this machine's files while the command runs,
+    which takes root. The libraries that it needs lie there, too, as this machine's programs can do
+    with newer ones.
+    """
+    kernel = fetch_kernel(version, stage)
+    named = re.search(
+        r"^CC\s*[:?]?=.*\b(gcc-\d+)\s*$", (kernel.headers / ".kernelvariables").read_text(), re.M
+    )
+    if named is None or shutil.which(f"x86_64-linux-gnu-{named[1]}") is not None:
+        return []
+
+    def build(folder: Path) -> None:
+        stage(f"fetching {named[1]} from Debian, once")
+        apt = Apt(cache_dir() / "apt" / version, KERNELS[version].sources)
+        apt.unpack_with_needed([named[1], "make"], folder)
+        _merge_usr(folder)
+
+    layer = build_once(cache_dir() / "compilers" / named[1], build) / "usr"
+    lay = 'mount -t overlay -o "lowerdir=$0:/usr" usr /usr && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", lay, str(layer)]
 
 
 def fetch_busybox(stage: Callable[[str], None] = lambda line: None) -> Path:

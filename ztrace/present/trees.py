@@ -9,7 +9,7 @@ from ztrace.allocator.ztree.calls import BlockCall, BlockKind
 from ztrace.console import count_text, ns_text, table
 from ztrace.replay.validate.races import Race
 from ztrace.replay.validate.ztree_verdict import TreesVerdict, TreeVerdict, Unexplained
-from ztrace.units import counted
+from ztrace.text import counted
 
 SHOWN = 5  # failures printed; --json has more
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from ztrace.console import count_text, lost_lines, table
 from ztrace.replay.validate import Verdict
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
+from ztrace.text import counted
 from ztrace.traces.metadata import Metadata
-from ztrace.units import counted
 
 
 def show_verdict(out: Console, verdict: Verdict, metadata: Metadata) -> None:
@@ -75,8 +75,8 @@ def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
         yield ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in pool.counts.items())
     if pool.shrinks.compared:
         yield (
-            f"{pool.shrinks.compared:,} shrinks played, {pool.shrinks.equal:,} of them evicted the "
-            "kernel's objects"
+            f"{counted(pool.shrinks.compared, 'shrink')} played, {pool.shrinks.equal:,} of them "
+            "evicted the kernel's objects"
         )
     firsts = {
         "place": pool.places.first,
@@ -95,9 +95,10 @@ def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
     if pool.sizes.error_pages:
         yield f"largest difference of sizes: {counted(pool.sizes.error_pages, 'page')}"
     if pool.undetermined:
+        are = "is" if pool.undetermined == 1 else "are"
         yield (
-            f"{pool.undetermined:,} differences are undetermined: they may come from calls of "
-            "other CPUs, whose order the trace does not tell"
+            f"{counted(pool.undetermined, 'difference')} {are} undetermined: they may come from "
+            "calls of other CPUs, whose order the trace does not tell"
         )
     if pool.compactions:
         yield (
@@ -110,8 +111,8 @@ def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
     if len(pool.cpus) > 1 and pool.order == Way.RECORDED:
         yield (
             f"{len(pool.cpus)} CPUs; recorded order is not the order of the allocator's lock, and "
-            f"{pool.overlapping:,} calls overlapped: differences from the first of these on need "
-            "not be the model's"
+            f"{counted(pool.overlapping, 'call')} overlapped: differences from the first of these "
+            "on need not be the model's"
         )
     if not pool.starts_empty:
         yield "not known to be empty at the start; older objects are missing"

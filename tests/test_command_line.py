@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.runner import SAMPLES, Runner, leaves, shell
+from tests.runner import ROOT, SAMPLES, Runner, leaves, shell
 from ztrace import outputs
 from ztrace.console import console, table
+from ztrace.text import counted
 from ztrace.traces import Kernel, Machine, PoolInfo, Probe, TraceReader, TraceWriter
-from ztrace.units import counted
 
 SMALL = next(path for path in SAMPLES if path.stem == "zbud-6.1-small")
 EVIL = "e\x1b[31mvil\r\n\x07"
@@ -285,6 +285,25 @@ def test_names_are_whole_on_a_narrow_terminal(
     assert "zsmalloc:6.1  1,234,567,890\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("room", range(6))
+def test_a_number_and_its_unit_stand_on_one_line(
+    room: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for unit in ("%", "B", "KiB", "ns", "us", "s"):
+        console().print(f"{'x' * (72 + room)} 99 {unit} of it")
+        assert f"99 {unit}" in capsys.readouterr().out
+    console().print(f"{'x' * 77} 99 buckets")  # a noun may stand on the next line
+    assert "99\nbuckets" in capsys.readouterr().out
+
+
+def test_a_comparison_names_its_confidence_whole(ztrace: Runner) -> None:
+    asked = ("compare", SMALL, "--replay", "zbud", "z3fold", "--confidence")
+    for given, shown in (("99%", "99"), ("0.95", "95"), ("99.9%", "99.9")):
+        out = ztrace(*asked, given).out
+        assert re.search(rf"interval(\s)of {shown} % confidence", out.replace("of\n", "of "))
+        assert "0.99" not in out
+
+
 def test_help_names_what_it_may(ztrace: Runner) -> None:
     for words, command in leaves():
         shown = ztrace(*words.split(), "--help")
@@ -339,6 +358,15 @@ def test_a_sweep_leaves_out_its_own_results(ztrace: Runner) -> None:
     )
 
 
+def test_the_sweep_of_the_readme_can_be_typed_twice(tmp_path: Path) -> None:
+    [line] = re.findall(r"^    (ztrace sweep .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (tmp_path / "a.parquet").write_bytes(SMALL.read_bytes())
+    for said in ("", "ztrace: results.parquet: the results of the last sweep; left out\n"):
+        done = shell(line, tmp_path)
+        assert (done.returncode, done.stderr) == (0, said)
+        assert re.search(r"^failed +0$", done.stdout, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["none.parquet", "words.parquet"])
 def test_a_sweep_finds_what_is_no_trace_before_it_runs(ztrace: Runner, name: str) -> None:
     Path("words.parquet").write_text("no trace")
@@ -352,6 +380,9 @@ def test_counts_of_one_have_no_s(ztrace: Runner) -> None:
     assert "calls on 1 CPU;" in ztrace("validate", one).out
     assert "1 CPUs" not in ztrace("info", one).out
     assert counted(1, "page") == "1 page" and counted(2000, "page") == "2,000 pages"
+    limited = " ".join(ztrace("replay", SMALL, "--limit", "1M").out.split())
+    assert "zbud: refused 1 page for its size" in limited
+    assert "over 1 trace, without" in ztrace("tune", SMALL, "--against", "ztree:late").out
 
 
 def test_the_lab_lists_in_columns(ztrace: Runner) -> None:

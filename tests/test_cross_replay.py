@@ -403,7 +403,7 @@ def test_zsmalloc_compacts_where_the_trace_says_so(tmp_path: Path, ztrace: Comma
     assert result.work().moved == kernel.stats()["objects_moved"] > 0
     assert result.agreement("totals").equal == result.agreement("totals").compared == 1
     out = ztrace("replay", trace, "--backend", "all")[1]
-    assert "zsmalloc:6.1: 1 compactions as recorded" in out
+    assert "zsmalloc:6.1: 1 compaction as recorded" in out
     assert "z3fold: compacts at once" in out
     elsewhere = played(write(tmp_path / "t", rows, metadata("zbud")), "zsmalloc:6.1")
     assert elsewhere.held_bytes.end == before

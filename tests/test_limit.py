@@ -33,10 +33,10 @@ from ztrace.replay.limit import (
     recorded_limit,
     recorded_rules,
 )
-from ztrace.replay.limit.demand import Want
+from ztrace.replay.limit.demand import EarlierSlots, Want
 from ztrace.replay.limit.zswap import MAX_RECLAIM_RETRIES, Zswap
-from ztrace.traces import OP_CODE, SCHEMA, Metadata, TraceReader, TraceWriter
-from ztrace.traces.metadata import Probe
+from ztrace.traces import OP_CODE, OPS, SCHEMA, Metadata, PoolInfo, TraceReader, TraceWriter
+from ztrace.traces.metadata import Kernel, Probe
 
 __all__ = ["ztrace"]  # a fixture
 
@@ -584,3 +584,27 @@ def test_a_trace_that_does_not_say_its_limit(tmp_path: Path) -> None:
     with pytest.raises(ReplayError, match="accept_threshold_percent"):
         recorded_limit(meta, 20)
     assert recorded_limit(meta, 20, 90).max_pages == 51
+
+
+def test_slots_stored_before_the_trace_are_counted() -> None:
+    """By the rows of one batch and of several: a slot known before, in it, and after."""
+    rows = [
+        *(("invalidate", 1, 0), ("store", 1, 0), ("load", 1, 0), ("load", 2, 0)),
+        *(("load", 3, -2), ("store", 2, 0), ("invalidate", 2, 0), ("invalidate", None, 0)),
+        *(("load", 1, 0), ("invalidate", 4, 0), ("store", 4, -12), ("load", 4, 0)),
+    ]
+    late = Metadata(kernel=Kernel("6.1.0"), pools=[PoolInfo("zbud", empty_at_start=False)])
+    for size in range(1, len(rows) + 1):
+        told = NotTold()
+        earlier = EarlierSlots(late, told)
+        for first in range(0, len(rows), size):
+            ops, keys, rets = zip(*rows[first : first + size], strict=True)
+            op = pa.DictionaryArray.from_arrays(
+                pa.array([OP_CODE[name] for name in ops], pa.int8()), pa.array(OPS)
+            )
+            columns = {"op": op, "key": pa.array(keys, pa.uint64()), "ret": pa.array(rets)}
+            earlier.read(pa.RecordBatch.from_pydict(columns))
+        assert (told.loads, told.drops) == (1, 2), size
+    assert told.lines() == [
+        "unknown slots: load 1, invalidate 2; stored before the trace, their pages are in no model"
+    ]

@@ -16,6 +16,8 @@ SAMPLE = Path(__file__).parents[1] / "traces" / "samples" / "zbud-6.1-small.parq
 BEGAN_LATE = "pools not known to be empty at the start"
 UNKNOWN = "unknown handles: unmap 2, map 1, free 27"
 TOTALS = "totals equal: 2,766 of 2,972"
+ANOMALIES = "totals equal to the kernel's: 2,766 of 2,972"
+SLOTS = "unknown slots: invalidate 26"
 
 
 @pytest.fixture
@@ -31,10 +33,15 @@ def late(tmp_path: Path, ztrace: Command) -> Path:
     [
         ("replay {} --backend zbud", (BEGAN_LATE, UNKNOWN, TOTALS)),
         ("replay {} --backend zbud --backend z3fold", (BEGAN_LATE, UNKNOWN, f"zbud: {TOTALS}")),
-        ("replay {} --backend all --limit 1M", (BEGAN_LATE,)),
+        ("replay {} --backend zbud --anomalies", (BEGAN_LATE, UNKNOWN, ANOMALIES)),
+        ("replay {} --backend all --limit 1M", (BEGAN_LATE, SLOTS)),
+        ("replay {} --json", (BEGAN_LATE, UNKNOWN)),
+        ("replay {} --backend zbud --backend z3fold --json", (BEGAN_LATE, UNKNOWN)),
+        ("replay {} --anomalies --json", (BEGAN_LATE, UNKNOWN)),
+        ("replay {} --limit 1M --json", (BEGAN_LATE, SLOTS)),
         ("compare {} --replay zbud z3fold", (BEGAN_LATE, UNKNOWN, TOTALS)),
         ("tune {}", (BEGAN_LATE, UNKNOWN)),
-        ("sweep {} --backend zbud -o {}.sweep", (BEGAN_LATE, UNKNOWN)),
+        ("sweep {} --backend zbud -o {}.sweep", (BEGAN_LATE, UNKNOWN, TOTALS)),
         ("validate {}", ("not",)),
     ],
 )
@@ -45,6 +52,16 @@ def test_said_beside_the_figures(
     text = " ".join(out.split())
     for line in lines:
         assert line in text
+
+
+def test_a_fit_says_how_far_its_model_is_the_kernel(tmp_path: Path, ztrace: Command) -> None:
+    path, recording = tmp_path / "late.parquet", SAMPLE.with_name("ztree-6.1-bursts.parquet")
+    assert ztrace("slice", recording, "--from", "0.5s", "-o", path)[0] == 0
+    _, out, _ = ztrace("tune", path, "--against", "ztree:late")
+    for line in ("handles equal: 0 of 4,655", "totals equal: 9,053 of 9,392", BEGAN_LATE):
+        assert f"late.parquet: {line}" in " ".join(out.split())
+    _, out, _ = ztrace("tune", recording, "--against", "ztree:late")
+    assert "equal:" not in out
 
 
 def test_a_report_says_so(late: Path, ztrace: Command) -> None:

@@ -7,11 +7,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.test_cross_replay import Command, ztrace
 from tests.test_replay import Recording, whole
 from ztrace.replay import replay_trace
+from ztrace.traces import TraceReader
 from ztrace.traces.metadata import Kernel
 
 __all__ = ["ztrace"]  # a fixture
@@ -23,6 +25,7 @@ COMMANDS = (
     ("replay", "{}", "--backend", "all", "--limit", "1M", "--rules", "6.1"),
     ("replay", "{}", "--backend", "zbud", "--anomalies"),
     ("validate", "{}"),
+    ("compare", "{}", "--replay", "zbud", "z3fold"),
     ("tune", "{}"),
     ("report", "{}", "-o", "{}.html"),
 )
@@ -70,6 +73,16 @@ def test_refused_by_row(
     assert "begun late" not in err
 
 
+def test_a_sweep_says_why_its_run_failed(broken: tuple[Path, str], ztrace: Command) -> None:
+    path, text = broken
+    status, _, err = ztrace("sweep", path, "--backend", "zbud", "-o", f"{path}.sweep")
+    assert status == 1
+    assert text in err
+    [row] = pq.read_table(f"{path}.sweep").to_pylist()
+    assert text in row["error"]
+    assert "held_bytes_mean" not in row
+
+
 def test_what_looks_at_such_rows_says_so(broken: tuple[Path, str], ztrace: Command) -> None:
     path, text = broken
     if "returned" not in text:
@@ -79,11 +92,18 @@ def test_what_looks_at_such_rows_says_so(broken: tuple[Path, str], ztrace: Comma
     assert text in out
     found = json.loads(ztrace("stat", path, "--json")[1])["misplaced"]
     assert f"row {found['row']} returned" in text
-    if "3600 s" not in text:
-        return  # a slice of the others has rows
+    whole = f"{path}.whole"
+    status, _, err = ztrace("slice", path, "--pool", "0", "-o", whole)
+    assert (status, err) == (0, "")  # no matter of time
     status, _, err = ztrace("slice", path, "--from", "0s", "--to", "1ms", "-o", f"{path}.slice")
-    assert status == 2
     assert text in err
+    if "3600 s" in text:
+        assert status == 2  # no row is left
+        return
+    assert status == 0
+    assert "calls within these times may be missing in the slice" in err
+    with TraceReader(f"{path}.slice") as reader:
+        assert "cut by time though rows were out of time order" in reader.metadata.notes
 
 
 def test_spans_agree_at_the_ends_of_int64(tmp_path: Path, ztrace: Command) -> None:

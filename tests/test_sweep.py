@@ -317,7 +317,7 @@ def test_a_sweep_goes_on_where_it_was_interrupted(
     process = ztrace(*call)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert f"{len(before)} of 10 runs are done" in said
+    assert f"{len(before)} of 10 runs done" in said
     rows, _ = read_results(output)
     assert len(rows) == 10
     assert not journal.exists()

@@ -181,6 +181,51 @@ def test_import_refuses_or_sorts(tmp_path: Path) -> None:
     assert peaks == [2, 2]
 
 
+def imported(tmp_path: Path, lines: list[str]) -> tuple[list[str], str]:
+    """Import rows with --sort: the new trace's notes, and what it was refused for."""
+    text, trace = tmp_path / "t.csv", tmp_path / "t.parquet"
+    text.write_text("\n".join([*lines, ""]))
+    done = CliRunner().invoke(cli, ["import", str(text), "--sort", "--force", "-o", str(trace)])
+    if done.exception is not None:
+        return [], str(done.exception)
+    with TraceReader(trace) as reader:
+        notes = reader.metadata.notes
+    assert all(note in done.output for note in notes[2:])
+    return notes[2:], ""
+
+
+SORTED = "rows were sorted by their return"
+
+
+def test_a_sort_without_handles_says_what_it_cannot_tell(tmp_path: Path) -> None:
+    """An hour back, with nothing between: as it may be of two files in the wrong order."""
+    rows = [f"{10**13 + 1000 * k - (k > 9) * 3600 * 10**9},5,malloc,100,0" for k in range(20)]
+    notes, refused = imported(tmp_path, ["ts_ns,dur_ns,op,size,cpu", *rows])
+    assert not refused
+    assert notes[0] == SORTED
+    assert notes[1].startswith("row 10 ran back by 3600 s on CPU 0: ")
+    by_cpu = [line.rpartition(",")[0] for line in BY_CPU.splitlines()]
+    without = [",".join(line.split(",")[:4] + line.split(",")[5:]) for line in by_cpu]
+    assert without[0] == "ts_ns,dur_ns,op,size,cpu"
+    assert imported(tmp_path, without) == ([SORTED], "")
+    assert imported(tmp_path, by_cpu) == ([SORTED], "")
+
+
+def test_a_sort_that_makes_a_task_run_beside_itself_is_refused(tmp_path: Path) -> None:
+    """A clock that went back by less than the trace's span: its two stretches lie over each other.
+
+    The same rows of two tasks are those of two CPUs.
+    """
+    rows = [(1000 * k - (k > 19) * 20_300, 7 + (k > 19)) for k in range(40)]
+    lines = [f"{ts},900,malloc,100,{{}},{tid}" for ts, tid in rows]
+    one = ["ts_ns,dur_ns,op,size,cpu,tid", *(line[:-1].format(0) + "7" for line in lines)]
+    notes, refused = imported(tmp_path, one)
+    assert not notes
+    assert "calls would begin before the one before of their task returned" in refused
+    two = [one[0], *(line.format(line[-1]) for line in lines)]
+    assert imported(tmp_path, two) == ([SORTED], "")
+
+
 def test_a_sort_that_parts_frees_from_their_mallocs_is_refused(tmp_path: Path) -> None:
     """As where the clock went back: sorted, objects would be freed before they are allocated."""
     rows = [f"{1000 * k},5,malloc,100,{64 * (k + 1)}" for k in range(8)]

@@ -175,3 +175,22 @@ def test_any_json_parses_or_is_refused(document: dict[str, Any]) -> None:
 def test_losses_and_notes_survive(lost: dict[str, dict[str, int]], notes: list[str]) -> None:
     metadata = Metadata(lost=lost, notes=notes)
     assert Metadata.from_json(metadata.to_json()) == metadata
+
+
+@pytest.mark.parametrize(
+    ("document", "lost"),
+    [
+        ({"notes": ["imported from CSV"], "clock": "unknown"}, None),
+        ({"clock": "relative to the first call"}, None),  # the same, anonymised
+        ({"clock": "relative to the first call", "probes": {"malloc": {}}}, 0),
+        ({"clock": "calls"}, 0),  # synthetic
+        ({"clock": "CLOCK_MONOTONIC", "probes": {"malloc": {}}}, 0),
+        ({"notes": ["imported from CSV"], "lost": {"ring": {"0": 3}}}, 3),
+        ({"notes": ["imported from CSV"], "losses_counted": True}, 0),
+    ],
+)
+def test_nobody_counted_what_an_import_of_0_1_lost(
+    document: dict[str, Any], lost: int | None
+) -> None:
+    """Version 0.1 did not write whether anybody had."""
+    assert Metadata.from_json(json.dumps({"schema": 1, **document})).lost_events() == lost

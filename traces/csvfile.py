@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import zstandard
 
+from ztrace.text import counted
 from ztrace.traces import timeorder
 from ztrace.traces.errors import TraceError, printable
-from ztrace.traces.metadata import Machine, Metadata, PoolInfo
+from ztrace.traces.metadata import IMPORTED, Machine, Metadata, PoolInfo
 from ztrace.traces.plaintext import Advance, Counted, open_binary, plain_text
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.returns import check_returns
@@ -52,7 +53,7 @@ def import_metadata(
         pools=[PoolInfo(allocator=allocator, empty_at_start=starts_empty)],
         clock="unknown",
         losses_counted=False,
-        notes=["imported from CSV", "CSV does not tell how many events were lost"],
+        notes=[IMPORTED, "CSV does not tell how many events were lost"],
     )
 
 
@@ -73,7 +74,10 @@ def import_csv(
     for it in messages. ``advance`` is called with bytes of ``source`` read. The writer's list
     of pools grows to cover every index in column ``pool``, and its ``duration_ns`` is set to
     the span of ``ts_ns``. ``sort`` puts rows in the order of their return, for which all of them
-    are in memory at once; without it rows that no recorder writes in that order are refused.
+    are in memory at once; without it rows that no recorder writes in that order are refused. A
+    sort that would part frees from their mallocs, or make calls of one task overlap, is refused:
+    the clock went back. Where rows have no handle, so that nothing else tells whether it did, a
+    note in the writer's metadata says which row runs back.
     Raises TraceError with the line number for anything else in the file.
     """
     with ExitStack() as stack:
@@ -233,14 +237,9 @@ class _Importer:
         if self._unsorted:
             rows = pa.concat_tables(self._unsorted)
             ordered = _by_return(rows)
-            parted = _unknown_frees(ordered) - _unknown_frees(rows)
-            if parted > 0:
-                raise TraceError(
-                    f"{self._where}: sorted, {parted} frees would come before their mallocs: the "
-                    "clock went back, and times do not tell the order; record again"
-                )
+            self._refuse_parted(rows, ordered)
             self._writer.write(ordered)
-            self._writer.metadata.notes.append("rows were sorted by their return")
+            self._writer.metadata.notes += ["rows were sorted by their return", *_unsure(rows)]
         metadata = self._writer.metadata
         if self._span is not None:
             metadata.duration_ns = self._span[1] - self._span[0]
@@ -250,6 +249,23 @@ class _Importer:
                 PoolInfo(allocator=like.allocator, empty_at_start=like.empty_at_start)
             )
         return self._rows
+
+    def _refuse_parted(self, rows: pa.Table, ordered: pa.Table) -> None:
+        """TraceError for an order by time that cannot be that of the calls."""
+        parted = _unknown_frees(ordered) - _unknown_frees(rows)
+        overlapping = _overlapping(ordered) - _overlapping(rows)
+        if parted <= 0 and overlapping <= 0:
+            return
+        what = (
+            f"{counted(parted, 'free')} would come before their mallocs"
+            if parted > 0
+            else f"{counted(overlapping, 'call')} would begin before the one before of their task "
+            "returned"
+        )
+        raise TraceError(
+            f"{self._where}: sorted, {what}: the clock went back, and times do not tell the "
+            "order; record again"
+        )
 
     def _header(self, head: bytes, line: int) -> list[str]:
         names = [name.strip() for name in self._fields(head, line)]
@@ -355,18 +371,56 @@ def _by_return(rows: pa.Table) -> pa.Table:
     return rows.take(pa.array(np.argsort(end, kind="stable")))
 
 
+def _numbers(rows: pa.Table, name: str) -> Any:
+    """A column; zeros for null, and for a column that is not there."""
+    if name not in rows.schema.names:
+        return np.zeros(len(rows), np.int64)
+    return rows.column(name).fill_null(0).to_numpy()
+
+
+def _unsure(rows: pa.Table) -> list[str]:
+    """A note, where rows without handles run back on one CPU: the clock may have gone back."""
+    if "handle" in rows.schema.names and rows.column("handle").null_count < len(rows):
+        return []
+    op, cpu = _numbers(rows, "op"), _numbers(rows, "cpu")
+    found = []
+    for one in np.unique(cpu):
+        at = np.flatnonzero(cpu == one)
+        ts_ns, dur_ns, tid = (_numbers(rows, name)[at] for name in ("ts_ns", "dur_ns", "tid"))
+        misplaced = timeorder.TimeOrder().find(ts_ns, dur_ns, tid, one, op[at])
+        if misplaced is not None:
+            found.append((int(at[misplaced.row]), int(one), misplaced.by_ns))
+    if not found:
+        return []
+    row, one, by_ns = min(found)
+    return [
+        f"row {row} ran back by {by_ns / 1e9:g} s on CPU {one}: in a file that was in another "
+        "order that means nothing, else the clock went back; without handles nothing tells which"
+    ]
+
+
+def _overlapping(rows: pa.Table) -> int:
+    """How many calls began before the one before them of their task and level had returned."""
+    ts_ns, tid, op = (_numbers(rows, name) for name in ("ts_ns", "tid", "op"))
+    end = timeorder.returns(ts_ns, _numbers(rows, "dur_ns"))
+    found = 0
+    for level in timeorder.LEVELS:
+        at = np.flatnonzero(np.isin(op, level) & (tid != 0))
+        at = at[np.argsort(tid[at], kind="stable")]
+        mine = tid[at][1:] == tid[at][:-1]
+        found += int((mine & (ts_ns[at][1:] < end[at][:-1])).sum())
+    return found
+
+
 def _unknown_frees(rows: pa.Table) -> int:
     """How many frees are not of a handle that the last call on it allocated."""
-    names = rows.schema.names
-    if "handle" not in names:
+    if "handle" not in rows.schema.names:
         return 0
-
-    def numbers(name: str) -> Any:
-        return rows.column(name).fill_null(0).to_numpy() if name in names else np.zeros(len(rows))
-
     malloc, free = OP_CODE["malloc"], OP_CODE["free"]
-    at = np.flatnonzero(np.isin(numbers("op"), (malloc, free)) & (numbers("ret") == 0))
-    op, pool, handle = (numbers(name)[at] for name in ("op", "pool", "handle"))
+    at = np.flatnonzero(
+        np.isin(_numbers(rows, "op"), (malloc, free)) & (_numbers(rows, "ret") == 0)
+    )
+    op, pool, handle = (_numbers(rows, name)[at] for name in ("op", "pool", "handle"))
     order = np.lexsort((handle, pool))  # stable: calls on one handle stay in their order
     op, pool, handle = op[order], pool[order], handle[order]
     known = (pool[1:] == pool[:-1]) & (handle[1:] == handle[:-1]) & (op[:-1] == malloc)

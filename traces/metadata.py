@@ -20,6 +20,12 @@ from ztrace.traces.schema import SCHEMA_VERSION
 FOOTER_KEY = b"ztrace"
 """Key of the document in the Parquet file's key-value metadata."""
 
+IMPORTED = "imported from CSV"
+"""The note of a trace that was CSV."""
+
+RELATIVE = "relative to the first call"
+"""What ``clock`` says in an anonymised trace."""
+
 ORDERS = ("ring", "found")
 """ring: rows are as the recorder saw them finish. found: in an order that explains the handles."""
 
@@ -414,7 +420,8 @@ def _metadata(document: Any, where: str) -> Metadata:
             f"{where}: trace of schema version {schema}, this ztrace reads up to "
             f"{SCHEMA_VERSION}; use a newer ztrace"
         )
-    return Metadata(
+    says_counted = "losses_counted" in f.rest
+    made = Metadata(
         schema=schema,
         tool=f.take("tool", _text, "unknown"),
         source=f.take("source", _text, "zswap"),
@@ -439,3 +446,12 @@ def _metadata(document: Any, where: str) -> Metadata:
         notes=f.take("notes", _list(_text), []),
         extra=f.rest,
     )
+    if not says_counted:  # ztrace 0.1 wrote so of recordings and imports alike
+        made.losses_counted = bool(made.lost) or not _is_import(made)
+    return made
+
+
+def _is_import(metadata: Metadata) -> bool:
+    """Whether a trace was CSV, by what 0.1 wrote. Anonymised, it tells no more than that no probe
+    made it, so that anonymised synthetic traces are taken for imports."""
+    return IMPORTED in metadata.notes or (metadata.clock == RELATIVE and not metadata.probes)

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ztrace.traces.columns import valid, values
 from ztrace.traces.errors import TraceError
 from ztrace.traces.extent import Clock, Extent, extent
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
-from ztrace.traces.timeorder import check_time_order
+from ztrace.traces.timeorder import Misplaced, first_misplaced
 from ztrace.traces.writer import TraceWriter
 
 Mask = npt.NDArray[np.bool_]
@@ -74,14 +75,16 @@ def slice_trace(
     selection: Selection,
     *,
     advance: Callable[[int], object] = lambda rows: None,
-) -> None:
+) -> Misplaced | None:
     """Write the selected rows of ``reader`` to ``writer``, and metadata that says so.
+
+    Returns the first row out of time order where times are selected: a cut in time is one between
+    two rows, so that calls within the times may then be missing.
 
     A pool of which a malloc, free, shrink or compact was left out, other than at the end, is
     not known to be empty at the start. ``advance`` gets numbers of rows, in all twice the
     trace's. Memory: one batch; with tasks or cgroups also each live object and swap slot.
-    TraceError if no row is left, which is so where rows are out of time order, and for a damaged
-    trace.
+    TraceError if no row is left, and for a damaged trace.
     """
     times = extent(reader, advance)
     begin = None if selection.begin is None else selection.begin.at(times.first_ns)
@@ -111,11 +114,16 @@ def slice_trace(
         if stop < len(seen):
             break
     advance(reader.num_rows - done)
+    by_time = begin is not None or end is not None
+    misplaced = first_misplaced(reader) if by_time else None
     if not writer.rows:
-        if begin is not None or end is not None:
-            check_time_order(reader, str(reader.path))
+        if misplaced is not None:
+            raise misplaced.error(str(reader.path))
         raise TraceError(f"{reader.path}: {_nothing_left(times, begin, end)}")
     writer.metadata = _described(reader.metadata, selection, times, begin, end, left_out)
+    if misplaced is not None:
+        writer.metadata.notes.append("cut by time though rows were out of time order")
+    return misplaced
 
 
 def _nothing_left(times: Extent, begin: int | None, end: int | None) -> str:
@@ -140,15 +148,15 @@ def _described(
     filters = dict(metadata.filters)
     filters |= {FROM: str(begin)} if begin is not None else {}
     filters |= {TO: str(end)} if end is not None else {}
-    for name, values in (
+    for name, chosen in (
         ("slice_tid", [str(tid) for tid in sorted(selection.tids)]),
         ("slice_cgroup", [str(cgroup) for cgroup in sorted(selection.cgroups)]),
         ("slice_pool", [str(pool) for pool in sorted(selection.pools)]),
         ("slice_op", [OPS[code] for code in sorted(selection.ops)]),
     ):
-        if values:
+        if chosen:
             before = [filters[name]] if name in filters else []
-            filters[name] = " and ".join([*before, " or ".join(values)])
+            filters[name] = " and ".join([*before, " or ".join(chosen)])
     first = times.first_ns if begin is None else max(begin, times.first_ns)
     last = times.last_ns if end is None else min(end, times.last_ns)
     in_time = begin is not None or end is not None
@@ -209,8 +217,8 @@ class Owners:
             mine &= np.isin(batch.column("tid").to_numpy(), list(self.tids))
         if self.cgroups:
             cgroup = batch.column("cgroup")
-            mine &= cgroup.is_valid().to_numpy(zero_copy_only=False)
-            mine &= np.isin(cgroup.fill_null(0).to_numpy(), np.array([*self.cgroups], np.uint64))
+            mine &= valid(cgroup)
+            mine &= np.isin(values(cgroup), np.array([*self.cgroups], np.uint64))
         columns = ("ts_ns", "dur_ns", "pool", "key", "handle", "ret")
         rows = zip(
             mine.tolist(),

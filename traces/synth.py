@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ztrace.traces.columns import values
 from ztrace.traces.errors import TraceError
 from ztrace.traces.metadata import Kernel, Machine, Metadata, PoolInfo
 from ztrace.traces.pages import Pages
@@ -112,8 +113,8 @@ def observe(path: Path) -> Observed:
         for batch in reader.batches(["op", "size", "handle", "ret"]):
             op = batch.column("op").indices.to_numpy()
             ret = batch.column("ret").to_numpy()
-            size = batch.column("size").fill_null(0).to_numpy()
-            handle = batch.column("handle").fill_null(0).to_numpy()
+            size = values(batch.column("size"))
+            handle = values(batch.column("handle"))
             made = (op == _MALLOC) & (ret >= 0) & (size > 0) & (size <= page_bytes)
             sizes.append(size[made].astype(np.int64))
             wanted = made | (op == _FREE)

@@ -28,7 +28,7 @@ Ints = npt.NDArray[np.int64]
 
 COLUMNS = ("ts_ns", "dur_ns", "tid", "cpu", "op")
 
-_APART = tuple(
+LEVELS = tuple(
     tuple(OP_CODE[name] for name in names)
     for names in (("malloc", "free", "map", "unmap"), ("store", "load", "invalidate"))
 )
@@ -68,7 +68,7 @@ class TimeOrder:
 
     def __init__(self) -> None:
         self._rows = 0
-        self._apart = [_Calls() for _ in _APART]
+        self._apart = [_Calls() for _ in LEVELS]
 
     def find(
         self,
@@ -81,7 +81,7 @@ class TimeOrder:
         """The first of the next rows that is misplaced. Arrays of one length, or single numbers."""
         end, task = returns(ts_ns, dur_ns), np.broadcast_to(_tasks(tid, cpu), ts_ns.shape)
         found = []
-        for calls, ops in zip(self._apart, _APART, strict=True):
+        for calls, ops in zip(self._apart, LEVELS, strict=True):
             at = np.flatnonzero(np.isin(op, ops))
             if len(at):
                 found.append(calls.find(self._rows + at, ts_ns[at], end[at], task[at]))
@@ -150,12 +150,20 @@ class QuickOrder:
 
 def check_time_order(trace: Rows, where: str) -> None:
     """TraceError, with the row, if the rows of a trace are not in the order of their writing."""
+    found = first_misplaced(trace)
+    if found is not None:
+        raise found.error(where)
+
+
+def first_misplaced(trace: Rows) -> Misplaced | None:
+    """The first row of a trace that is misplaced."""
     order = TimeOrder()
     for batch in trace.batches(COLUMNS):
         ts_ns, dur_ns, tid, cpu = (batch.column(name).to_numpy() for name in COLUMNS[:-1])
         found = order.find(ts_ns, dur_ns, tid, cpu, batch.column("op").indices.to_numpy())
         if found is not None:
-            raise found.error(where)
+            return found
+    return None
 
 
 def returns(ts_ns: Ints, dur_ns: npt.ArrayLike) -> Ints:

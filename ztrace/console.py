@@ -31,12 +31,16 @@ _WHOLE = 24
 
 _GAP = 2
 _TRAILING = re.compile(r" +$", re.MULTILINE)
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|B|[KMGTP]iB|[num]?s)(?!\w))")
+_TIED = "\ue000"
+"""Stands for a blank where a line must not be broken; printable() leaves none in a text."""
 
 
 class _Plain(Console):
     """Prints text as it is: control characters escaped, no blanks at the ends of lines.
 
-    A table that does not fit is as wide as it has to be, rather than with names broken in two.
+    A table that does not fit is as wide as it has to be, rather than with names broken in two. A
+    number and its unit stand on one line.
     """
 
     def print(self, *objects: Any, **how: Any) -> None:
@@ -47,9 +51,13 @@ class _Plain(Console):
                 least += _GAP * (len(one.columns) - 1)
                 one.width = least if least > self.width else None
         with self.capture() as captured:
-            safe = (printable_lines(one) if isinstance(one, str) else one for one in objects)
+            safe = (_tied(one) if isinstance(one, str) else one for one in objects)
             super().print(*safe, crop=False, **how)
-        self.file.write(_TRAILING.sub("", captured.get()))
+        self.file.write(_TRAILING.sub("", captured.get().replace(_TIED, " ")))
+
+
+def _tied(text: str) -> str:
+    return _UNIT.sub(_TIED, printable_lines(text))
 
 
 def console() -> Console:

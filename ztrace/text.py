@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Text that came out of a file or a name, made safe to print."""
+"""Text for people: what came out of a file or a name, made safe to print; counts with nouns."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """As :func:`printable`, but lines and tabs stay what they are, and nothing is cut."""
     return "\n".join("\t".join(map(_escaped, line.split("\t"))) for line in text.split("\n"))
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 CPU``, ``2,000 CPUs``: a count with its noun, which takes an s."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _escaped(text: str) -> str:

@@ -51,11 +51,6 @@ def count_text(number: int) -> str:
     return f"{number:,}"
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 CPU``, ``2,000 CPUs``: a count with its noun, which takes an s."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
 def bytes_text(size: int | float) -> str:
     """Bytes with a binary unit: ``4.0 KiB``; whole bytes below 1 KiB."""
     if size < 1024:

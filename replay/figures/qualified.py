@@ -65,6 +65,16 @@ def agreements(result: Result) -> list[str]:
     return lines
 
 
+def differences(result: Result) -> list[str]:
+    """The same for outputs with a line per trace: of answers that are not all the kernel's."""
+    return [
+        line
+        for name in ("handles", "totals", "errors", "shrinks")
+        for line in agreement_lines(name, result.agreement(name))[:1]
+        if result.agreement(name).equal < result.agreement(name).compared
+    ]
+
+
 def agreement_lines(name: str, agreement: Agreement) -> list[str]:
     """The count, and the first difference if there is one."""
     lines = [f"{name} equal: {agreement.equal:,} of {agreement.compared:,}"]

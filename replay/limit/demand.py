@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.checked import checked
 from ztrace.replay.read.rows import NO_HANDLE
+from ztrace.text import counted
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE
@@ -59,15 +61,41 @@ class Demand(NamedTuple):
 
 @dataclass
 class NotTold:
-    """What a trace does not tell of its workload, because zswap was at its limit already.
+    """What a trace does not tell of its workload.
 
-    ``sizes``: pages it rejected before it had compressed them; they are taken to be as large as
-    the last one before whose size is known. ``frees``: whether the kernel also keeps to itself
-    when such a page is read or given up, as where frontswap stands before zswap.
+    Because zswap was at its limit already: ``sizes``, pages it rejected before it had compressed
+    them; they are taken to be as large as the last one before whose size is known. ``frees``:
+    whether the kernel also keeps to itself when such a page is read or given up, as where
+    frontswap stands before zswap.
+
+    Because it began late: ``loads`` and ``drops``, see :class:`EarlierSlots`.
     """
 
     sizes: int = 0
     frees: bool = False
+    loads: int = 0
+    drops: int = 0
+
+    def lines(self) -> list[str]:
+        """What that means for figures, a line each; none if the trace tells all."""
+        lines = []
+        if self.sizes:
+            were, their = ("was", "its size is") if self.sizes == 1 else ("were", "their sizes are")
+            lines.append(
+                f"{counted(self.sizes, 'store')} {were} rejected when this was recorded; {their} "
+                "not known, those of the pages before are taken"
+            )
+        if self.frees:
+            lines.append(
+                "and whether they were read or given up later is not known: record with room"
+            )
+        unknown = {"load": self.loads, "invalidate": self.drops}
+        if any(unknown.values()):
+            counts = ", ".join(f"{name} {count:,}" for name, count in unknown.items() if count)
+            lines.append(
+                f"unknown slots: {counts}; stored before the trace, their pages are in no model"
+            )
+        return lines
 
 
 def uses_frontswap(metadata: Metadata) -> bool:
@@ -141,6 +169,41 @@ class Reading:
                 yield Demand(Want.LOAD_KEPT if kept else Want.LOAD, ts, key, 0, row)
             elif op == _INVALIDATE:
                 yield Demand(Want.DROP_ALL if key == _NO_KEY else Want.DROP, ts, key, 0, row)
+
+
+class EarlierSlots:
+    """Counts calls on slots that a trace does not see stored: pages that were there before it.
+
+    They are loads that the kernel's zswap answered and, where frontswap asks it for its own pages
+    only, invalidates. Memory: 8 bytes for each slot; a trace that begins with empty pools and lost
+    nothing has none, and is not looked at.
+    """
+
+    def __init__(self, metadata: Metadata, told: NotTold) -> None:
+        self._told = told
+        self._none = metadata.starts_empty() and not metadata.lost_total()
+        self._frontswap = uses_frontswap(metadata)
+        self._stored = np.zeros(0, np.uint64)
+
+    def read(self, batch: pa.RecordBatch) -> None:
+        """Look at the next rows, with :data:`COLUMNS`."""
+        if self._none:
+            return
+        valid = batch.column("key").is_valid().to_numpy(zero_copy_only=False)
+        op, ret = batch.column("op").indices.to_numpy(), batch.column("ret").to_numpy()
+        key = batch.column("key").fill_null(0).to_numpy()
+        stores = np.flatnonzero(valid & (op == _STORE))
+        slots, first = np.unique(key[stores], return_index=True)
+        answered = (op == _LOAD) & (ret >= 0)
+        asked = np.flatnonzero(valid & (answered | (self._frontswap & (op == _INVALIDATE))))
+        known = np.isin(key[asked], self._stored)
+        if len(slots):
+            at = np.minimum(np.searchsorted(slots, key[asked]), len(slots) - 1)
+            known |= (slots[at] == key[asked]) & (stores[first[at]] < asked)
+            self._stored = np.union1d(self._stored, slots)
+        unknown = op[asked[~known]]
+        self._told.loads += int((unknown == _LOAD).sum())
+        self._told.drops += int((unknown == _INVALIDATE).sum())
 
 
 def batches(

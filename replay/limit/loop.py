@@ -12,10 +12,19 @@ from typing import Any
 from ztrace.allocator import HazardError, create
 from ztrace.allocator.registry import builtin
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.limit.demand import Demand, NotTold, Reading, batches, uses_frontswap
+from ztrace.replay.figures.qualified import BEGAN_LATE
+from ztrace.replay.limit.demand import (
+    Demand,
+    EarlierSlots,
+    NotTold,
+    Reading,
+    batches,
+    uses_frontswap,
+)
 from ztrace.replay.limit.native import Demands, NativeReading, NativeZswap, reason_missing
 from ztrace.replay.limit.zswap import Counts, Limit, Rules, Worker, Zswap
 from ztrace.replay.play.header import header_bytes
+from ztrace.text import counted
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 
@@ -43,7 +52,8 @@ class Hazard:
 class Outcome:
     """What became of a trace's pages. Means are over its time, ``held_bytes`` the memory really
     held, ``entries`` the pages stored in it; ``stopped``: why the kernel would not have gone on,
-    means are until then. ``as_recorded``: the limit is the recorded kernel's own.
+    means are until then. ``as_recorded``: the limit is the recorded kernel's own. ``starts_empty``:
+    as the trace's metadata say.
     """
 
     trace: str
@@ -62,6 +72,7 @@ class Outcome:
     not_told: NotTold = field(default_factory=NotTold)
     kernel: Counted | None = None
     as_recorded: bool = False
+    starts_empty: bool = True
 
     @property
     def reached(self) -> bool:
@@ -79,6 +90,33 @@ class Outcome:
         written = self.counts.written_back
         return self.counts.pages_freed / written if written else None
 
+    def own_lines(self) -> list[str]:
+        """What limits this backend's figures, and faults of its allocator met on the way."""
+        counts, lines = self.counts, []
+        if counts.refused:
+            its = "its" if counts.refused == 1 else "their"
+            lines.append(f"refused {counted(counts.refused, 'page')} for {its} size")
+        if counts.reclaim_fails and counts.written_back:
+            lines.append(
+                f"zswap counted {counts.reclaim_fails:,} of {counted(counts.jobs, 'job')} as failed"
+            )
+        elif counts.reclaim_fails:
+            lines.append(f"cannot write back; {counted(counts.jobs, 'job')} failed")
+        if self.hazards:
+            met = ", ".join(
+                f"{name} {met.count:,} x from row {met.row:,}" for name, met in self.hazards.items()
+            )
+            lines.append(f"hazards met (docs/hazards.md in the source): {met}")
+        if self.stopped:
+            lines.append(f"figures end at {self.stopped}")
+        return lines
+
+    @property
+    def qualified(self) -> list[str]:
+        """Everything that limits the figures, a line each."""
+        late = [] if self.starts_empty else [BEGAN_LATE]
+        return [*late, *self.not_told.lines(), *self.own_lines()]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         written, read = self.counts.written_pages, self.counts.read_pages
@@ -88,6 +126,7 @@ class Outcome:
             "disk_written_bytes": written * self.page_bytes,
             "disk_read_bytes": read * self.page_bytes,
             "freed_per_eviction": self.freed_per_eviction,
+            "qualified": self.qualified,
         }
 
 
@@ -145,8 +184,10 @@ def play(
     core = [run for run in runs if isinstance(run, _NativeRun)]
     slowly = Reading(reader.metadata, told) if python else None
     quickly = NativeReading(reader.metadata, told) if core else None
+    earlier = EarlierSlots(reader.metadata, told)
     with ThreadPoolExecutor() as threads:
         for first, batch in batches(reader, advance):
+            earlier.read(batch)
             if quickly is not None:
                 found = quickly.read(batch, first)
                 list(threads.map(lambda run, found=found: run.play(found), core))
@@ -190,6 +231,7 @@ class _Run:
             not_told=told,
             kernel=_counted(metadata),
             as_recorded=_is_recorded(limit, metadata),
+            starts_empty=metadata.starts_empty(),
         )
 
     def _means(self, passed_ns: int, entries_ns: int, held_ns: int) -> None:

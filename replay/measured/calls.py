@@ -22,6 +22,7 @@ from ztrace.replay.measured.shrinks import evicted_objects, read_shrinks
 from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.recorded import more_bytes
 from ztrace.replay.read.checked import checked
+from ztrace.traces.columns import valid
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE
 
@@ -207,7 +208,7 @@ def _read(reader: TraceReader) -> _Rows:
                 op[keep].astype(np.int64),
                 batch.column("size").fill_null(0).to_numpy()[keep].astype(np.int64),
                 handle.fill_null(0).to_numpy()[keep],
-                ~handle.is_null().to_numpy(False)[keep],
+                valid(handle)[keep],
                 batch.column("ret").to_numpy()[keep].astype(np.int64),
             )
         )

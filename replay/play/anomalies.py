@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ztrace.allocator import Pool
+from ztrace.replay.figures.qualified import of_result
 from ztrace.replay.figures.result import Agreement, Result
 from ztrace.replay.play.engine import replay
 from ztrace.replay.read.rows import survey
@@ -81,6 +82,7 @@ class Anomalies:
             "handles": asdict(self.handles),
             "totals": asdict(self.totals),
             "stopped": [pool.stopped for pool in self.result.pools if pool.stopped],
+            "qualified": of_result(self.result),
         }
 
 

@@ -18,6 +18,7 @@ from ztrace.replay.report.gather import (
 from ztrace.replay.report.render import FORMATS
 from ztrace.replay.report.sweep import is_sweep, sweep_document, sweep_tables
 from ztrace.replay.report.tables import tables
+from ztrace.text import counted
 
 __all__ = [
     "FORMATS",
@@ -52,7 +53,7 @@ def assemble(
 def render(document: dict[str, Any], form: str) -> str:
     """The document in one of FORMATS. ReplayError if a page would be too large."""
     if is_sweep(document):
-        title = f"ztrace sweep: {len(document['runs']):,} runs"
+        title = f"ztrace sweep: {counted(len(document['runs']), 'run')}"
         return FORMATS[form](document, list(sweep_tables(document)), title)
     names = ", ".join(one["label"] for one in document["recordings"])
     return FORMATS[form](document, list(tables(document)), f"ztrace report: {names}")

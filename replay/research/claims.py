@@ -21,6 +21,7 @@ from ztrace.replay.report.comparable import incomparable
 from ztrace.replay.report.gather import Recording
 from ztrace.replay.report.recorded import QUANTILES
 from ztrace.replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
+from ztrace.text import counted
 
 OURS = "ztree"
 COMPARABLE_DENSITY = 0.10
@@ -326,13 +327,14 @@ def _reclaims(recordings: Sequence[Recording]) -> Finding:
     if not shrinks:
         return _open(found, "ztree was asked to shrink in none of the recordings")
     if not done:
-        found.verdict, found.why = Verdict.REFUTED, f"{shrinks:,} shrinks of ztree evicted nothing"
+        found.verdict = Verdict.REFUTED
+        found.why = f"{counted(shrinks, 'shrink')} of ztree evicted nothing"
     elif theirs:
         found.verdict = Verdict.REFUTED
         found.why = f"objects of zsmalloc were written back too ({theirs:,})"
     else:
         found.verdict = Verdict.SUPPORTED
-        found.why = f"{shrinks:,} shrinks of ztree wrote back {done:,} objects"
+        found.why = f"{counted(shrinks, 'shrink')} of ztree wrote back {counted(done, 'object')}"
         if not any(r.allocator == "zsmalloc" for r in recordings):
             return _open(found, f"{found.why}; there is no recording of zsmalloc beside it")
     return found

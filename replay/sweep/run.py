@@ -10,7 +10,7 @@ from typing import Any
 
 from ztrace.allocator.specification import family
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.figures.qualified import of_result
+from ztrace.replay.figures.qualified import differences, of_result
 from ztrace.replay.figures.result import Level, Result
 from ztrace.replay.order.found import in_order
 from ztrace.replay.play.backends import resolve
@@ -83,6 +83,7 @@ def _metrics(result: Result) -> Row:
         row |= {f"{name}_peak": level.peak, f"{name}_end": level.end, f"{name}_mean": level.mean}
     work = result.work()
     stopped = [pool.stopped for pool in result.pools if pool.stopped]
+    qualified = (*differences(result), *of_result(result))
     return row | {
         "density_mean": result.mean_density,
         "density_peak": result.at_peak.density,
@@ -96,7 +97,7 @@ def _metrics(result: Result) -> Row:
         "searched": work.searched,
         "objects_moved": work.moved,
         "refused": result.count("refused"),
-        "qualified": "; ".join(line.strip() for line in of_result(result)) or None,
+        "qualified": "; ".join(line.strip() for line in qualified) or None,
         "failed": sum(result.merged("failed").values()),
         "handles_equal": result.handles_equal,
         "handles_compared": result.handles_compared,

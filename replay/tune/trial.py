@@ -22,7 +22,7 @@ from ztrace.allocator.specification import family
 from ztrace.allocator.table import c_initialiser, table_text
 from ztrace.allocator.ztree.model import POSTED_TABLE
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.figures.qualified import of_result
+from ztrace.replay.figures.qualified import differences, of_result
 from ztrace.replay.figures.result import Every, Result
 from ztrace.replay.play.backends import chosen
 from ztrace.replay.play.backends import every as every_backend
@@ -170,7 +170,7 @@ def tune(
         qualified=[
             f"{reader.path.name}: {line}"
             for reader, result in zip(readers, results[POSTED], strict=True)
-            for line in of_result(result)
+            for line in (*differences(result), *of_result(result))
         ],
     )
 

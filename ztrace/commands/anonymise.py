@@ -10,8 +10,9 @@ import click
 
 from ztrace.allocator.registry import our_traits, recorded_traits
 from ztrace.allocator.traits import Handle, Tells
-from ztrace.console import bytes_text, console, count_text, progress
+from ztrace.console import bytes_text, console, progress
 from ztrace.outputs import OUTPUT, Command
+from ztrace.text import counted
 from ztrace.traces.anonymise import Forms, anonymise
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import TraceWriter
@@ -58,7 +59,7 @@ def command(trace: Path, output: Path, force: bool, keep_machine: bool, keep_han
         )
         allocators = {pool.allocator for pool in reader.metadata.pools} or {"unknown"}
     size = output.stat().st_size
-    console().print(f"{output}: {count_text(writer.rows)} rows, {bytes_text(size)}", soft_wrap=True)
+    console().print(f"{output}: {counted(writer.rows, 'row')}, {bytes_text(size)}", soft_wrap=True)
     if "unknown" in allocators and not keep_handles:
         known = " or ".join(one.name for one in our_traits() if one.handle is Handle.PLACE)
         console().print(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from ztrace.console import bytes_text, console, count_text, progress
+from ztrace.console import bytes_text, console, progress
 from ztrace.options import PATH, force_option
 from ztrace.outputs import OUTPUT, Command
+from ztrace.text import counted
 from ztrace.traces.csvfile import import_csv, import_metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.rewritten import import_rewritten
@@ -75,7 +76,10 @@ def command(
             progress(source.name, total) as advance,
             TraceWriter(output, metadata, force=force) as writer,
         ):
+            before = len(metadata.notes)
             import_csv(sys.stdin.buffer if stdin else source, writer, sort=sort, advance=advance)
+        for note in writer.metadata.notes[before:]:
+            console().print(note, soft_wrap=True)
     with TraceReader(output) as made:
-        rows, size = count_text(made.num_rows), bytes_text(made.bytes)
-    console().print(f"{output}: {rows} rows, {size}", soft_wrap=True)
+        rows, size = counted(made.num_rows, "row"), bytes_text(made.bytes)
+    console().print(f"{output}: {rows}, {size}", soft_wrap=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from ztrace.console import bytes_text, console, count_text, lost_lines, progress
+from ztrace.console import bytes_text, console, lost_lines, progress
 from ztrace.outputs import OUTPUT, Command
+from ztrace.text import counted
 from ztrace.traces.merging import merge
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import TraceWriter
@@ -42,7 +43,7 @@ def command(parts: tuple[Path, ...], output: Path, force: bool) -> None:
         merge(readers, writer, advance=advance)
     out = console()
     size = output.stat().st_size
-    rows = f"{count_text(writer.rows)} rows from {len(parts)} traces"
+    rows = f"{counted(writer.rows, 'row')} from {counted(len(parts), 'trace')}"
     out.print(f"{output}: {rows}, {bytes_text(size)}", soft_wrap=True)
     if writer.metadata.lost_events() != 0:
         for line in lost_lines(writer.metadata):

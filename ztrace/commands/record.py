@@ -14,6 +14,7 @@ from ztrace import __version__
 from ztrace.outputs import OUTPUT, Command
 from ztrace.present.recording import say, show_counted, status_line
 from ztrace.spooled import finish, free_spool, hand_over_spools, numbered_output
+from ztrace.text import counted
 from ztrace.units import duration as duration_ns
 from ztrace.units import size as size_bytes
 from ztrace.units import size_or_duration
@@ -262,7 +263,7 @@ def command(**given: Any) -> None:
         elif not asked.quiet:
             say(f"{written}: next: ztrace recover {written} -o {output}")
     if asked.spool_only and not asked.quiet:
-        say(f"{recorded.events:,} events")
+        say(counted(recorded.events, "event"))
 
 
 def _on_ready_quiet(probes: int, missing: list[str]) -> None:

@@ -175,6 +175,7 @@ def _replayed(asked: Asked) -> int:
     """Replay through one model, or through several side by side."""
     from ztrace.present.comparison import series_csv, show_comparison
     from ztrace.present.replayed import show_result
+    from ztrace.replay.figures.qualified import of_result
     from ztrace.replay.play.fastest import replay_each
 
     with ExitStack() as stack:
@@ -198,7 +199,8 @@ def _replayed(asked: Asked) -> int:
             file.write(series_csv({result.backend: result.series for result in results}).encode())
         found = about(asked.trace, reader.num_rows, metadata)
     if asked.as_json:
-        print_json({**found, "replays": [result.to_dict() for result in results]})
+        replays = [{**result.to_dict(), "qualified": of_result(result)} for result in results]
+        print_json({**found, "replays": replays})
     elif asked.several:
         show_comparison(console(), results, metadata)
     else:
@@ -215,11 +217,12 @@ def _anomalies(asked: Asked) -> int:
     with TraceReader(trace) as reader, progress(trace.name, 3 * reader.num_rows) as advance:
         [backend] = chosen_or_own(asked.backends, reader.metadata)
         found = find_anomalies(asked.source(reader, backend), backend, advance)
-        recorded = about(trace, reader.num_rows, reader.metadata)
+        metadata = reader.metadata
+        recorded = about(trace, reader.num_rows, metadata)
     if asked.as_json:
         print_json({**recorded, "replays": [found.to_dict()]})
     else:
-        show_anomalies(console(), str(trace), found)
+        show_anomalies(console(), str(trace), found, metadata)
     return _report_stopped(trace, found.result)
 
 

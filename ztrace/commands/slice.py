@@ -10,6 +10,8 @@ import click
 
 from ztrace.console import bytes_text, console, count_text, progress
 from ztrace.outputs import OUTPUT, Command
+from ztrace.streams import say
+from ztrace.text import counted
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
 from ztrace.traces.slicing import Moment, Selection, slice_trace
@@ -100,8 +102,10 @@ def command(
         progress(trace.name, 2 * reader.num_rows) as advance,
         TraceWriter(output, reader.metadata, force=force) as writer,
     ):
-        slice_trace(reader, writer, selection, advance=advance)
+        misplaced = slice_trace(reader, writer, selection, advance=advance)
         total = reader.num_rows
-    rows = f"{count_text(writer.rows)} of {count_text(total)} rows"
+    if misplaced is not None:
+        say(f"{misplaced.error(str(trace))}; calls within these times may be missing in the slice")
+    rows = f"{count_text(writer.rows)} of {counted(total, 'row')}"
     size = output.stat().st_size
     console().print(f"{output}: {rows}, {bytes_text(size)}", soft_wrap=True)

@@ -28,6 +28,7 @@ from ztrace.replay.sweep import (
 from ztrace.replay.sweep.results import in_plan_order
 from ztrace.replay.sweep.run import Row, fingerprint, is_url
 from ztrace.streams import say
+from ztrace.text import counted
 from ztrace.traces.errors import TraceError
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
@@ -161,7 +162,7 @@ def _run_all(
     there = {number for number, _ in rows}
     left = [run for run in runs if place[run] not in there]
     if before:
-        say(f"{journal.path}: {before} of {len(runs)} runs are done")
+        say(f"{journal.path}: {before} of {counted(len(runs), 'run')} done")
     with progress("runs", len(runs)) as advance:
         advance(before)
         try:
@@ -171,8 +172,8 @@ def _run_all(
                 advance(1)
         except KeyboardInterrupt:
             say(
-                f"{journal.path} has {len(rows)} of {len(runs)} runs; the same command goes on "
-                "there"
+                f"{journal.path} has {len(rows)} of {counted(len(runs), 'run')}; the same command "
+                "goes on there"
             )
             raise
     return in_plan_order(rows), before

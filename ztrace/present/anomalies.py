@@ -5,17 +5,23 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from ztrace.console import bytes_text, count_text, ns_text, table
+from ztrace.console import bytes_text, count_text, lost_lines, ns_text, partial_lines, table
+from ztrace.replay.figures.qualified import of_result
 from ztrace.replay.play.anomalies import Anomalies, Part
+from ztrace.traces.metadata import Metadata
 
 
-def show_anomalies(out: Console, trace: str, found: Anomalies) -> None:
+def show_anomalies(out: Console, trace: str, found: Anomalies, metadata: Metadata) -> None:
     """Print what a watched replay found."""
     out.print(f"{trace} in {found.backend}", soft_wrap=True)
+    for line in (*lost_lines(metadata), *partial_lines(metadata)):
+        out.print(line)
     for name, agreement in (("handles", found.handles), ("totals", found.totals)):
         if agreement.compared:
             equal, of = count_text(agreement.equal), count_text(agreement.compared)
             out.print(f"{name} equal to the kernel's: {equal} of {of}")
+    for line in of_result(found.result):
+        out.print(line, soft_wrap=True)
     out.print()
     if not found.met:
         out.print("hazards met: none")

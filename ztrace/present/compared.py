@@ -23,8 +23,8 @@ def show_changes(out: Console, found: dict[str, Any]) -> None:
     headers = ("", "A", "B", "change", "low", "high", "p", "")
     out.print(table(headers, map(_row, found["changes"])))
     out.print(
-        "durations in us, memory in MiB; change: B / A - 1 in %, with its interval of "
-        f"{100 * found['confidence']:.4g} %\nconfidence by stretches of time; p: Mann-Whitney over "
+        "durations in us, memory in MiB; change: B / A - 1 in %; low, high: its interval of "
+        f"{100 * found['confidence']:.4g} % confidence by stretches of time; p: Mann-Whitney over "
         "all calls, as if independent"
     )
     if found["kind"] == "replays":

@@ -16,6 +16,7 @@ from ztrace.allocator.traits import Compacts
 from ztrace.console import bytes_text, count_text, lost_lines, partial_lines, table
 from ztrace.replay.figures.qualified import of_results
 from ztrace.replay.figures.result import Moment, Result
+from ztrace.text import counted
 from ztrace.traces.metadata import Metadata
 
 _BACKENDS_A_TABLE = 6  # columns of a series that fit 80 columns
@@ -102,7 +103,7 @@ def _compaction(result: Result) -> str:
     how = recorded_traits(family(result.backend)).compacts
     if done or not_done:
         rest = f", {count_text(not_done)} not matched" if not_done else ""
-        return f"{result.backend}: {count_text(done)} compactions as recorded{rest}"
+        return f"{result.backend}: {counted(done, 'compaction')} as recorded{rest}"
     if how is Compacts.PAGES and "work=deferred" not in result.backend:
         return f"{result.backend}: compacts at once, as if its worker never waited"
     return "" if how is Compacts.NEVER else f"{result.backend}: never compacted"

@@ -15,8 +15,8 @@ from ztrace.console import (
     pairs,
     table,
 )
+from ztrace.text import counted
 from ztrace.traces.metadata import Metadata
-from ztrace.units import counted
 
 
 def show_info(out: Console, trace: str, rows: int, size: int, metadata: Metadata) -> None:

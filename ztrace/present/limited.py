@@ -13,7 +13,6 @@ from ztrace.replay.figures.qualified import of_trace
 from ztrace.replay.limit import AT_ONCE, Outcome, Rules
 from ztrace.replay.play.backends import models
 from ztrace.traces.metadata import Metadata
-from ztrace.units import counted
 
 _HEADERS = (
     *("backend", "pages", "held MiB", "rejected", "written", "refaults", "freed", "disk MiB"),
@@ -91,34 +90,8 @@ def _row(outcome: Outcome) -> list[str]:
 
 def _notes(outcomes: Sequence[Outcome]) -> list[str]:
     """What limits the figures, and faults of allocators met on the way."""
-    lines = []
-    told = outcomes[0].not_told
-    if told.sizes:
-        lines.append(
-            f"{count_text(told.sizes)} stores were rejected when this was recorded; their sizes "
-            "are not known, those of the pages before are taken"
-        )
-    if told.frees:
-        lines.append("and whether they were read or given up later is not known: record with room")
-    for one in outcomes:
-        counts = one.counts
-        if counts.refused:
-            lines.append(f"{one.backend}: refused {counted(counts.refused, 'page')} for their size")
-        if counts.reclaim_fails and counts.written_back:
-            lines.append(
-                f"{one.backend}: zswap counted {count_text(counts.reclaim_fails)} of "
-                f"{count_text(counts.jobs)} jobs as failed"
-            )
-        elif counts.reclaim_fails:
-            lines.append(f"{one.backend}: cannot write back; {count_text(counts.jobs)} jobs failed")
-        if one.hazards:
-            met = ", ".join(
-                f"{name} {met.count:,} x from row {met.row:,}" for name, met in one.hazards.items()
-            )
-            lines.append(f"{one.backend}: hazards met (docs/hazards.md in the source): {met}")
-        if one.stopped:
-            lines.append(f"{one.backend}: figures end at {one.stopped}")
-    return lines
+    own = (f"{one.backend}: {line}" for one in outcomes for line in one.own_lines())
+    return [*outcomes[0].not_told.lines(), *own]
 
 
 def _against_kernel(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ztrace.streams import show
+from ztrace.text import counted
 from ztrace.units import bytes_text, ns_text, short
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def show_counted(recorded: Recorded, as_json: bool) -> None:
 def show_recorded(output: Path, rows: int, metadata: Metadata) -> None:
     """Say what was recorded and lost, and what to do next."""
     size = output.stat().st_size
-    show(f"{output}: {rows:,} events, {bytes_text(size)}, lost {metadata.lost_total():,}")
+    show(f"{output}: {counted(rows, 'event')}, {bytes_text(size)}, lost {metadata.lost_total():,}")
     for cause, counts in metadata.lost.items():
         show(f"  lost, {cause}: {sum(counts.values()):,}; {ADVICE.get(cause, '')}")
     for note in metadata.notes:

@@ -11,6 +11,7 @@ from ztrace.allocator.table import c_initialiser
 from ztrace.console import bytes_text, count_text, lost_text, table
 from ztrace.replay.tune import Tuning
 from ztrace.streams import show
+from ztrace.text import counted
 
 
 def show_tuning(out: Console, tuned: Tuning, output: Path | None) -> None:
@@ -33,8 +34,8 @@ def show_tuning(out: Console, tuned: Tuning, output: Path | None) -> None:
     out.print(table(("block table", "held (mean)", "gain", "peak", "refused"), rows))
     static = [bytes_text(tuned.static[name]) for name in ("tuned", "posted")]
     out.print(
-        f"held: by replay, over {len(tuned.traces)} trace(s), without what was refused. In full "
-        f"blocks\nalone the tuned table takes {static[0]}, the posted one {static[1]}: "
+        f"held: by replay, over {counted(len(tuned.traces), 'trace')}, without what was refused. "
+        f"In full blocks\nalone the tuned table takes {static[0]}, the posted one {static[1]}: "
         f"{100 * tuned.static_gain:+.2f} %,\nthe most there is.",
         soft_wrap=True,
     )

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
-from ztrace.console import bytes_text, console, count_text, pairs, progress
+from ztrace.console import bytes_text, console, count_text, lost_lines, pairs, progress
 from ztrace.outputs import OUTPUT, Command
+from ztrace.replay.figures.qualified import of_trace
 from ztrace.traces.compressors import COMPRESSORS
 from ztrace.traces.pages import Pages, compress_pages
+from ztrace.traces.reader import TraceReader
 from ztrace.traces.synth import (
     Lifetimes,
     Observed,
@@ -27,6 +30,7 @@ from ztrace.traces.synth import (
     uniform_lifetimes,
     uniform_sizes,
 )
+from ztrace.traces.timeorder import check_time_order
 
 DEFAULT_SIZES = "gauss:1500,600"
 PAGES = ("4096", "16384", "65536")
@@ -127,6 +131,7 @@ def command(
         kind, _, path = text.partition(":")
         if kind == "fit" and path not in observed:
             observed[path] = observe(Path(path))
+    limits = _limits(observed, churn.removeprefix("fit:"))
     pages = None
     if folder is not None:
         pages = take_pages(folder, [compressor], int(page_bytes), seed)
@@ -159,7 +164,23 @@ def command(
         if value is not None:
             rows.append((f"fit of {name}", f"Kolmogorov-Smirnov distance {value:.4f}"))
     console().print(pairs(rows))
+    for line in limits:
+        console().print(line, soft_wrap=True)
     return 0
+
+
+def _limits(observed: Iterable[str], churn: str) -> list[str]:
+    """What limits a fit to traces, a line each. TraceError for one whose lifetimes, as of the trace
+    ``churn``, mean nothing because its rows are out of time order."""
+    lines = []
+    for path in observed:
+        with TraceReader(path) as reader:
+            if path == churn:
+                check_time_order(reader, path)
+            metadata = reader.metadata
+        lost = lost_lines(metadata) if metadata.lost_events() != 0 else []
+        lines += [f"{path}: {line.strip()}" for line in (*lost, *of_trace(metadata))]
+    return lines
 
 
 def take_pages(folder: Path, compressors: list[str], page_bytes: int, seed: int) -> Pages:

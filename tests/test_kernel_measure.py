@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from tests.shrinking import write_shrinking
+from ztrace.replay.validate import validate_trace
 from ztrace.tracer.lab.cache import cache_dir
 from ztrace.traces import TraceReader
 
@@ -115,6 +117,53 @@ def test_the_posted_ztree_gives_the_models_handles(patch: Path, tmp_path: Path) 
         2,
         f"ztrace: {output} exists; --force replaces it\n",
     )
+
+
+def test_shrinks_evict_what_they_evicted_when_they_were_recorded() -> None:
+    """The limit of the pool was met: 25 shrinks, of 108 evictions 69 were given up."""
+    found = measured(SAMPLES / "zbud-6.1-limit.parquet", "--allocator=zbud")["zbud"]
+    assert found["shrink_ns"]["calls"] == 25
+    assert found["compared"] == found["equal"] == 36_681 + 25
+    assert found["sizes_compared"] == found["sizes_equal"] > 168_000
+    assert (found["no_shrink"], found["left_out"]) == (0, {})
+
+
+def test_random_shrinks_are_the_models(patch: Path, tmp_path: Path) -> None:
+    """One eviction in seven is refused. z3fold asks for evictions by handles made for them; ztree
+    returns slots instead of 0."""
+    for name, given in {"zbud": "zbud", "z3fold": "z3fold", "ztree": f"ztree={patch}"}.items():
+        path = tmp_path / f"{name}.parquet"
+        shrinks = write_shrinking(path, name, calls=4000)
+        found = measured(path, f"--allocator={given}", "-o", tmp_path / f"{name}-measured.parquet")
+        assert found[name]["shrink_ns"]["calls"] == shrinks > 30
+        assert found[name]["compared"] == found[name]["equal"] > 2300
+        assert found[name]["sizes_compared"] == found[name]["sizes_equal"]
+        assert found[name]["no_shrink"] == 0
+    with TraceReader(tmp_path / "zbud-measured.parquet") as reader:
+        [pool] = validate_trace(reader).pools
+    assert pool.shrinks.compared == pool.shrinks.equal > 30
+
+
+def test_a_shrink_of_other_objects_is_seen(tmp_path: Path) -> None:
+    """zbud that evicts the page used last: what it asks for is refused, the rest is freed after."""
+    measured(SMALL, "--allocator=zbud")  # so that the source is there
+    source = (cache_dir() / "program" / "source" / "6.1" / "mm" / "zbud.c").read_text()
+    rule = "list_last_entry(&pool->lru, struct zbud_header, lru);"
+    assert rule in source
+    (tmp_path / "zbud.c").write_text(source.replace(rule, rule.replace("last", "first")))
+    write_shrinking(path := tmp_path / "t.parquet", "zbud", calls=4000)
+    found = measured(path, f"--allocator=zbud={tmp_path / 'zbud.c'}", status=1)["zbud"]
+    assert found["equal"] < found["compared"]
+    assert "asks for other objects" in found["first_difference"]
+
+
+def test_an_allocator_without_shrink_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    shrinks = write_shrinking(path, "zbud", calls=3000, allocator="onepage")
+    found = measured(path, f"--allocator=onepage={ONEPAGE}")["onepage"]
+    assert found["no_shrink"] == shrinks > 0
+    said = run(path, f"--allocator=onepage={ONEPAGE}").stdout
+    assert f"onepage: {shrinks} shrinks not played: it has none in kernel 6.1." in said
 
 
 def test_another_rule_in_the_kernels_file_is_seen(tmp_path: Path) -> None:

@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.measured.calls import FREE, MALLOC, MAP, UNMAP, read_calls
+from ztrace.replay.measured.calls import MALLOC, read_calls
 from ztrace.replay.measured.compared import compare
 from ztrace.replay.measured.difference import Sample, differences
 from ztrace.replay.measured.figures import figures
 from ztrace.replay.measured.recording import Where, metadata, rows
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.program.allocators import arguments, parse
-from ztrace.tracer.program.files import EVENT, Answers, Plan, read_answers, write_plan
+from ztrace.tracer.program.files import EVENT, NOT_LIVE, Answers, Plan, read_answers, write_plan
 from ztrace.tracer.program.source import follow
 from ztrace.traces import Kernel, Machine, Metadata, PoolInfo, TraceReader, TraceWriter
+from ztrace.traces.schema import OPS
 
 Row = tuple[str, int, int | None, int]
 """(op, size, handle, ret)"""
@@ -54,9 +56,8 @@ def played(path: Path, allocator: str = "ztree", threads: int = 1) -> list[tuple
     """(op, object, size) of what is played."""
     with TraceReader(path) as reader:
         calls = read_calls(reader, allocator, threads=threads)
-    names = {MALLOC: "malloc", FREE: "free", MAP: "map", UNMAP: "unmap"}
     return [
-        (names[op], number, size)
+        (OPS[op], number, size)
         for op, number, size in zip(
             calls.op.tolist(), calls.object.tolist(), calls.size_bytes.tolist(), strict=True
         )
@@ -116,14 +117,51 @@ def test_what_cannot_be_played_is_left_out_and_counted(tmp_path: Path) -> None:
         ("shrink", 0, None, 0),
     ]
     path = trace(tmp_path / "t", given)
-    assert [op for op, _, _ in played(path)] == ["malloc", "map", "unmap", "free"]
+    assert [op for op, _, _ in played(path, "zbud")] == ["malloc", "map", "unmap", "free"]
     with TraceReader(path) as reader:
-        calls = read_calls(reader, "ztree")
+        calls = read_calls(reader, "zbud")
     assert calls.left_out == {
         "shrinks": 1,
         "mallocs without memory": 1,
         "calls on unknown objects": 3,
     }
+
+
+def test_a_shrink_stands_before_what_was_done_while_it_ran(tmp_path: Path) -> None:
+    """Two evictions, one given up; a malloc of another task meanwhile; then one free after it."""
+    given: list[tuple[str, int, int, int | None, int | None, int]] = [
+        # op, ts, dur, size, handle, ret
+        ("malloc", 0, 9, 100, 1, 0),
+        ("malloc", 10, 9, 200, 2, 0),
+        ("malloc", 20, 9, 300, 3, 0),
+        ("map", 120, 5, None, 2, 0),
+        ("malloc", 130, 5, 400, 4, 0),
+        ("free", 140, 5, None, 2, 0),
+        ("writeback", 110, 40, None, 2, 0),
+        ("map", 160, 5, None, 1, 0),
+        ("writeback", 155, 20, None, 1, -12),
+        ("shrink", 100, 80, None, None, -11),
+        ("free", 200, 5, None, 3, 0),
+    ]
+    names = ("op", "ts_ns", "dur_ns", "size", "handle", "ret")
+    columns = {name: [row[i] for row in given] for i, name in enumerate(names)}
+    about = Metadata(
+        kernel=Kernel(release="6.1.0"),
+        machine=Machine(cpus=1),
+        pools=[PoolInfo(allocator="zbud", empty_at_start=True)],
+    )
+    with TraceWriter(tmp_path / "t", about) as writer:
+        handle = pa.array(columns["handle"], pa.uint64())
+        writer.write({**columns, "handle": handle, "tid": [7] * len(given)})
+    assert played(tmp_path / "t", "zbud") == [
+        *(("malloc", 0, 100), ("malloc", 1, 200), ("malloc", 2, 300)),
+        ("shrink", 8, 1),  # so many calls follow that are made while it runs
+        *(("map", 1, 200), ("unmap", 1, 200), ("malloc", 3, 400), ("free", 1, 200)),
+        ("writeback", 1, 0),
+        *(("map", 0, 100), ("unmap", 0, 100)),
+        ("writeback", 0, 12),
+        ("free", 2, 300),
+    ]
 
 
 def test_a_refused_malloc_is_played_and_what_it_gives_is_freed(tmp_path: Path) -> None:
@@ -247,7 +285,7 @@ def test_a_measured_trace_says_what_the_allocator_answered(tmp_path: Path) -> No
             ret = np.zeros(len(calls.op), np.int32)
             for at, value in zip(mallocs, (page + 64, page + 4096 - 128, third, 0), strict=True):
                 handle[at : at + 3] = value
-            ret[mallocs[3]], ret[mallocs[3] + 1] = -28, 1
+            ret[mallocs[3]], ret[mallocs[3] + 1] = -28, NOT_LIVE
             total = np.full(len(calls.op), 4096, np.uint64)
             total[mallocs[2] :] = 8192
             given_back = answers(len(calls.op), handle=handle, ret=ret, total_bytes=total)

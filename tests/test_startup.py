@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "traces" / "samples" / "zbud-6.1-small.parquet"
-HEAVY = ("pandas", "jinja2", "rich.progress", "pyarrow.csv", "zstandard", "distributed")
+HEAVY = (
+    *("pandas", "jinja2", "rich.progress", "pyarrow.csv", "pyarrow.compute"),
+    *("zstandard", "distributed"),
+)
 
 LOADED = """
 import sys

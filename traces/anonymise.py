@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ztrace.traces.columns import valid, values
 from ztrace.traces.errors import TraceError
 from ztrace.traces.extent import extent
 from ztrace.traces.metadata import (
@@ -180,9 +181,9 @@ class _Renaming:
         # One after the other: both columns hold pages, which are named as they appear.
         handle, place = batch.column("handle"), batch.column("place")
         renamed["handle"] = _mapped(
-            handle, lambda values: self._handles(values, pool[_valid(handle)])
+            handle, lambda values: self._handles(values, pool[valid(handle)])
         )
-        renamed["place"] = _mapped(place, lambda values: self._places(values, pool[_valid(place)]))
+        renamed["place"] = _mapped(place, lambda values: self._places(values, pool[valid(place)]))
         columns = [
             renamed.get(name, column)
             for name, column in zip(batch.schema.names, batch.columns, strict=True)
@@ -211,19 +212,11 @@ class _Renaming:
         return named | (addresses & position) | _KERNEL_HALF
 
 
-def _valid(column: pa.Array) -> npt.NDArray[np.bool_]:
-    valid: npt.NDArray[np.bool_] = column.is_valid().to_numpy(zero_copy_only=False)
-    return valid
-
-
 def _mapped(
     column: pa.Array, names: Callable[[Numbers], Numbers], *, zero: bool = True
 ) -> pa.Array:
     """The column with its values mapped and its nulls kept; 0 is kept too unless ``zero``."""
-    valid = _valid(column)
-    values = column.fill_null(0).to_numpy().astype(np.uint64)
-    chosen = valid if zero else valid & (values != 0)
-    out = values.copy()
-    given = names(values[chosen])
-    out[chosen] = given
-    return pa.array(out, pa.uint64(), mask=~valid).cast(column.type)
+    present, out = valid(column), values(column).astype(np.uint64)
+    chosen = present if zero else present & (out != 0)
+    out[chosen] = names(out[chosen])
+    return pa.array(out, pa.uint64(), mask=~present).cast(column.type)

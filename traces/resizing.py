@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ztrace.traces.columns import valid, values
 from ztrace.traces.errors import TraceError
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.pages import Pages
@@ -102,8 +103,8 @@ def resize(
     with TraceWriter(path, _described(metadata, compressor, note), force=force) as writer:
         for batch in reader.batches(columns):
             op = batch.column("op").indices.to_numpy()
-            nulls = batch.column("size").is_null().to_numpy(zero_copy_only=False)
-            size = batch.column("size").fill_null(0).to_numpy().astype(np.int64)
+            nulls = ~valid(batch.column("size"))
+            size = values(batch.column("size")).astype(np.int64)
             # A store's size is without the header.
             header = np.where(op == _STORE, 0, headers[batch.column("pool").to_numpy()])
             takes = np.isin(op, (_MALLOC, _STORE)) & ~nulls & (size > header)

@@ -6,9 +6,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from ztrace.traces.columns import valid, values
 from ztrace.traces.errors import TraceError
 
 SCHEMA_VERSION = 1
@@ -157,11 +159,14 @@ def _integers(array: Any, field: pa.Field, where: str, first_row: int) -> Any:
             f"{where}: column {field.name} is {array.type}, not {field.type}; convert it"
         )
     if pa.types.is_floating(array.type):
+        import pyarrow.compute as pc
+
         array = pc.if_else(pc.is_nan(array), pa.scalar(None, array.type), array)
         exact = pc.and_(
             pc.equal(pc.floor(array), array), pc.less_equal(pc.abs(array), _EXACT_FLOAT)
         )
-        _refuse_first(pc.invert(exact), array, field, where, first_row)
+        inexact = pc.invert(exact).fill_null(False).to_numpy(zero_copy_only=False)
+        _refuse_first(inexact, array, field, where, first_row)
         array = array.cast(pa.int64())
     if array.type != field.type:
         try:
@@ -169,21 +174,24 @@ def _integers(array: Any, field: pa.Field, where: str, first_row: int) -> Any:
         except pa.ArrowInvalid:
             low, high = integer_range(field.type)
             bad = [v is not None and not low <= v <= high for v in array.to_pylist()]
-            _refuse_first(pa.array(bad), array, field, where, first_row)
+            _refuse_first(np.array(bad), array, field, where, first_row)
             raise
     if not field.nullable and array.null_count:
         if field.name in REQUIRED:
-            row = first_row + pc.index(pc.is_null(array), True).as_py()
+            row = first_row + int(np.argmin(valid(array)))
             raise TraceError(f"{where}: row {row}: {field.name} is null; give every row one")
         array = array.fill_null(0)
     return array
 
 
-def _refuse_first(bad: Any, array: Any, field: pa.Field, where: str, first_row: int) -> None:
+def _refuse_first(
+    bad: npt.NDArray[np.bool_], array: Any, field: pa.Field, where: str, first_row: int
+) -> None:
     """Raise for the first true element of ``bad``, if there is one."""
-    at = pc.index(bad, True).as_py()
-    if at < 0:
+    positions = np.flatnonzero(bad)
+    if not len(positions):
         return
+    at = int(positions[0])
     low, high = integer_range(field.type)
     raise TraceError(
         f"{where}: row {first_row + at}: {field.name} = {array[at].as_py()} is not an exact "
@@ -203,18 +211,21 @@ def _ops(array: Any, where: str, first_row: int) -> Any:
         if array.dictionary.equals(_DICTIONARY):
             codes = array.indices
         else:
-            known = pc.index_in(array.dictionary.cast(pa.string()), _DICTIONARY)
+            names = array.dictionary.cast(pa.string()).to_pylist()
+            known = pa.array([OP_CODE.get(name) for name in names], pa.int8())
             codes = known.take(array.indices)
-    limits = pc.min_max(codes)
-    low, high = limits["min"].as_py(), limits["max"].as_py()
-    if codes.null_count or (low is not None and (low < 0 or high >= len(OPS))):
-        inside = pc.and_(pc.greater_equal(codes, 0), pc.less(codes, len(OPS)))
-        at = pc.index(pc.fill_null(inside, False), False).as_py()
+    present = valid(codes)
+    numbers = values(codes)
+    bad = ~present | (numbers < 0) | (numbers >= len(OPS))
+    if bad.any():
+        at = int(bad.argmax())
         raise TraceError(
             f"{where}: row {first_row + at}: op is {_shown(array[at])}, not one of "
             f"{' '.join(OPS)}; correct it"
         )
-    return pa.DictionaryArray.from_arrays(codes.cast(pa.int8()), _DICTIONARY)
+    if codes.type != pa.int8():
+        codes = codes.cast(pa.int8())
+    return pa.DictionaryArray.from_arrays(codes, _DICTIONARY)
 
 
 def _shown(value: Any) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ztrace.traces.columns import valid, values
 from ztrace.traces.errors import TraceError
 from ztrace.traces.extent import Clock, Extent, extent
 from ztrace.traces.metadata import Metadata
@@ -147,15 +148,15 @@ def _described(
     filters = dict(metadata.filters)
     filters |= {FROM: str(begin)} if begin is not None else {}
     filters |= {TO: str(end)} if end is not None else {}
-    for name, values in (
+    for name, chosen in (
         ("slice_tid", [str(tid) for tid in sorted(selection.tids)]),
         ("slice_cgroup", [str(cgroup) for cgroup in sorted(selection.cgroups)]),
         ("slice_pool", [str(pool) for pool in sorted(selection.pools)]),
         ("slice_op", [OPS[code] for code in sorted(selection.ops)]),
     ):
-        if values:
+        if chosen:
             before = [filters[name]] if name in filters else []
-            filters[name] = " and ".join([*before, " or ".join(values)])
+            filters[name] = " and ".join([*before, " or ".join(chosen)])
     first = times.first_ns if begin is None else max(begin, times.first_ns)
     last = times.last_ns if end is None else min(end, times.last_ns)
     in_time = begin is not None or end is not None
@@ -216,8 +217,8 @@ class Owners:
             mine &= np.isin(batch.column("tid").to_numpy(), list(self.tids))
         if self.cgroups:
             cgroup = batch.column("cgroup")
-            mine &= cgroup.is_valid().to_numpy(zero_copy_only=False)
-            mine &= np.isin(cgroup.fill_null(0).to_numpy(), np.array([*self.cgroups], np.uint64))
+            mine &= valid(cgroup)
+            mine &= np.isin(values(cgroup), np.array([*self.cgroups], np.uint64))
         columns = ("ts_ns", "dur_ns", "pool", "key", "handle", "ret")
         rows = zip(
             mine.tolist(),

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ztrace.traces.columns import valid, values
 from ztrace.traces.extent import LARGEST_NS
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OPS
@@ -227,8 +228,8 @@ class _Running:
         if not batch.num_rows:
             return
         columns = {name: batch.column(name) for name in _COLUMNS}
-        sized = columns["size"].is_valid().to_numpy(zero_copy_only=False)
-        size = columns["size"].fill_null(0).to_numpy()
+        sized = valid(columns["size"])
+        size = values(columns["size"])
         codes = columns.pop("op").indices.to_numpy()
         ts, dur, ret, cpu, tid = (
             columns[name].to_numpy() for name in ("ts_ns", "dur_ns", "ret", "cpu", "tid")

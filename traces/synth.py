@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ztrace.traces.columns import values
 from ztrace.traces.errors import TraceError
 from ztrace.traces.metadata import Kernel, Machine, Metadata, PoolInfo
 from ztrace.traces.pages import Pages
@@ -115,8 +116,8 @@ def observe(path: Path) -> Observed:
             ret = batch.column("ret").to_numpy()
             check_returns(op, ret, rows, str(path))
             rows += len(op)
-            size = batch.column("size").fill_null(0).to_numpy()
-            handle = batch.column("handle").fill_null(0).to_numpy()
+            size = values(batch.column("size"))
+            handle = values(batch.column("handle"))
             made = (op == _MALLOC) & (ret >= 0) & (size > 0) & (size <= page_bytes)
             sizes.append(size[made].astype(np.int64))
             wanted = made | (op == _FREE)

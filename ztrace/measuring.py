@@ -69,6 +69,7 @@ class Measured:
             **plain,
             "calls": found.calls,
             "refused": found.refused,
+            "no_shrink": found.no_shrink,
             "left_out": self.calls.left_out,
             "adds_maps": self.calls.adds_maps,
             "model": self.compared.model,

@@ -15,6 +15,7 @@ from ztrace.units import duration, percent, size
 if TYPE_CHECKING:
     from ztrace.replay.figures.result import Every
     from ztrace.replay.limit import Limit, Rules, Worker
+    from ztrace.tracer.outputs import Trigger
     from ztrace.traces.metadata import Metadata
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -26,6 +27,15 @@ WORKER = "300us,300us"
 """How late zswap's worker is taken to begin, and how long a page to take, if nothing is said."""
 
 PATH = click.Path(path_type=Path)
+
+
+class TraceOrUrl(click.ParamType[str]):
+    """A trace here, or one at a URL; whether it is the output is for the command to look at."""
+
+    name = "trace"
+
+
+TRACE_OR_URL = TraceOrUrl()
 
 trace_argument = click.argument("trace", type=PATH)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -115,3 +125,23 @@ def every(text: str) -> Every:
     if not 0 < share <= 100:
         raise click.BadParameter(f"{text!r} is not above 0% and up to 100%")
     return Every(percent=share)
+
+
+def values(text: str) -> tuple[str, list[str]]:
+    """``name=value,value…``: a parameter and all of its values, each once."""
+    name, equals, rest = text.partition("=")
+    listed = rest.split(",")
+    if not name or not equals or not all(listed):
+        raise click.BadParameter(f"{text!r}: write NAME=VALUE,VALUE…, for instance scale=0.8,1")
+    return name, list(dict.fromkeys(listed))
+
+
+def trigger(text: str) -> Trigger:
+    """``malloc>5ms``."""
+    from ztrace.tracer.outputs import Trigger
+    from ztrace.tracer.ring import OP_NAMES
+
+    op, _, limit = text.partition(">")
+    if op.strip() not in OP_NAMES or not limit:
+        raise click.BadParameter(f"{text!r} is no trigger; write for instance 'malloc>5ms'")
+    return Trigger(op.strip(), duration(limit))

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
 
 import click
 
@@ -54,3 +56,13 @@ def say(text: str) -> None:
 def show(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Print text as it is, but for control characters, which are escaped."""
     click.echo(printable_lines(text), err=err, nl=nl)
+
+
+def watch_with_seconds() -> Callable[[str], None]:
+    """Shows a guest's lines on stderr with the seconds since now."""
+    began = time.monotonic()
+
+    def watch(line: str) -> None:
+        show(f"[{time.monotonic() - began:6.1f}] {line}", err=True)
+
+    return watch

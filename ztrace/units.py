@@ -38,6 +38,17 @@ def size(text: str) -> int:
     return round(float(match[1]) * unit)
 
 
+def whole(text: str) -> int:
+    """A whole number from 1: ``10000000``, ``10_000_000`` or ``1e7``."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 1 <= number <= 1e12 or number != int(number):
+        raise click.BadParameter(f"{text!r} is no whole number from 1; write for instance 1e6")
+    return int(number)
+
+
 def percent(text: str) -> int:
     """``90%`` or ``90``: a whole percentage, as zswap's parameters are."""
     digits = text.strip().removesuffix("%")

@@ -18,19 +18,24 @@ from numpy.typing import NDArray
 from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.traits import Compacts
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.measured.shrinks import evicted_objects, read_shrinks
 from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.recorded import more_bytes
 from ztrace.replay.read.checked import checked
+from ztrace.traces.columns import valid
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE
 
-MALLOC, FREE, MAP, UNMAP, COMPACT, SHRINK = (
-    OP_CODE[name] for name in ("malloc", "free", "map", "unmap", "compact", "shrink")
+MALLOC, FREE, MAP, UNMAP, COMPACT, SHRINK, WRITEBACK = (
+    OP_CODE[name] for name in ("malloc", "free", "map", "unmap", "compact", "shrink", "writeback")
 )
 _COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret")
 _MOST_BYTES = (1 << 24) - 1
 
 Ints = NDArray[np.int64]
+
+# Where in a row what no row tells stands: before and after the row's own calls.
+_SHRINK_BEGINS, _EVICTION_BEGINS, _EVICTION_ENDS = -2, -1, 3
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,10 @@ class Calls:
     to recorded sizes, because zswap keeps a header in some allocators. ``adds_maps``: the trace
     has no maps, so each object is mapped once, to write, as zswap does. ``left_out``: rows that
     are not played, by why.
+
+    A shrink has as ``object`` how many of the calls after it are made while it runs and as
+    ``size_bytes`` its pages. Among these a writeback, which is no call, ends the eviction of its
+    ``object``, and has the errno with which it ended as ``size_bytes``.
     """
 
     op: NDArray[np.int8]
@@ -79,7 +88,9 @@ def read_calls(reader: TraceReader, allocator: str, *, threads: int = 1) -> Call
     if compacts == Compacts.PAGES:
         played &= rows.size == 0  # of a queue; what a free does at once, it does here, too
     left_out["compactions"] = int(((op == COMPACT) & ~played).sum())
-    left_out["shrinks"] = int((op == SHRINK).sum())
+    # What a shrink evicts depends on the allocator; the outcome is told of the recorded one's.
+    shrinks = read_shrinks(reader) if recorded == allocator and threads == 1 else []
+    left_out["shrinks"] = int((op == SHRINK).sum()) - len(shrinks)
     no_memory = (op == MALLOC) & (rows.ret == -errno.ENOMEM)
     left_out["mallocs without memory"] = int(no_memory.sum())
     refused = np.flatnonzero((op == MALLOC) & (rows.ret < 0) & ~no_memory)
@@ -109,14 +120,32 @@ def read_calls(reader: TraceReader, allocator: str, *, threads: int = 1) -> Call
     steps.add(refused, 0, MALLOC, objects + np.arange(len(refused)))
     steps.add(refused, 1, FREE, objects + np.arange(len(refused)))
     steps.add(np.flatnonzero(played), 0, COMPACT, np.zeros(int(played.sum()), np.int64))
-    row, kind, number = steps.in_order(threads)
+    unknown = 0
+    for shrink in shrinks:
+        begin, own = np.searchsorted(rows.row, (shrink.first, shrink.row)).tolist()
+        steps.add_one(begin, _SHRINK_BEGINS, SHRINK, own, shrink.pages)
+        objects_of = evicted_objects(shrink, rows.row[at], rows.handle[at], which)
+        for one, evicted in zip(shrink.evictions, objects_of, strict=True):
+            if evicted < 0:
+                unknown += 1
+                continue
+            last = int(np.searchsorted(rows.row, one.row, "right")) - 1
+            within = _EVICTION_ENDS if last >= begin else _EVICTION_BEGINS
+            steps.add_one(max(last, begin), within, WRITEBACK, evicted, -one.ret)
+    left_out["evictions of unknown objects"] = unknown
+    row, kind, number, extra = steps.in_order(threads)
     if not (kind == MALLOC).any():
         raise ReplayError(f"{reader.path}: no malloc in it; nothing to play")
     counts = np.bincount(number % threads, minlength=threads)
+    is_shrink, is_eviction = kind == SHRINK, kind == WRITEBACK
+    begins = np.flatnonzero(is_shrink)
+    # A shrink's own row stands after all that returned while it ran.
+    number[begins] = np.searchsorted(row, number[begins]) - begins - 1
+    size_bytes = np.where(is_shrink | is_eviction, extra, sizes[np.where(is_shrink, 0, number)])
     return Calls(
         op=kind.astype(np.int8),
         object=number.astype(np.uint32),
-        size_bytes=sizes[number].astype(np.uint32),
+        size_bytes=size_bytes.astype(np.uint32),
         is_write=_first_maps(kind, number),
         row=rows.row[row],
         objects=len(sizes),
@@ -129,22 +158,26 @@ def read_calls(reader: TraceReader, allocator: str, *, threads: int = 1) -> Call
 
 
 class _Steps:
-    """Calls collected kind by kind: row, order within the row, op, object."""
+    """Calls collected kind by kind: row, order within the row, op, object, what else."""
 
     def __init__(self) -> None:
         self._parts: list[Ints] = []
 
     def add(self, row: Ints, within: int, op: Ints | int, object_: Ints) -> None:
         """Add calls, arrays of one length; those of a row are made in order of ``within``."""
-        part = np.empty((4, len(row)), np.int64)
+        part = np.zeros((5, len(row)), np.int64)
         part[0], part[1], part[2], part[3] = row, within, op, object_
         self._parts.append(part)
 
-    def in_order(self, threads: int) -> tuple[Ints, Ints, Ints]:
-        """Row, op and object of all, thread by thread."""
-        row, within, op, object_ = np.concatenate(self._parts, axis=1)
+    def add_one(self, row: int, within: int, op: int, object_: int, extra: int) -> None:
+        """Add a call that has something else to tell than the size of its object."""
+        self._parts.append(np.array([[row], [within], [op], [object_], [extra]], np.int64))
+
+    def in_order(self, threads: int) -> tuple[Ints, Ints, Ints, Ints]:
+        """Row, op, object and what else there is of all, thread by thread."""
+        row, within, op, object_, extra = np.concatenate(self._parts, axis=1)
         order = np.lexsort((within, row, object_ % threads))
-        return row[order], op[order], object_[order]
+        return row[order], op[order], object_[order], extra[order]
 
 
 @dataclass(frozen=True)
@@ -175,7 +208,7 @@ def _read(reader: TraceReader) -> _Rows:
                 op[keep].astype(np.int64),
                 batch.column("size").fill_null(0).to_numpy()[keep].astype(np.int64),
                 handle.fill_null(0).to_numpy()[keep],
-                ~handle.is_null().to_numpy(False)[keep],
+                valid(handle)[keep],
                 batch.column("ret").to_numpy()[keep].astype(np.int64),
             )
         )

@@ -55,7 +55,7 @@ def compare(
         return Compared()
     with TraceReader(measured) as reader:
         verdict = validate_trace(reader, backend=backend, advance=advance)
-    errors = [pool.errors for pool in verdict.pools]
+    errors = [answer for pool in verdict.pools for answer in (pool.errors, pool.shrinks)]
     model, first, determined = allocator, None, True
     compared = verdict.calls + sum(one.compared for one in errors)
     equal = verdict.explained + sum(one.equal for one in errors)
@@ -67,7 +67,8 @@ def compare(
             first = f"{failure.call}: model: {failure.answer}"
     for pool in verdict.pools:
         model = pool.backend
-        first = pool.places.first or pool.errors.first or pool.sizes.first
+        told = (pool.places, pool.errors, pool.shrinks, pool.sizes)
+        first = min((one.first for one in told if one.first is not None), key=_row, default=None)
         determined = pool.order is not Way.RECORDED or len(pool.cpus) <= 1
     return Compared(
         model=model,
@@ -78,3 +79,8 @@ def compare(
         determined=determined,
         first=first,
     )
+
+
+def _row(difference: str) -> int:
+    """The row that a difference says it is in."""
+    return int(difference.removeprefix("row ").partition(":")[0])

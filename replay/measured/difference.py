@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.measured.calls import Calls
-from ztrace.replay.measured.figures import OPS, SHARES, Answers, least_cycles, percentiles
+from ztrace.replay.measured.figures import (
+    NOT_PLAYED,
+    OPS,
+    SHARES,
+    Answers,
+    least_cycles,
+    percentiles,
+)
 
 MEAN = "mean"
 
@@ -56,7 +63,7 @@ def sample(calls: Calls, answers: Answers) -> Sample:
     """The figures of one guest: of each call's least time over its rounds."""
     found: Sample = {}
     least = least_cycles(calls, answers)
-    played = answers.ret <= 0
+    played = answers.ret < NOT_PLAYED
     for op, code in OPS.items():
         chosen = least[played & (calls.op == code)]
         if len(chosen):

@@ -16,11 +16,31 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ztrace.replay.measured.calls import FREE, MALLOC, MAP, UNMAP, Calls
+from ztrace.replay.measured.calls import (
+    COMPACT,
+    FREE,
+    MALLOC,
+    MAP,
+    SHRINK,
+    UNMAP,
+    WRITEBACK,
+    Calls,
+)
 
 SHARES = {"p50": 0.5, "p99": 0.99, "p999": 0.999, "p9999": 0.9999, "max": 1.0}
 PAGE_BYTES = 4096
-OPS = {"malloc": MALLOC, "free": FREE, "map": MAP, "unmap": UNMAP}
+OPS = {
+    "malloc": MALLOC,
+    "free": FREE,
+    "map": MAP,
+    "unmap": UNMAP,
+    "shrink": SHRINK,
+    "compact": COMPACT,
+}
+NOT_PLAYED = 1 << 30
+"""The least ``ret`` that means that nothing was called, and the one for an allocator that has no
+such call: tracer/program/files.py. What returned may be above 0, as a shrink of ztree."""
+CANNOT = NOT_PLAYED + 1
 
 # Two rounds agree on a call if they differ by less than this share and one step of the clock.
 AGREES = 0.1
@@ -68,7 +88,8 @@ class Times:
 class Figures:
     """What one allocator did in one kernel.
 
-    ``calls`` played, of which ``refused`` mallocs; ``rounds`` timed. ``times`` by op; ``by_size``:
+    ``calls`` played, of which ``refused`` mallocs; ``no_shrink`` shrinks were not, since there the
+    allocator has none; ``rounds`` timed. ``times`` by op; ``by_size``:
     (least size, greatest size, op) -> times. ``clock_ns`` is subtracted from all times and
     ``step_ns`` is the clock's step. ``disagree``: share of calls whose least time was met in one
     round alone. ``pages_peak``, ``pages_mean``: taken from the page allocator, over calls;
@@ -78,6 +99,7 @@ class Figures:
 
     calls: int
     refused: int
+    no_shrink: int
     rounds: int
     threads: int
     times: dict[str, Times]
@@ -112,7 +134,7 @@ def least_cycles(calls: Calls, answers: Answers) -> NDArray[np.int64]:
 def figures(calls: Calls, answers: Answers, *, sizes: int = 0) -> Figures:
     """Figures of one allocator; ``sizes``: how many ranges of size to tell malloc and free by."""
     alone = len(calls.first) == 2
-    played = answers.ret <= 0
+    played = (answers.ret < NOT_PLAYED) & (calls.op != WRITEBACK)
     rounds = answers.cycles[1:]
     least = least_cycles(calls, answers)
     kinds = {name: played & (calls.op == code) for name, code in OPS.items()}
@@ -136,6 +158,7 @@ def figures(calls: Calls, answers: Answers, *, sizes: int = 0) -> Figures:
     return Figures(
         calls=int(played.sum()),
         refused=int(((calls.op == MALLOC) & (answers.ret < 0)).sum()),
+        no_shrink=int(((calls.op == SHRINK) & (answers.ret == CANNOT)).sum()),
         rounds=len(rounds),
         threads=len(calls.first) - 1,
         times={name: times(chosen) for name, chosen in kinds.items() if chosen.any()},

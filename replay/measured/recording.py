@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ztrace.replay.measured.calls import COMPACT, MALLOC, Calls
-from ztrace.replay.measured.figures import Answers, least_cycles
+from ztrace.replay.measured.calls import COMPACT, MALLOC, SHRINK, WRITEBACK, Calls
+from ztrace.replay.measured.figures import NOT_PLAYED, Answers, least_cycles
 from ztrace.traces.metadata import Kernel, Machine, Metadata, PoolInfo, Probe
 from ztrace.traces.schema import Batch
 
 _ROWS = 1 << 20
 _LONGEST_NS = 2**32 - 1
+
+_COMPACTED = 0
+"""``kind`` of an event, the other is an eviction that was refused: tracer/program/files.py."""
 
 PROGRAM, TEST_BOX = "program", "test box"
 
@@ -78,49 +82,57 @@ def metadata(
 
 def rows(calls: Calls, answers: Answers) -> Iterator[Batch]:
     """The trace's rows. A call on an object that was refused is none; a compaction that the
-    allocator queued is a row after the call after which it ran."""
+    allocator queued and an eviction that the plan did not have are rows after the call after which
+    they were. A shrink's row comes after those of all that was done while it ran, and lasts so."""
     alone = len(calls.first) == 2
     origin = int(answers.begin_cycles[answers.begin_cycles > 0].min(initial=2**63))
+    events = answers.events
+    compacted = events["kind"] == _COMPACTED
     # A page that was compacted from a queue has told so itself.
-    told = (calls.op == COMPACT) & (len(answers.events) > 0)
-    played = (answers.ret <= 0) & ~told
+    told = (calls.op == COMPACT) & compacted.any()
+    played = (answers.ret < NOT_PLAYED) & ~told
     at = np.flatnonzero(played)
-    dur = _ns(least_cycles(calls, answers)[at], answers)
+    op, ret = calls.op[at], answers.ret[at]
+    is_malloc, is_compaction, is_shrink = op == MALLOC, op == COMPACT, op == SHRINK
+    cycles = least_cycles(calls, answers)[at]
+    # These must hold what was done meanwhile, and so are of the round whose moments are told.
+    nested = is_shrink | (op == WRITEBACK)
+    cycles[nested] = answers.cycles[0][at[nested]] - answers.clock_cycles
+    cycles[is_shrink] = answers.place[at[is_shrink]]
     thread = np.searchsorted(calls.first, at, side="right") - 1
     if alone:
-        key = 2 * at
+        key = 3 * at
+        key[is_shrink] += 2 + 3 * answers.handle[at[is_shrink]].astype(np.int64)
     else:
         # As a recorder sees calls: in the order in which they return.
         key = (answers.begin_cycles[at] - np.uint64(origin)).astype(np.int64)
         key += answers.cycles[0][at]
-    events = answers.events
-    key = np.concatenate([key, 2 * events["after"].astype(np.int64) + 1])
+    key = np.concatenate([key, 3 * events["after"].astype(np.int64) + 1])
     order = np.argsort(key, kind="stable")
 
-    op, ret = calls.op[at], answers.ret[at]
-    failed = (op == MALLOC) & (ret < 0)
-    is_malloc, is_compaction = op == MALLOC, op == COMPACT
+    failed = is_malloc & (ret < 0)
     none = np.zeros(len(events), np.int64)
     begin = np.concatenate([answers.begin_cycles[at], events["begin"]]) - np.uint64(origin)
-    event_dur = _ns(events["cycles"].astype(np.int64) - answers.clock_cycles, answers)
+    event_cycles = events["cycles"].astype(np.int64) - answers.clock_cycles
     columns = {
         "ts_ns": np.rint(begin * answers.ns_per_cycle).astype(np.int64),
-        "dur_ns": np.concatenate([dur, event_dur]),
-        "op": np.concatenate([op, np.full(len(events), COMPACT, np.int8)]),
+        "dur_ns": _ns(np.concatenate([cycles, event_cycles]), answers),
+        "op": np.concatenate([op, np.where(compacted, COMPACT, WRITEBACK).astype(np.int8)]),
         "size": np.concatenate([calls.size_bytes[at], none]),
-        "handle": np.concatenate([answers.handle[at], none.astype(np.uint64)]),
-        "ret": np.concatenate([ret, none]),
+        "handle": np.concatenate([answers.handle[at], events["place"]]),
+        "ret": np.concatenate([ret, np.where(compacted, 0, -errno.EEXIST)]),
         "place": np.concatenate([answers.place[at], events["place"]]),
         "total": np.concatenate([answers.total_bytes[at], events["total"]]),
         "cpu": np.concatenate([thread, none]),
         "tid": np.concatenate([thread + 1, none + 1]),
     }
-    queued = np.ones(len(events), bool)
+    untold = np.full(len(order), not alone)
+    untold[len(at) :] |= ~compacted
     null = {
-        "size": np.concatenate([~is_malloc, ~queued]),
-        "handle": np.concatenate([failed | is_compaction, queued]),
-        "place": columns["place"] == 0,
-        "total": np.full(len(order), not alone),
+        "size": np.concatenate([~is_malloc & ~is_shrink, none == 0]),
+        "handle": np.concatenate([failed | is_compaction | is_shrink, compacted]),
+        "place": np.concatenate([(answers.place[at] == 0) | is_shrink, ~compacted]),
+        "total": untold,
     }
     for start in range(0, len(order), _ROWS):
         chosen = order[start : start + _ROWS]

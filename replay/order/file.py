@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.validate.stream import FoundOrder
+from ztrace.replay.validate.found_order import FoundOrder
 from ztrace.traces import TraceReader
 from ztrace.traces.parquet import open_parquet
 from ztrace.traces.writer import AtomicFile

@@ -22,7 +22,7 @@ from ztrace.allocator.ztree.calls import BlockStep
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.source import AT, INSERT, Source
 from ztrace.replay.validate.calls import BATCH_ROWS, FOREVER, horizons
-from ztrace.replay.validate.stream import FoundOrder
+from ztrace.replay.validate.found_order import FoundOrder
 from ztrace.replay.validate.ztree_run import explain_trees
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS

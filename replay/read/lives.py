@@ -35,6 +35,7 @@ from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.checked import check
 from ztrace.replay.read.rows import FREE, MALLOC, UNMAP
 from ztrace.replay.read.source import Source
+from ztrace.traces.columns import values
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.schema import OPS
 
@@ -79,7 +80,7 @@ class UnknownHandle(ReplayError):
         pool = first = 0
         for batch in source.batches(("op", "pool", "handle", "ret")):
             op, pools = batch.column("op").indices.to_numpy(), batch.column("pool").to_numpy()
-            handles = batch.column("handle").fill_null(0).to_numpy()
+            handles = values(batch.column("handle"))
             given = (op == FREE) | ((op == MALLOC) & (batch.column("ret").to_numpy() >= 0))
             at = np.flatnonzero(given & (handles == np.uint64(self.handle)))
             before += zip((first + at).tolist(), op[at].tolist(), pools[at].tolist(), strict=True)

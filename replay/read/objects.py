@@ -20,6 +20,7 @@ import pyarrow as pa
 from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, UnknownHandle, is_whole
 from ztrace.replay.read.rows import FREE, MALLOC, call_times, check_rows, op_codes
 from ztrace.replay.read.source import Source
+from ztrace.traces.columns import valid, values
 
 Ints = npt.NDArray[np.int64]
 
@@ -85,13 +86,13 @@ def calls_of(reader: Source, page_bytes: int) -> Iterator[Calls]:
 def _calls(batches: Sequence[pa.RecordBatch], first: int, page_bytes: int, where: str) -> Calls:
     table = pa.Table.from_batches(batches)
     op, ret = op_codes(table), table.column("ret").to_numpy()
-    size = table.column("size").fill_null(0).to_numpy()
+    size = values(table.column("size"))
     handle = table.column("handle")
-    check_rows(op, size, ret, handle.is_null().to_numpy(), page_bytes, first, where)
+    check_rows(op, size, ret, ~valid(handle), page_bytes, first, where)
     chosen = np.flatnonzero((op == FREE) | ((op == MALLOC) & (ret >= 0)))
     calls = np.zeros(len(chosen), _CALL)
     ts, end = call_times(table)
-    calls["handle"] = handle.fill_null(0).to_numpy()[chosen]
+    calls["handle"] = values(handle)[chosen]
     calls["pool"] = table.column("pool").to_numpy()[chosen]
     calls["size"] = size[chosen]
     calls["row"] = first + chosen

@@ -19,6 +19,7 @@ import pyarrow as pa
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.checked import checked
 from ztrace.replay.read.source import AT, INSERT, Source
+from ztrace.traces.columns import valid, values
 from ztrace.traces.schema import OP_CODE, OPS
 
 Ints = npt.NDArray[np.int64]
@@ -219,21 +220,21 @@ def _load(
 ) -> Rows:
     op = op_codes(table)
     driven = np.isin(op, DRIVEN)
-    total_null = table.column("total").is_null().to_numpy()
+    total_null = ~valid(table.column("total"))
     wanted = driven | ~total_null
     if compactions:
         wanted |= op == COMPACT
     if spans:
         wanted |= op == WRITEBACK
-    size = table.column("size").fill_null(0).to_numpy()
+    size = values(table.column("size"))
     ret = table.column("ret").to_numpy()
-    handle_null = table.column("handle").is_null().to_numpy()
+    handle_null = ~valid(table.column("handle"))
     check_rows(op, size, ret, handle_null, page_bytes, first, where)
 
     ts, end = call_times(table)
-    total = np.minimum(table.column("total").fill_null(0).to_numpy(), np.uint64(_LARGEST_TOTAL))
+    total = np.minimum(values(table.column("total")), np.uint64(_LARGEST_TOTAL))
     total = np.where(total_null, NO_TOTAL, total.astype(np.int64))
-    handle = table.column("handle").fill_null(pa.scalar(NO_HANDLE, pa.uint64())).to_numpy()
+    handle = values(table.column("handle"), NO_HANDLE)
     pool = table.column("pool").to_numpy()
     number = first + np.flatnonzero(wanted)
     return Rows(
@@ -247,7 +248,7 @@ def _load(
         ret=ret[wanted].tolist(),
         total=total[wanted].tolist(),
         cpu=table.column("cpu").to_numpy()[wanted].tolist(),
-        place=table.column("place").fill_null(0).to_numpy()[wanted].tolist(),
+        place=values(table.column("place"))[wanted].tolist(),
         tid=table.column("tid").to_numpy()[wanted].tolist() if spans else [],
         shrinks=[Span(*np.searchsorted(number, span).tolist()) for span in spans],
         ends=end[wanted],

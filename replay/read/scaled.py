@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from ztrace.replay.read.source import Source
+from ztrace.traces.columns import valid, values
 from ztrace.traces.resizing import RESIZED, clip_sizes, header_bytes, scaled
 from ztrace.traces.schema import OP_CODE
 
@@ -49,7 +50,7 @@ class Scaled:
 
     def _resized(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         column = batch.column("size")
-        size = column.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        size = values(column).astype(np.int64)
         header = self._headers[batch.column("pool").to_numpy()]
         malloc = batch.column("op").indices.to_numpy() == OP_CODE["malloc"]
         # A size that cannot be (none, or above a page) stays for the replay to refuse.
@@ -57,6 +58,6 @@ class Scaled:
         size[possible] = clip_sizes(
             size[possible], self._new_sizes, header[possible], self._page_bytes
         )
-        nulls = column.is_null().to_numpy(zero_copy_only=False)
+        nulls = ~valid(column)
         sizes = pa.array(size.astype(np.uint32), mask=nulls)
         return batch.set_column(batch.schema.get_field_index("size"), "size", sizes)

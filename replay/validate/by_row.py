@@ -15,21 +15,14 @@ from typing import NamedTuple, Protocol
 from ztrace.allocator import Pool
 from ztrace.replay.read.lives import FREE_WAITS_ROWS
 from ztrace.replay.read.rows import (
-    COMPACT,
-    FREE,
-    MALLOC,
-    MAP,
     NO_HANDLE,
-    UNMAP,
     Rows,
     segments,
     survey,
 )
+from ztrace.replay.validate.calls import PLAYED
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 from ztrace.traces.reader import TraceReader
-
-PLAYED = (MALLOC, FREE, MAP, UNMAP, COMPACT)
-"""Codes of the ops that are given to a check one by one."""
 
 
 class Row(NamedTuple):

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ztrace.replay.errors import ReplayError
+from ztrace.traces.columns import valid, values
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
 
@@ -29,6 +29,9 @@ BATCH_ROWS = 131072
 MALLOC, FREE = OP_CODE["malloc"], OP_CODE["free"]
 WRITEBACK, SHRINK, COMPACT = (OP_CODE[name] for name in ("writeback", "shrink", "compact"))
 WANTED = (MALLOC, FREE, WRITEBACK, SHRINK)
+PLAYED = (MALLOC, FREE, OP_CODE["map"], OP_CODE["unmap"], COMPACT)
+"""Codes of the ops that are given to a check by row one by one."""
+
 
 FOREVER = np.iinfo(np.int64).max
 ABSENT = 0xFFFF_FFFF_FFFF_FFFF
@@ -105,8 +108,8 @@ def horizons(reader: TraceReader, advance: Callable[[int], object]) -> list[int]
     """For each batch of BATCH_ROWS rows, the earliest ts_ns of all later ones, or FOREVER."""
     earliest: list[int] = []
     for batch in reader.batches(columns=["ts_ns", "op"], rows=BATCH_ROWS):
-        least = pc.min(batch.column("ts_ns")).as_py()
-        earliest.append(FOREVER if least is None else int(least))
+        ts_ns = batch.column("ts_ns").to_numpy()
+        earliest.append(int(ts_ns.min(initial=FOREVER)))
         advance(batch.num_rows)
     horizons, least = [], FOREVER
     for value in reversed(earliest):
@@ -124,7 +127,7 @@ def _check_columns(batch: pa.RecordBatch, op: NDArray[Any], first_row: int, wher
     malloc, succeeded = op == MALLOC, batch.column("ret").to_numpy() >= 0
     for name, needed in (("size", malloc), ("handle", (malloc & succeeded) | (op == FREE))):
         column = batch.column(name)
-        if column.null_count and (lacking := needed & column.is_null().to_numpy(False)).any():
+        if column.null_count and (lacking := needed & ~valid(column)).any():
             row = first_row + int(np.argmax(lacking))
             raise ReplayError(
                 f"{where}: row {row}: a {OPS[op[row - first_row]]} without {name}; validation "
@@ -140,21 +143,16 @@ def _calls(
     calls = np.zeros(len(chosen), _with(also))
     _check_columns(batch, op, first_row, where)
 
-    def values(name: str, absent: int = 0) -> NDArray[Any]:
-        column = batch.column(name)
-        if absent:
-            column = column.cast(pa.uint64())
-        if column.null_count:
-            column = pc.fill_null(column, absent)
-        filled: NDArray[Any] = column.to_numpy(zero_copy_only=False)[chosen]
-        return filled
+    def column(name: str) -> NDArray[Any]:
+        return values(batch.column(name))[chosen]
 
-    calls["ts"] = values("ts_ns")
-    calls["end"] = calls["ts"] + values("dur_ns").astype(np.int64)
+    calls["ts"] = column("ts_ns")
+    calls["end"] = calls["ts"] + column("dur_ns").astype(np.int64)
     calls["row"] = first_row + chosen
     for name in ("handle", "size", "ret", "tid", "cpu", "pool"):
-        calls[name] = values(name)
+        calls[name] = column(name)
     calls["op"] = op[chosen]
     for name in also:
-        calls[name] = values(name, ABSENT)
+        known = valid(batch.column(name))[chosen]
+        calls[name] = np.where(known, column(name).astype(np.uint64), np.uint64(ABSENT))
     return calls

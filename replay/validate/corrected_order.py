@@ -30,8 +30,17 @@ from numpy.typing import NDArray
 from ztrace.allocator.protocol import Place
 from ztrace.replay.read.lives import Lives
 from ztrace.replay.read.rows import MAP, NO_TOTAL, Rows
-from ztrace.replay.validate.by_row import PLAYED, Play, Row, malloc
-from ztrace.replay.validate.calls import CALL, COMPACT, FOREVER, FREE, MALLOC, SHRINK, windows
+from ztrace.replay.validate.by_row import Play, Row, malloc
+from ztrace.replay.validate.calls import (
+    CALL,
+    COMPACT,
+    FOREVER,
+    FREE,
+    MALLOC,
+    PLAYED,
+    SHRINK,
+    windows,
+)
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 from ztrace.replay.validate.z3fold_model import Correctable
 from ztrace.traces.reader import TraceReader

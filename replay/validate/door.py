@@ -19,12 +19,11 @@ from ztrace.allocator.table import Table
 from ztrace.allocator.traits import Tells
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.checked import check
-from ztrace.replay.validate.by_row import PLAYED
+from ztrace.replay.validate.calls import PLAYED
+from ztrace.replay.validate.found_order import FoundOrder, can_explain
 from ztrace.replay.validate.partial import refuse_partial
 from ztrace.replay.validate.placement import Places
-from ztrace.replay.validate.stream import FoundOrder
 from ztrace.replay.validate.verdict import Verdict
-from ztrace.replay.validate.ztree_run import can_explain, explain_trees
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 
@@ -71,6 +70,8 @@ def validate_trace(
     places = Places(reader, others, None if of_trees and trees else backend)
     share = _Share(advance, TREE_PASSES * bool(all_trees or trees) + places.passes)
     if all_trees or trees:
+        from ztrace.replay.validate.ztree_run import explain_trees
+
         verdict.trees = explain_trees(
             reader,
             engine=engine,
@@ -101,12 +102,12 @@ def _refuse(reader: TraceReader, why: str, refused: bool) -> None:
 
 def _used_pools(reader: TraceReader) -> list[int]:
     """Pools that calls were made to; ReplayError if there is none."""
-    used: set[int] = set()
+    calls = np.zeros(256, np.int64)
     for batch in reader.batches(columns=("op", "pool")):
         op = batch.column("op").indices.to_numpy()
-        used.update(np.unique(batch.column("pool").to_numpy()[np.isin(op, PLAYED)]).tolist())
-    _refuse(reader, "no malloc or free in it; nothing to validate", not used)
-    return sorted(used)
+        calls += np.bincount(batch.column("pool").to_numpy()[np.isin(op, PLAYED)], minlength=256)
+    _refuse(reader, "no malloc or free in it; nothing to validate", not calls.any())
+    return np.flatnonzero(calls).tolist()
 
 
 def _table(backend: str) -> Table | None:

@@ -31,7 +31,8 @@ from ztrace.allocator.native.library import NO_MEMORY, Interface, Shape, codes_o
 from ztrace.allocator.ztree.calls import Answer, BlockKind, BlockStep, Said
 from ztrace.allocator.ztree.model import BlockTree
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.validate.stream import SEEN, FoundOrder, Seen, Sinks, call_of
+from ztrace.replay.validate.found_order import FoundOrder
+from ztrace.replay.validate.stream import SEEN, Seen, Sinks, call_of
 from ztrace.replay.validate.ztree_checker import BlockFailure, TreeTally
 
 _FOREVER = 2**63 - 1

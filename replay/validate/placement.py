@@ -16,19 +16,21 @@ on what a trace tells of the order in which calls took effect:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ztrace.allocator.registry import recorded, recorded_traits, resolve
 from ztrace.allocator.specification import family
 from ztrace.allocator.traits import Check
-from ztrace.allocator.zbud.model import Zbud
-from ztrace.replay.validate.by_row import check_by_row
 from ztrace.replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
-from ztrace.replay.validate.corrected_order import CorrectedOrder
-from ztrace.replay.validate.lock_order import LockOrder
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
-from ztrace.replay.validate.recorded_order import RecordedOrder
-from ztrace.replay.validate.zbud_run import ZbudRun
+from ztrace.traces.columns import valid
 from ztrace.traces.reader import TraceReader
+
+if TYPE_CHECKING:  # each way's own modules and models are loaded where a pool goes that way
+    from ztrace.replay.validate.corrected_order import CorrectedOrder
+    from ztrace.replay.validate.lock_order import LockOrder
+    from ztrace.replay.validate.recorded_order import RecordedOrder
+    from ztrace.replay.validate.zbud_run import ZbudRun
 
 OPS = (MALLOC, FREE, WRITEBACK, SHRINK, COMPACT)
 BY_ROW = (Way.RECORDED, Way.CORRECTED)
@@ -98,6 +100,9 @@ class Places:
 
     def _play_rows(self, advance: Callable[[int], object]) -> list[PoolPlacement]:
         """Play pools in the order of rows."""
+        from ztrace.replay.validate.by_row import check_by_row
+        from ztrace.replay.validate.recorded_order import RecordedOrder
+
         reader = self._reader
         checks: dict[int, RecordedOrder | CorrectedOrder] = {}
         for number, way in self._by_row.items():
@@ -105,6 +110,8 @@ class Places:
             if way == Way.RECORDED:
                 checks[number] = RecordedOrder(str(reader.path), reader.metadata, result)
             else:
+                from ztrace.replay.validate.corrected_order import CorrectedOrder
+
                 checks[number] = CorrectedOrder(reader, result)
         check_by_row(reader, checks, self._page_bytes, advance)
         return [check.result for check in checks.values()]
@@ -115,8 +122,13 @@ class Places:
         for number, way in self._by_window.items():
             result = self._result(number, way)
             if way == Way.FOUND:
+                from ztrace.allocator.zbud.model import Zbud
+                from ztrace.replay.validate.zbud_run import ZbudRun
+
                 runs[number] = ZbudRun(result, Zbud(page_bytes=self._page_bytes))
             else:
+                from ztrace.replay.validate.lock_order import LockOrder
+
                 runs[number] = LockOrder(result)
         for window in windows(self._reader, advance, ops=OPS, also=("total", "place", "lock_ns")):
             for number, run in runs.items():
@@ -130,7 +142,7 @@ def _tells_lock(reader: TraceReader, number: int) -> bool:
         op = batch.column("op").indices.to_numpy()
         done = (batch.column("pool").to_numpy() == number) & (batch.column("ret").to_numpy() == 0)
         malloc, free = done & (op == MALLOC), done & (op == FREE)
-        untold = batch.column("lock_ns").is_null().to_numpy(False) & (malloc | free)
-        if (untold | (batch.column("place").is_null().to_numpy(False) & malloc)).any():
+        untold = ~valid(batch.column("lock_ns")) & (malloc | free)
+        if (untold | (~valid(batch.column("place")) & malloc)).any():
             return False
     return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ztrace.allocator.ztree.calls import BlockCall, BlockKind, BlockStep
 from ztrace.allocator.ztree.model import BlockTree
 from ztrace.replay.validate.calls import groups
+from ztrace.replay.validate.found_order import FoundOrder
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps, TreeChecker, TreeTally
 
 # What one tree sees of calls: columns of struct BlockCall, sorted by (ts, row). Laid out as struct
@@ -30,18 +31,6 @@ SEEN = np.dtype(
 )
 
 Seen = NDArray[np.void]
-
-
-class FoundOrder(NamedTuple):
-    """A stretch of found order: arrays of equal length, in order of effect.
-
-    ``at_ns`` is a moment of each step inside its call's interval, ``row`` the call's row in the
-    trace, ``step`` a :class:`allocator.ztree.calls.BlockStep`.
-    """
-
-    at_ns: NDArray[np.int64]
-    row: NDArray[np.int64]
-    step: NDArray[np.int8]
 
 
 @dataclass(frozen=True)

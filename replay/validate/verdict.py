@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ztrace.replay.validate.placement_verdict import PoolPlacement
-from ztrace.replay.validate.ztree_verdict import TreesVerdict
+
+if TYPE_CHECKING:
+    from ztrace.replay.validate.ztree_verdict import TreesVerdict
 
 
 @dataclass

@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztrace.allocator.native import library
-from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.table import Table
-from ztrace.allocator.traits import Check
 from ztrace.allocator.ztree.calls import BlockCall, BlockKind
 from ztrace.allocator.ztree.model import BlockTree, Ztree
 from ztrace.replay.errors import ReplayError
@@ -31,18 +29,14 @@ from ztrace.replay.validate.calls import (
     groups,
     windows,
 )
+from ztrace.replay.validate.found_order import FoundOrder, can_explain
 from ztrace.replay.validate.native import CHECKER, NativeStream, reason_missing
 from ztrace.replay.validate.partial import refuse_partial
 from ztrace.replay.validate.races import Race, races_in
-from ztrace.replay.validate.stream import SEEN, FoundOrder, PythonStream, Seen, Sinks, Stream
+from ztrace.replay.validate.stream import SEEN, PythonStream, Seen, Sinks, Stream
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
 from ztrace.replay.validate.ztree_verdict import KEPT, TreesVerdict, TreeVerdict, Unexplained
 from ztrace.traces.reader import TraceReader
-
-
-def can_explain(allocator: str) -> bool:
-    """Whether this check is that of a recorded allocator, or can be tried as nobody knows which."""
-    return allocator == "unknown" or recorded_traits(allocator).check is Check.TREES
 
 
 def explain_trees(

@@ -235,14 +235,18 @@ def _driver_of_running_kernel(name: str, header: Path) -> list[str]:
         declared = re.search(rf"\(\*{callback}\)\s*\(([^;]*)\);", text)
         return declared[1].count(",") + 1 if declared else 0
 
-    has = [name for name in ("map", "total_size") if f"(*{name})" in text]
+    has = [name for name in ("map", "shrink", "total_size") if f"(*{name})" in text]
     return [
         f'#define ZTRACE_NAME "{name}"',
         "#define ZTRACE_OF_RUNNING_KERNEL",
         f"#define ZTRACE_CREATE_ARGUMENTS {taken('create')}",
         f"#define ZTRACE_MALLOC_ARGUMENTS {taken('malloc')}",
         *(f"#define ZTRACE_HAS_{callback}" for callback in has),
-        *(["#define ZTRACE_QUEUES"] if name == Z3FOLD else []),
+        *(
+            ["#define ZTRACE_QUEUES", "#define ZTRACE_EVICTS_BY_OTHER_HANDLES true"]
+            if name == Z3FOLD
+            else []
+        ),
         *(f"#include <linux/{one}.h>" for one in ("delay", "module", "zpool")),
         *('#include "queue.h"', '#include "play.h"', '#include "zpool_backend.h"'),
     ]

@@ -19,12 +19,15 @@ from ztrace.traces.schema import OP_CODE
 PLAN_MAGIC = 0x315F6E616C707A74
 ANSWERS_MAGIC = 0x315F7277736E617A
 
-MALLOC, FREE, READ, WRITE, UNMAP, COMPACT, SHRINK = range(7)
+MALLOC, FREE, READ, WRITE, UNMAP, COMPACT, SHRINK, EVICTED = range(8)
 """``enum ztrace_op``."""
 
-NOT_LIVE, CANNOT = 1, 2
+NOT_LIVE, CANNOT, NOT_ASKED = range(1 << 30, (1 << 30) + 3)
 """Answers that no call of a kernel gives: the object's malloc was refused before; the allocator
-has no such call, or nothing to do in it."""
+has no such call, or nothing to do in it; the shrink did not ask for that eviction."""
+
+COMPACTED, REFUSED = 0, 1
+"""``enum ztrace_event_kind``: kinds of an event."""
 
 _CALL = np.dtype([("object", "<u4"), ("what", "<u4")])
 _PLAN = np.dtype(
@@ -59,10 +62,14 @@ EVENT = np.dtype(
         ("total", "<u8"),
         ("after", "<u4"),
         ("cycles", "<u4"),
+        ("kind", "<u4"),
+        ("reserved", "<u4"),
     ]
 )
-"""A compaction that the allocator queued: the page's address, when it ran and for how long, in
-cycles, the pool's bytes after it, the number of the call after which it ran."""
+"""What no call of the plan is. ``kind`` COMPACTED: a compaction that the allocator queued, with the
+page's address as ``place`` and the pool's bytes after it as ``total``. REFUSED: an eviction that a
+shrink asked for and the plan did not have there, with its handle as ``place``. When it began and
+for how long, in cycles; the number of the call ``after`` which it was."""
 
 _KINDS = {
     OP_CODE["malloc"]: MALLOC,
@@ -70,6 +77,8 @@ _KINDS = {
     OP_CODE["map"]: READ,
     OP_CODE["unmap"]: UNMAP,
     OP_CODE["compact"]: COMPACT,
+    OP_CODE["shrink"]: SHRINK,
+    OP_CODE["writeback"]: EVICTED,
 }
 
 
@@ -81,6 +90,11 @@ class Plan:
     ``size_bytes``: of the object. ``is_write``: whether a map is one to write. ``first``: shape
     (threads + 1,), the calls of thread i are those from first[i] to before first[i + 1].
     ``deferred``: compactions that the allocator queues run where the plan has one, else at once.
+
+    A shrink has as ``object`` how many of the calls after it are made while it runs, as
+    ``size_bytes`` its pages. Among these a writeback ends an eviction of its object, with the errno
+    that it has as ``size_bytes``: those before it and after the last one are made in it. Shrinks
+    do not nest, and are for one thread.
     """
 
     op: NDArray[np.int8]
@@ -129,9 +143,10 @@ class Answers:
     ``begin_cycles``: entry in the placing round, by the CPU's clock. ``handle``, ``ret``,
     ``place`` (0: not told), ``total_bytes`` (the pool's own figure) and ``held_pages`` (taken from
     the page allocator since the pool was made) after the call, of the placing round; the latter
-    two are 0 where several threads played. ``cycles``: shape (1 + rounds, calls), the placing
-    round first, what the clock costs not subtracted. ``events``: of dtype EVENT, in the order in
-    which they ran.
+    two are 0 where several threads played. Of a shrink ``handle`` is the number of calls that were
+    made while it ran, ``place`` its cycles in the placing round with these. ``cycles``: shape
+    (1 + rounds, calls), the placing round first, what the clock costs not subtracted. ``events``:
+    of dtype EVENT, in the order in which they ran.
     """
 
     begin_cycles: NDArray[np.uint64]

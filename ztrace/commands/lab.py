@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -13,11 +11,12 @@ from ztrace.commands.kmod import in_c
 from ztrace.commands.lab_matrix import matrix
 from ztrace.outputs import OUTPUT, Group
 from ztrace.replay.play.backends import own_model
-from ztrace.streams import show
+from ztrace.streams import show, watch_with_seconds
+from ztrace.study import study_of
 from ztrace.tracer.lab.debian import KERNELS
 from ztrace.tracer.lab.qemu import GuestSize
 from ztrace.tracer.lab.session import BACKENDS, Setup, is_out_of_tree, record_in_guest
-from ztrace.tracer.lab.study import ALLOCATORS, PROGRAMS, Case, missing, plan
+from ztrace.tracer.lab.study import ALLOCATORS, PROGRAMS, missing, plan
 from ztrace.tracer.lab.workloads import WORKLOADS
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
@@ -97,22 +96,12 @@ def run(
         table=in_c(table),
         max_pool_percent=max_pool_percent,
     )
-    record_in_guest(setup, output, watch=_watch())
+    record_in_guest(setup, output, watch=watch_with_seconds())
     with TraceReader(output) as reader:
         model = own_model(reader.metadata)
     if table is not None:
         model = f"{backend}:table={table}"
     show(f"{output}: recorded. Next: ztrace replay {output} --backend {model}")
-
-
-def _watch() -> Callable[[str], None]:
-    """Shows a guest's lines on stderr with the seconds since now."""
-    began = time.monotonic()
-
-    def watch(line: str) -> None:
-        show(f"[{time.monotonic() - began:6.1f}] {line}", err=True)
-
-    return watch
 
 
 command.add_command(matrix)
@@ -171,23 +160,7 @@ def case_study(
     keep.mkdir(parents=True, exist_ok=True)
     for case in missing(cases, keep):
         show(f"{case.name} ...", err=True)
-        record_in_guest(case.setup(patch), case.path(keep), watch=_watch())
+        record_in_guest(case.setup(patch), case.path(keep), watch=watch_with_seconds())
     if output is not None:
         with AtomicFile(output, force=force) as file:
-            file.write(_study(cases, keep).encode())
-
-
-def _study(cases: list[Case], folder: Path) -> str:
-    from ztrace.console import progress
-    from ztrace.replay.report import Thresholds, assemble, default_backends, gather_one, passes
-    from ztrace.replay.report.study import study
-    from ztrace.replay.research.claims import judge
-    from ztrace.traces import TraceReader
-
-    found = []
-    for case in cases:
-        with TraceReader(case.path(folder)) as reader:
-            models = default_backends(reader.metadata)
-            with progress(case.name, passes(len(models)) * reader.num_rows) as advance:
-                found.append(gather_one(reader, case.name, models, advance))
-    return study(assemble(found, Thresholds(), judge(found)))
+            file.write(study_of(cases, keep).encode())

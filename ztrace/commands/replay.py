@@ -3,88 +3,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from ztrace import options
-from ztrace.console import about, console, print_json, progress
-from ztrace.options import PATH, AskedLimit
+from ztrace.options import PATH
 from ztrace.outputs import OUTPUT, Command
-from ztrace.replay.play.backends import ALL, chosen_or_own
-from ztrace.streams import say
-from ztrace.traces.reader import TraceReader
-from ztrace.traces.writer import AtomicFile
+from ztrace.replaying import Asked, run
 from ztrace.units import percent
-
-if TYPE_CHECKING:
-    from ztrace.replay.figures.result import Every, Result
-    from ztrace.replay.limit import Rules, Worker
-    from ztrace.replay.read.source import Source
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What was asked for on the command line; the names are those of the options."""
-
-    trace: Path
-    backends: tuple[str, ...]
-    every: Every | None
-    engine: str | None
-    timing: bool
-    anomalies: bool
-    limit: AskedLimit | None
-    accept: int | None
-    worker: Worker | None
-    rules: Rules | None
-    as_json: bool
-    output: Path | None
-    force: bool
-    order: Path | None
-    recorded_order: bool
-
-    @property
-    def several(self) -> bool:
-        """Whether backends are to be shown side by side."""
-        return len(set(self.backends)) > 1 or ALL in self.backends
-
-    def refuse_contradictions(self) -> None:
-        """UsageError for options that do not go together."""
-        if self.order is not None and self.recorded_order:
-            raise click.UsageError("--order and --recorded-order exclude each other")
-        if self.output is not None and self.every is None:
-            raise click.UsageError("-o writes the time series: say how fine it is with --every")
-        if self.timing and self.engine == "python":
-            raise click.UsageError("--time measures the native core; leave out --engine python")
-        plain = not (self.every or self.timing or self.engine == "native")
-        if self.limit is not None:
-            if not plain or self.anomalies or self.order or self.recorded_order:
-                raise click.UsageError(
-                    "--limit goes with --backend, --accept, --rules and --json only"
-                )
-        elif self.accept is not None or self.rules is not None:
-            raise click.UsageError("--accept and --rules are for --limit: give that too")
-        elif self.anomalies and (not plain or self.several):
-            raise click.UsageError(
-                "--anomalies goes with one --backend, --order, --recorded-order and --json only"
-            )
-        elif self.timing and self.several:
-            raise click.UsageError("--time measures one backend at a time")
-
-    def source(self, reader: TraceReader, backend: str) -> Source:
-        """The trace in the order asked for; of ztree, if nothing is said, in the one found."""
-        if self.recorded_order or (self.order is None and reader.metadata.machine.cpus == 1):
-            return reader
-        # Searching an order takes all that validation needs, which one CPU's calls do not.
-        from ztrace.replay.order.file import read_order
-        from ztrace.replay.order.found import InOrder, in_order
-
-        if self.order is not None:
-            return InOrder(reader, list(read_order(self.order, reader.num_rows)))
-        return in_order(reader, backend)
 
 
 @click.command(
@@ -162,102 +89,4 @@ def command(**given: Any) -> int:
     With --limit zswap itself is played above the models, by the recorded kernel's rules: the
     recorded pages under another limit, or in another allocator under the same one.
     """
-    asked = Asked(**given)
-    asked.refuse_contradictions()
-    if asked.limit is not None:
-        return _limited(asked, asked.limit)
-    if asked.anomalies:
-        return _anomalies(asked)
-    return _replayed(asked)
-
-
-def _replayed(asked: Asked) -> int:
-    """Replay through one model, or through several side by side."""
-    from ztrace.present.comparison import series_csv, show_comparison
-    from ztrace.present.replayed import show_result
-    from ztrace.replay.figures.qualified import of_result
-    from ztrace.replay.play.fastest import replay_each
-
-    with ExitStack() as stack:
-        reader = stack.enter_context(TraceReader(asked.trace))
-        metadata = reader.metadata
-        backends = chosen_or_own(asked.backends, metadata)
-        file = None
-        if asked.output is not None:  # opened first: an existing file is refused before the work
-            file = stack.enter_context(AtomicFile(asked.output, force=asked.force))
-        with progress(asked.trace.name, 2 * reader.num_rows) as advance:
-            results = replay_each(
-                asked.source(reader, backends[0]),
-                backends,
-                engine=asked.engine,
-                every=asked.every,
-                timing=asked.timing,
-                advance=advance,
-                slower=say,
-            )
-        if file is not None:
-            file.write(series_csv({result.backend: result.series for result in results}).encode())
-        found = about(asked.trace, reader.num_rows, metadata)
-    if asked.as_json:
-        replays = [{**result.to_dict(), "qualified": of_result(result)} for result in results]
-        print_json({**found, "replays": replays})
-    elif asked.several:
-        show_comparison(console(), results, metadata)
-    else:
-        show_result(console(), results[0], metadata)
-    return max(_report_stopped(asked.trace, result) for result in results)
-
-
-def _anomalies(asked: Asked) -> int:
-    """Watch one replay for faults of the allocator."""
-    from ztrace.present.anomalies import show_anomalies
-    from ztrace.replay.play.anomalies import find_anomalies
-
-    trace = asked.trace
-    with TraceReader(trace) as reader, progress(trace.name, 3 * reader.num_rows) as advance:
-        [backend] = chosen_or_own(asked.backends, reader.metadata)
-        found = find_anomalies(asked.source(reader, backend), backend, advance)
-        metadata = reader.metadata
-        recorded = about(trace, reader.num_rows, metadata)
-    if asked.as_json:
-        print_json({**recorded, "replays": [found.to_dict()]})
-    else:
-        show_anomalies(console(), str(trace), found, metadata)
-    return _report_stopped(trace, found.result)
-
-
-def _limited(asked: Asked, limit: AskedLimit) -> int:
-    """Play one trace under a pool limit in several models."""
-    from ztrace.present.limited import show_limited
-    from ztrace.replay.limit import AT_ONCE, play, recorded_rules
-
-    with TraceReader(asked.trace) as reader:
-        metadata = reader.metadata
-        rules = asked.rules or recorded_rules(metadata)
-        backends = chosen_or_own(asked.backends, metadata)
-        workers = dict.fromkeys((AT_ONCE, asked.worker or options.worker(options.WORKER)))
-        with progress(asked.trace.name, reader.num_rows) as advance:
-            outcomes = play(
-                reader,
-                [(backend, worker) for worker in workers for backend in backends],
-                limit.on(metadata, asked.accept),
-                rules,
-                advance=advance,
-            )
-        recorded = about(asked.trace, reader.num_rows, metadata)
-    if asked.as_json:
-        print_json({**recorded, "replays": [outcome.to_dict() for outcome in outcomes]})
-    else:
-        count = len(backends)
-        show_limited(console(), outcomes[:count], outcomes[count:], metadata)
-    return max(int(outcome.stopped is not None) for outcome in outcomes)
-
-
-def _report_stopped(trace: Path, result: Result) -> int:
-    """Say which pools' replay ended early; the exit status."""
-    stopped = [pool for pool in result.pools if pool.stopped]
-    for pool in stopped:
-        say(
-            f"{trace}: replay of pool {pool.pool} by {result.backend} ended early at {pool.stopped}"
-        )
-    return 1 if stopped else 0
+    return run(Asked(**given))

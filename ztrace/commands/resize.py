@@ -7,9 +7,10 @@ from pathlib import Path
 
 import click
 
-from ztrace.commands.synth import pages_text, take_pages
 from ztrace.console import console, count_text, pairs, progress
 from ztrace.outputs import OUTPUT, Command
+from ztrace.present.synthesized import pages_text
+from ztrace.synthetic import take_pages
 from ztrace.traces.compressors import COMPRESSORS
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.resizing import learned, resize, scaled

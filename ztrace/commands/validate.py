@@ -11,10 +11,8 @@ import click
 from ztrace.console import console, print_json, progress
 from ztrace.outputs import OUTPUT, Command
 from ztrace.present.validation import show_verdict
-from ztrace.replay.order.file import OrderWriter
 from ztrace.replay.validate import validate_trace
 from ztrace.replay.validate.door import searches_trees
-from ztrace.replay.validate.native import reason_missing
 from ztrace.streams import say
 from ztrace.traces import TraceReader
 
@@ -78,6 +76,8 @@ def command(
         reader = stack.enter_context(TraceReader(trace))
         metadata = reader.metadata
         if searches_trees(metadata):
+            from ztrace.replay.validate.native import reason_missing
+
             if engine is None and (missing := reason_missing()):
                 say(f"{missing}; the search in Python takes longer")
         elif order_path is not None:
@@ -86,6 +86,8 @@ def command(
             raise click.UsageError("--engine native is for traces of ztree")
         writer = None
         if order_path is not None:
+            from ztrace.replay.order.file import OrderWriter
+
             writer = stack.enter_context(OrderWriter(order_path, trace, force=force))
         with progress(trace.name, reader.num_rows) as advance:
             verdict = validate_trace(

@@ -135,6 +135,11 @@ def _notes(one: Measured) -> list[str]:
         )
     for why, count in one.calls.left_out.items():
         lines.append(f"{one.allocator}: not played: {count_text(count)} {why}")
+    if one.figures is not None and one.figures.no_shrink:
+        lines.append(
+            f"{one.allocator}: {count_text(one.figures.no_shrink)} shrinks not played: it has none "
+            f"in kernel {one.release}"
+        )
     if one.compared.first is not None:
         lines.append(f"{one.allocator}: first difference: {one.compared.first}")
     if one.output is not None:

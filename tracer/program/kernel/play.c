@@ -70,15 +70,16 @@ u64 ztrace_held_pages(void)
 static struct ztrace_event *events;
 static u32 event_count, event_room;
 
-void ztrace_note(u64 place, u64 begin, u64 end, u64 total, u32 after)
+void ztrace_note(enum ztrace_event_kind kind, u64 place, u64 begin, u64 end, u64 total, u32 after)
 {
 	struct ztrace_event *event;
 
 	if (event_count == event_room) {
-		pr_err(SAY "error more compactions than calls\n");
+		pr_err(SAY "error more compactions or evictions than calls\n");
 		return;
 	}
 	event = &events[event_count++];
+	event->kind = kind;
 	event->place = place;
 	event->begin = begin;
 	event->cycles = min_t(u64, end - begin, U32_MAX);
@@ -131,6 +132,7 @@ static void prepare(struct thread *thread, struct session *session, int number, 
 		.cycles = session->cycles + (size_t)round * plan->calls,
 		.ret = session->ret,
 		.scratch = thread->run.scratch,
+		.placing = thread->placing,
 	};
 }
 
@@ -287,6 +289,16 @@ static bool is_plan(const struct ztrace_plan *plan, size_t bytes)
 				plan->calls * sizeof(struct ztrace_call);
 }
 
+static bool has_shrinks(const struct session *session)
+{
+	u32 i;
+
+	for (i = 0; i < session->plan->calls; i++)
+		if (session->calls[i].what >> 24 == ZTRACE_SHRINK)
+			return true;
+	return false;
+}
+
 /* Zeroed, so that its pages are there before anything is timed. */
 static void *array(size_t count, size_t bytes, bool *there)
 {
@@ -341,7 +353,7 @@ int ztrace_main(const char *allocator, const char *path, const char *answers)
 	session->cycles = array(n, (1 + (size_t)session->plan->rounds) * sizeof(u32), &there);
 	threads = array(session->plan->threads, sizeof(*threads), &there);
 	event_count = event_room = 0;
-	if (session->backend->notes) {
+	if (session->backend->notes || has_shrinks(session)) {
 		event_room = n + 16;
 		events = array(event_room, sizeof(*events), &there);
 	}

@@ -17,12 +17,14 @@ enum ztrace_op {
 	ZTRACE_WRITE, /* map to write; with the newer API, the write itself */
 	ZTRACE_UNMAP, /* follows the map of the same object at once */
 	ZTRACE_COMPACT, /* zsmalloc: the pool; z3fold: the page that waits longest */
-	ZTRACE_SHRINK,
+	ZTRACE_SHRINK, /* "object" counts the calls after it that are made while it runs */
+	ZTRACE_EVICTED, /* among these: an eviction of the object ends with -size */
 };
 
-/* Values of an answer's "ret" that no errno has. */
-#define ZTRACE_NOT_LIVE 1 /* the object's malloc was refused, so there was nothing to call */
-#define ZTRACE_CANNOT 2 /* the allocator has no such call */
+/* Values of an answer's "ret" that no call returns: nothing was called. */
+#define ZTRACE_NOT_LIVE (1 << 30) /* the object's malloc was refused, so there was nothing to call */
+#define ZTRACE_CANNOT (ZTRACE_NOT_LIVE + 1) /* the allocator has no such call */
+#define ZTRACE_NOT_ASKED (ZTRACE_NOT_LIVE + 2) /* the shrink did not ask for this eviction */
 
 #define ZTRACE_NO_HANDLE (~0UL)
 
@@ -42,13 +44,20 @@ struct ztrace_plan {
 	/* then threads + 1 times u64: where each thread's calls begin; then the calls */
 };
 
-/* A compaction that the allocator queued and that ran after call number "after". */
+/* What the plan does not have, after call number "after". */
+enum ztrace_event_kind {
+	ZTRACE_COMPACTED, /* a page, by its address, whose compaction the allocator had queued */
+	ZTRACE_REFUSED, /* an eviction, by the handle asked for, that the plan does not have there */
+};
+
 struct ztrace_event {
-	u64 place; /* the page's address */
+	u64 place;
 	u64 begin; /* cycles */
-	u64 total; /* the pool's bytes after it */
+	u64 total; /* the pool's bytes after a compaction */
 	u32 after;
 	u32 cycles;
+	u32 kind;
+	u32 reserved;
 };
 
 struct ztrace_answers {
@@ -80,6 +89,10 @@ struct ztrace_run {
 	u32 *held, *cycles;
 	s32 *ret;
 	void *scratch; /* a page and a bit */
+	void *memory; /* of the last map */
+	bool placing; /* answers are noted */
+	u32 next, nested_end; /* within a shrink: calls that are still to be made while it runs */
+	u64 away; /* cycles of this shrink that were not its own: in evictions */
 };
 
 /* An allocator. "place" plays a run and notes the answers, "time" only times it. */
@@ -91,7 +104,7 @@ struct ztrace_backend {
 	void (*place)(void *pool, struct ztrace_run *run);
 	void (*time)(void *pool, struct ztrace_run *run);
 	void (*release)(void *pool, unsigned long *handles, u32 objects); /* frees what is left */
-	bool notes; /* calls ztrace_note() */
+	bool notes; /* calls ztrace_note() after any call */
 };
 
 void ztrace_register(struct ztrace_backend *backend);
@@ -100,7 +113,7 @@ void ztrace_unregister(struct ztrace_backend *backend);
 /* Between calls, never within one that is timed. Breathing tells whether to stop. */
 bool ztrace_breathe(u32 calls);
 u64 ztrace_held_pages(void);
-void ztrace_note(u64 place, u64 begin, u64 end, u64 total, u32 after);
+void ztrace_note(enum ztrace_event_kind kind, u64 place, u64 begin, u64 end, u64 total, u32 after);
 
 /* What the core needs of its surroundings: program.c, box.c. */
 int ztrace_load(const char *path, void **data, size_t *bytes);

@@ -15,3 +15,6 @@
 #include ZTRACE_SOURCE
 
 #define ZTRACE_IS_COMPACTION(work) ((work)->func == compact_page_work)
+
+/* An eviction is asked for by handles that are made for it. */
+#define ZTRACE_EVICTS_BY_OTHER_HANDLES true

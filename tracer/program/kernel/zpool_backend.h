@@ -13,6 +13,10 @@
 #define ZTRACE_NOTES true
 #endif
 
+#ifndef ZTRACE_EVICTS_BY_OTHER_HANDLES
+#define ZTRACE_EVICTS_BY_OTHER_HANDLES false
+#endif
+
 /* As zswap asks: it does not wait; for movable pages where the driver has them. */
 #define Z_GFP (__GFP_NORETRY | __GFP_NOWARN | __GFP_KSWAPD_RECLAIM)
 
@@ -24,9 +28,15 @@ static struct zpool_driver *z_driver;
 
 #if ZTRACE_CREATE_ARGUMENTS == 4
 
+/* Of the only pool that shrinks; the driver gives back no more than what it was given. */
+static void *z_shrinking;
+static struct ztrace_run *z_shrink_run;
+
+static int z_evicted(void *pool, struct ztrace_run *run, unsigned long handle);
+
 static int z_evict(struct zpool *zpool, unsigned long handle)
 {
-	return -EEXIST; /* nothing is evicted that the plan does not free itself */
+	return z_shrink_run ? z_evicted(z_shrinking, z_shrink_run, handle) : -EEXIST;
 }
 
 static const struct zpool_ops z_ops = { .evict = z_evict };
@@ -136,6 +146,45 @@ static u64 z_total(void *pool)
 
 #endif
 
+#if ZTRACE_CREATE_ARGUMENTS == 4 && \
+	(!defined(ZTRACE_OF_RUNNING_KERNEL) || defined(ZTRACE_HAS_shrink))
+
+static int z_shrink(void *pool, struct ztrace_run *run, unsigned int pages)
+{
+	unsigned int reclaimed = 0;
+	int ret;
+
+	if (!z_driver->shrink)
+		return ZTRACE_CANNOT;
+	z_shrinking = pool;
+	z_shrink_run = run;
+	ret = z_driver->shrink(pool, pages, &reclaimed);
+	z_shrink_run = NULL;
+	return ret;
+}
+
+#else
+
+static int z_shrink(void *pool, struct ztrace_run *run, unsigned int pages)
+{
+	return ZTRACE_CANNOT;
+}
+
+#endif
+
+/* Whether two handles are one object's. An eviction may be asked for by a handle of its own. */
+static bool z_is(void *pool, unsigned long one, unsigned long other)
+{
+	bool same = one == other;
+
+	if (!same && ZTRACE_EVICTS_BY_OTHER_HANDLES && one != ZTRACE_NO_HANDLE) {
+		same = z_map(pool, one, false, 0, NULL) == z_map(pool, other, false, 0, NULL);
+		z_unmap(pool, other, 0, NULL);
+		z_unmap(pool, one, 0, NULL);
+	}
+	return same;
+}
+
 /* A malloc's handle says all that there is to say; where an object lies now, a map tells. */
 static u64 z_place(void *pool, enum ztrace_op op, unsigned long handle, void *memory)
 {
@@ -164,7 +213,7 @@ static bool z_run_oldest(void *pool, u32 after, bool placing, bool compaction)
 		work->func(work); /* may free what the work lies in */
 		end = ztrace_end();
 		if (placing && compaction)
-			ztrace_note(page, begin, end, z_total(pool), after);
+			ztrace_note(ZTRACE_COMPACTED, page, begin, end, z_total(pool), after);
 		return true;
 	}
 	return false;

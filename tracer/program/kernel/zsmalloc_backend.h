@@ -114,6 +114,17 @@ static int z_compact(void *pool, const struct ztrace_run *run, u32 after, bool p
 	return 0;
 }
 
+/* From 6.2 to 6.4 zpool could shrink it, by a function of its own. */
+static int z_shrink(void *pool, struct ztrace_run *run, unsigned int pages)
+{
+	return ZTRACE_CANNOT;
+}
+
+static bool z_is(void *pool, unsigned long one, unsigned long other)
+{
+	return one == other;
+}
+
 /* zsmalloc defers only what a locked page keeps it from, and nothing locks pages here. */
 static __always_inline void z_run_queue(void *pool, const struct ztrace_run *run, u32 after,
 					bool placing, bool compactions)

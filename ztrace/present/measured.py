@@ -42,8 +42,8 @@ def show_measured(out: Console, trace: str, found: Sequence[Measured], *, cycles
         out.print()
         out.print(table(_LOCKS, _locks(done), texts=2, title=title))
         out.print(
-            "of all rounds; slab's and the page allocator's locks are not seen. A CPU that the host\n"
-            "took while it held a lock has the others wait for milliseconds.",
+            "of all rounds; slab's and the page allocator's locks are not seen. A CPU that the\n"
+            "host took while it held a lock has the others wait for milliseconds.",
             soft_wrap=True,
         )
     if any(one.figures and one.figures.by_size for one in done):

@@ -89,7 +89,7 @@ def test_a_module_answers_as_the_models(
         about = metadata(reader.metadata, SMALL, name, calls, answers, where)
     path = tmp_path / "measured.parquet"
     with TraceWriter(path, about) as writer:
-        for batch in rows(calls, answers):
+        for batch in rows(calls, answers, name):
             writer.write(batch)
     found = compare(path, name, backend=AT_ONCE if name == "z3fold" else None)
     print(found)

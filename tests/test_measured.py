@@ -293,7 +293,7 @@ def test_a_measured_trace_says_what_the_allocator_answered(tmp_path: Path) -> No
             about = metadata(reader.metadata, path, "zbud", calls, given_back, where)
         output = tmp_path / f"{third:x}.parquet"
         with TraceWriter(output, about) as writer:
-            for batch in rows(calls, given_back):
+            for batch in rows(calls, given_back, "zbud"):
                 writer.write(batch)
         with TraceReader(output) as reader:
             assert reader.metadata.source == "measure"

@@ -62,7 +62,14 @@ class Measured:
         assert self.figures is not None and self.compared is not None and self.calls is not None
         found = self.figures
         times = {
-            f"{op}_ns": {**one.ns, "calls": one.count, "single_max": one.single_max_ns}
+            f"{op}_ns": {
+                **one.ns,
+                "calls": one.count,
+                "single_max": one.single_max_ns,
+                "waited_share": one.waited_share,
+                "waited_p50": one.waited_p50_ns,
+                "waited_mean": one.waited_ns,
+            }
             for op, one in found.times.items()
         }
         return {
@@ -216,7 +223,7 @@ def _understood(
                 progress(f"write what {allocator.name} answered", len(calls.op)) as advance,
                 TraceWriter(path, about, force=wish.force, level=level) as writer,
             ):
-                for batch in rows(calls, answers):
+                for batch in rows(calls, answers, allocator.name):
                     before = writer.rows
                     writer.write(batch)
                     advance(writer.rows - before)

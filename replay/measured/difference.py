@@ -26,7 +26,7 @@ from ztrace.replay.measured.figures import (
     percentiles,
 )
 
-MEAN = "mean"
+MEAN, WAITED = "mean", "waited"
 
 # Student's t, 97.5 %, by degrees of freedom: what so few pairs have to be widened by.
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
@@ -38,7 +38,8 @@ Sample = dict[tuple[str, str], float]
 
 @dataclass(frozen=True)
 class Difference:
-    """``figure`` (mean or a percentile) of the times of ``op``: means over the guests of A and of
+    """``figure`` (mean, a percentile, or the mean time waited for the allocator's own locks, where
+    several threads play) of the times of ``op``: means over the guests of A and of
     B, and of B - A by pairs with its 95 % interval, all in ns."""
 
     op: str
@@ -71,6 +72,9 @@ def sample(calls: Calls, answers: Answers) -> Sample:
             found[op, MEAN] = float(chosen.mean())
             for name, cycles in percentiles(chosen).items():
                 found[op, name] = cycles
+            if answers.waited_cycles is not None:
+                of_all = answers.waited_cycles[1:, played & (calls.op == code)]
+                found[op, WAITED] = float(of_all.mean())
     return found
 
 
@@ -86,7 +90,7 @@ def differences(a: Sequence[Sample], b: Sequence[Sample], ns_per_cycle: float) -
     t = _T975[pairs - 2] if pairs - 2 < len(_T975) else _T975_BEYOND
     found = []
     for op in OPS:
-        for figure in (MEAN, *SHARES):
+        for figure in (MEAN, *SHARES, WAITED):
             key = op, figure
             if any(key not in one for one in (*a, *b)):
                 continue

@@ -69,6 +69,10 @@ class Answers(Protocol):
     def clock_cycles(self) -> int: ...
     @property
     def ns_per_cycle(self) -> float: ...
+    @property
+    def lock_cycles(self) -> NDArray[np.uint32] | None: ...
+    @property
+    def waited_cycles(self) -> NDArray[np.uint32] | None: ...
 
 
 @dataclass(frozen=True)
@@ -76,12 +80,18 @@ class Times:
     """Percentiles of one kind of call in ns and in cycles of the clock; ``count`` calls.
 
     ``single_max_ns``: the longest single call of each round, which the machine has a part in.
+    ``waited_share`` of the calls of all rounds waited for a lock of the allocator's, half of these
+    for less than ``waited_p50_ns``; ``waited_ns`` is the mean over all calls. None where
+    nobody else could have a lock.
     """
 
     count: int
     ns: dict[str, float]
     cycles: dict[str, int]
     single_max_ns: list[float] = field(default_factory=list)
+    waited_share: float | None = None
+    waited_p50_ns: float | None = None
+    waited_ns: float | None = None
 
 
 @dataclass(frozen=True)
@@ -195,13 +205,24 @@ def _times(
         own = np.maximum(rounds[:, chosen].astype(np.int64) - answers.clock_cycles, 0)
         each = [percentiles(one) for one in own]
         cycles = {name: sorted(one[name] for one in each)[len(each) // 2] for name in SHARES}
+    waited = None if answers.waited_cycles is None else answers.waited_cycles[1:, chosen]
     longest = rounds[:, chosen].max(axis=1).astype(np.int64) - answers.clock_cycles
     return Times(
         count=int(chosen.sum()),
         ns={name: value * scale for name, value in cycles.items()},
         cycles=cycles,
         single_max_ns=[max(0, value) * scale for value in longest.tolist()],
+        **({} if waited is None else _waits(waited, scale)),
     )
+
+
+def _waits(waited: NDArray[np.uint32], scale: float) -> dict[str, float]:
+    met = waited[waited > 0]
+    return {
+        "waited_share": len(met) / waited.size,
+        "waited_p50_ns": float(np.median(met)) * scale if len(met) else 0.0,
+        "waited_ns": float(waited.mean()) * scale,
+    }
 
 
 def percentiles(cycles: NDArray[np.int64]) -> dict[str, int]:

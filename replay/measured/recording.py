@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ztrace.allocator.registry import recorded_traits
+from ztrace.allocator.traits import Check
 from ztrace.replay.measured.calls import COMPACT, MALLOC, SHRINK, WRITEBACK, Calls
 from ztrace.replay.measured.figures import NOT_PLAYED, Answers, least_cycles
 from ztrace.traces.metadata import Kernel, Machine, Metadata, PoolInfo, Probe
@@ -80,10 +82,12 @@ def metadata(
     )
 
 
-def rows(calls: Calls, answers: Answers) -> Iterator[Batch]:
+def rows(calls: Calls, answers: Answers, allocator: str) -> Iterator[Batch]:
     """The trace's rows. A call on an object that was refused is none; a compaction that the
     allocator queued and an eviction that the plan did not have are rows after the call after which
-    they were. A shrink's row comes after those of all that was done while it ran, and lasts so."""
+    they were. A shrink's row comes after those of all that was done while it ran, and lasts so.
+
+    ``allocator``: of one that is validated by when calls held its lock, that is told, too."""
     alone = len(calls.first) == 2
     origin = int(answers.begin_cycles[answers.begin_cycles > 0].min(initial=2**63))
     events = answers.events
@@ -126,6 +130,9 @@ def rows(calls: Calls, answers: Answers) -> Iterator[Batch]:
         "cpu": np.concatenate([thread, none]),
         "tid": np.concatenate([thread + 1, none + 1]),
     }
+    if answers.lock_cycles is not None and recorded_traits(allocator).check is Check.LOCKED:
+        of_calls = np.minimum(answers.lock_cycles[at].astype(np.int64), cycles)
+        columns["lock_ns"] = np.concatenate([_ns(of_calls, answers), none])
     untold = np.full(len(order), not alone)
     untold[len(at) :] |= ~compacted
     null = {
@@ -133,6 +140,7 @@ def rows(calls: Calls, answers: Answers) -> Iterator[Batch]:
         "handle": np.concatenate([failed | is_compaction | is_shrink, compacted]),
         "place": np.concatenate([(answers.place[at] == 0) | is_shrink, ~compacted]),
         "total": untold,
+        **({"lock_ns": columns["lock_ns"] == 0} if "lock_ns" in columns else {}),
     }
     for start in range(0, len(order), _ROWS):
         chosen = order[start : start + _ROWS]

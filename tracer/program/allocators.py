@@ -94,7 +94,7 @@ def player_digest() -> str:
 
 
 SHARED = (
-    *("play.h", "loop.h", "queue.h", "zpool_backend.h", "z3fold_backend.h"),
+    *("play.h", "loop.h", "locks.h", "queue.h", "zpool_backend.h", "z3fold_backend.h"),
     *("zsmalloc_backend.h", "play.c"),
 )
 SHIM = "linux/zpool.h"
@@ -157,7 +157,7 @@ def _backend(allocator: Allocator, tree: Path) -> str:
     if name == ZSMALLOC:
         lines += _zsmalloc_functions(tree / "include" / "linux" / "zsmalloc.h")
         lines += ["#define _ZPOOL_H_ /* it is called by its own functions */"]
-        lines += [f'#include "{include}"', '#include "play.h"']
+        lines += ['#include "locks.h"', f'#include "{include}"', '#include "play.h"']
         lines += ['#include "zsmalloc_backend.h"', '#include "zsmalloc_inside.h"']
         return "\n".join(lines) + "\n"
     where = allocator.given or f"mm/{name}.c"
@@ -174,6 +174,7 @@ def _driver(name: str, source: str, include: str, where: str) -> list[str]:
         f"#define ZTRACE_CREATE_ARGUMENTS {create}",
         f"#define ZTRACE_MALLOC_ARGUMENTS {malloc}",
         '#include "queue.h"',
+        '#include "locks.h"',
     ]
     if re.search(r"^#define\s+pr_fmt", source, re.MULTILINE):
         lines.append("#undef pr_fmt /* the source has its own */")
@@ -202,7 +203,7 @@ def put_module(folder: Path, allocator: Allocator, include: Path) -> str:
             lines.append("void ztrace_source_end(void)\n{\n}")
     elif name == ZSMALLOC:
         lines += _zsmalloc_functions(include / "linux" / "zsmalloc.h")
-        lines += ['#include "play.h"', '#include "zsmalloc_backend.h"']
+        lines += ['#include "locks.h"', '#include "zsmalloc_backend.h"']
         lines.append('#include "zsmalloc_exported.h"')
     else:
         lines += _driver_of_running_kernel(name, include / "linux" / "zpool.h")
@@ -248,7 +249,7 @@ def _driver_of_running_kernel(name: str, header: Path) -> list[str]:
             else []
         ),
         *(f"#include <linux/{one}.h>" for one in ("delay", "module", "zpool")),
-        *('#include "queue.h"', '#include "play.h"', '#include "zpool_backend.h"'),
+        *('#include "queue.h"', '#include "locks.h"', '#include "zpool_backend.h"'),
     ]
 
 

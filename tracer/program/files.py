@@ -147,6 +147,10 @@ class Answers:
     made while it ran, ``place`` its cycles in the placing round with these. ``cycles``: shape
     (1 + rounds, calls), the placing round first, what the clock costs not subtracted. ``events``:
     of dtype EVENT, in the order in which they ran.
+
+    Only of several threads: ``lock_cycles``, from the beginning of a call to when it let go of the
+    last spinlock of the allocator's own, 0 if it took none, in the placing round; and
+    ``waited_cycles``, in which it waited for such locks, of the shape of ``cycles``.
     """
 
     begin_cycles: NDArray[np.uint64]
@@ -159,6 +163,8 @@ class Answers:
     events: NDArray[Any]
     clock_cycles: int
     ns_per_cycle: float
+    lock_cycles: NDArray[np.uint32] | None = None
+    waited_cycles: NDArray[np.uint32] | None = None
 
 
 def read_answers(path: Path, plan: Plan) -> Answers:
@@ -181,13 +187,19 @@ def read_answers(path: Path, plan: Plan) -> Answers:
             )
         }
         cycles = np.fromfile(file, "<u4", (1 + rounds) * n)
+        watched = n if plan.threads > 1 else 0
+        lock = np.fromfile(file, "<u4", watched)
+        waited = np.fromfile(file, "<u4", (1 + rounds) * watched)
         events = np.fromfile(file, EVENT, int(head["events"]))
-    if len(cycles) != (1 + rounds) * n or len(events) != head["events"]:
+    whole = len(cycles) == (1 + rounds) * n and len(waited) == (1 + rounds) * watched
+    if not whole or len(events) != head["events"]:
         raise TracerError(f"{path}: the answers are cut short; is the disk full?")
     lasted_cycles = int(head["end_cycles"] - head["begin_cycles"])
     return Answers(
         **arrays,
         cycles=cycles.reshape(1 + rounds, n),
+        lock_cycles=lock if watched else None,
+        waited_cycles=waited.reshape(1 + rounds, n) if watched else None,
         events=events,
         clock_cycles=int(head["clock_cycles"]),
         ns_per_cycle=int(head["end_ns"] - head["begin_ns"]) / max(1, lasted_cycles),

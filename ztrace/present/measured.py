@@ -15,6 +15,7 @@ from ztrace.replay.measured.recording import TEST_BOX
 _HEADERS = ("allocator", "call", "calls", "p50", "p99", "p99.9", "p99.99", "max")
 _NAMES = {"p999": "p99.9", "p9999": "p99.99"}
 _BY_SIZE = ("allocator", "call", "bytes", *_HEADERS[2:])
+_LOCKS = ("allocator", "call", "calls that waited", "p50 of these, ns", "mean of all, ns")
 _MEMORY = ("allocator", "pages: peak", "mean", "density", "refused")
 _ANSWERS = ("allocator", "model", "answers equal", "sizes equal")
 
@@ -36,6 +37,15 @@ def show_measured(out: Console, trace: str, found: Sequence[Measured], *, cycles
     unit = "cycles" if cycles else "ns"
     out.print(table(_HEADERS, _times(done, cycles), texts=2, title=f"time of a call, {unit}"))
     out.print(_about_times(done), soft_wrap=True)
+    if figures.threads > 1:
+        title = "waiting for the allocator's own locks"
+        out.print()
+        out.print(table(_LOCKS, _locks(done), texts=2, title=title))
+        out.print(
+            "of all rounds; slab's and the page allocator's locks are not seen. A CPU that the\n"
+            "host took while it held a lock has the others wait for milliseconds.",
+            soft_wrap=True,
+        )
     if any(one.figures and one.figures.by_size for one in done):
         out.print()
         out.print(table(_BY_SIZE, _by_size(done, cycles), texts=2, title=f"by size, {unit}"))
@@ -60,6 +70,17 @@ def _times(done: Sequence[Measured], cycles: bool) -> list[list[str]]:
         assert one.figures is not None
         for op, times in one.figures.times.items():
             rows.append([one.allocator, op, *_cells(times, cycles)])
+    return rows
+
+
+def _locks(done: Sequence[Measured]) -> list[list[str]]:
+    rows = []
+    for one in done:
+        assert one.figures is not None
+        for op, times in one.figures.times.items():
+            share, half = times.waited_share or 0.0, times.waited_p50_ns or 0.0
+            mean = f"{times.waited_ns or 0.0:,.1f}"
+            rows.append([one.allocator, op, f"{share:.2%}", f"{half:,.0f}", mean])
     return rows
 
 

@@ -91,6 +91,7 @@ static __always_inline void z_step(void *pool, struct ztrace_run *run, u32 i, co
 		end = ztrace_end();
 		run->memory = memory;
 	}
+	z_note_locks(run, i, begin, end);
 out:
 	run->cycles[i] = min_t(u64, end - begin, U32_MAX);
 #ifdef ZTRACE_QUEUES
@@ -171,11 +172,13 @@ static inline int z_evicted(void *pool, struct ztrace_run *run, unsigned long ha
 /* Never inlined: the two loops are alike but for what is noted between calls. */
 static noinline void z_place_run(void *pool, struct ztrace_run *run)
 {
+	z_watch(true);
 	z_play(pool, run, true);
 }
 
 static noinline void z_time_run(void *pool, struct ztrace_run *run)
 {
+	z_watch(false);
 	z_play(pool, run, false);
 }
 

@@ -97,7 +97,7 @@ struct session {
 	struct ztrace_answers head;
 	unsigned long *handles;
 	u64 *begin, *handle, *place, *total;
-	u32 *held, *cycles;
+	u32 *held, *cycles, *lock, *waited;
 	s32 *ret;
 	atomic_t ready, running;
 };
@@ -130,6 +130,8 @@ static void prepare(struct thread *thread, struct session *session, int number, 
 		.total = session->total,
 		.held = session->held,
 		.cycles = session->cycles + (size_t)round * plan->calls,
+		.lock = session->lock,
+		.waited = session->waited + (size_t)round * plan->calls,
 		.ret = session->ret,
 		.scratch = thread->run.scratch,
 		.placing = thread->placing,
@@ -237,7 +239,8 @@ static u32 clock_cycles(void)
 static int write_answers(struct session *session, const char *path)
 {
 	const struct ztrace_plan *plan = session->plan;
-	const size_t calls = plan->calls;
+	const size_t calls = plan->calls, rounds = 1 + (size_t)plan->rounds;
+	const size_t watched = plan->threads > 1 ? calls : 0;
 	const struct {
 		const void *data;
 		size_t bytes;
@@ -249,7 +252,9 @@ static int write_answers(struct session *session, const char *path)
 		{ session->total, calls * sizeof(u64) },
 		{ session->held, calls * sizeof(u32) },
 		{ session->ret, calls * sizeof(s32) },
-		{ session->cycles, (1 + (size_t)plan->rounds) * calls * sizeof(u32) },
+		{ session->cycles, rounds * calls * sizeof(u32) },
+		{ session->lock, watched * sizeof(u32) },
+		{ session->waited, rounds * watched * sizeof(u32) },
 		{ events, event_count * sizeof(*events) },
 	};
 	struct ztrace_file *file = ztrace_create(path);
@@ -351,6 +356,10 @@ int ztrace_main(const char *allocator, const char *path, const char *answers)
 	session->held = array(n, sizeof(u32), &there);
 	session->ret = array(n, sizeof(s32), &there);
 	session->cycles = array(n, (1 + (size_t)session->plan->rounds) * sizeof(u32), &there);
+	if (session->plan->threads > 1) {
+		session->lock = array(n, sizeof(u32), &there);
+		session->waited = array(n, (1 + (size_t)session->plan->rounds) * sizeof(u32), &there);
+	}
 	threads = array(session->plan->threads, sizeof(*threads), &there);
 	event_count = event_room = 0;
 	if (session->backend->notes || has_shrinks(session)) {
@@ -382,6 +391,8 @@ out:
 	vfree(threads);
 	vfree(events);
 	events = NULL;
+	vfree(session->waited);
+	vfree(session->lock);
 	vfree(session->cycles);
 	vfree(session->ret);
 	vfree(session->held);

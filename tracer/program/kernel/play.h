@@ -74,6 +74,8 @@ struct ztrace_answers {
 	/*
 	 * then, one for each call: u64 begin in cycles, handle, place, total in bytes; u32 pages
 	 * taken from the page allocator; s32 ret; then 1 + rounds arrays of u32: cycles
+	 * if there are several threads, u32 cycles until the call let go of its last lock, then
+	 * 1 + rounds arrays of u32: cycles in which it waited for locks
 	 * then the events
 	 */
 };
@@ -87,6 +89,7 @@ struct ztrace_run {
 	unsigned long *handles; /* by object */
 	u64 *begin, *handle, *place, *total;
 	u32 *held, *cycles;
+	u32 *lock, *waited; /* if it is not alone */
 	s32 *ret;
 	void *scratch; /* a page and a bit */
 	void *memory; /* of the last map */

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The locks of the allocator whose source follows, watched where CPUs are several: how long a call
+ * waited for them, and when it let go of the last one, by which the calls that held it are put in
+ * order. A lock that is free is taken as ever, by one atomic instruction. Locks of slab and of the
+ * page allocator are not seen.
+ */
+#ifndef ZTRACE_LOCKS_H
+#define ZTRACE_LOCKS_H
+
+#include <linux/cache.h>
+#include <linux/smp.h>
+#include <linux/spinlock.h>
+
+#include "play.h"
+
+#if defined(CONFIG_SMP) && defined(CONFIG_UML)
+
+/* Of the thread that plays on a CPU; it is alone there. */
+struct z_locking {
+	u64 waited; /* cycles, since it was asked for */
+	u64 left; /* when it last let go of a spinlock; only while answers are noted */
+} ____cacheline_aligned_in_smp;
+
+static struct z_locking z_locking[NR_CPUS];
+static bool z_watching;
+
+static __always_inline void z_spin_lock(spinlock_t *lock)
+{
+	if (unlikely(!spin_trylock(lock))) {
+		const u64 begin = ztrace_begin();
+
+		spin_lock(lock);
+		z_locking[raw_smp_processor_id()].waited += ztrace_end() - begin;
+	}
+}
+
+static __always_inline void z_spin_unlock(spinlock_t *lock)
+{
+	if (unlikely(z_watching))
+		z_locking[raw_smp_processor_id()].left = ztrace_end();
+	spin_unlock(lock);
+}
+
+static __always_inline void z_read_lock(rwlock_t *lock)
+{
+	if (unlikely(!read_trylock(lock))) {
+		const u64 begin = ztrace_begin();
+
+		read_lock(lock);
+		z_locking[raw_smp_processor_id()].waited += ztrace_end() - begin;
+	}
+}
+
+static __always_inline void z_write_lock(rwlock_t *lock)
+{
+	if (unlikely(!write_trylock(lock))) {
+		const u64 begin = ztrace_begin();
+
+		write_lock(lock);
+		z_locking[raw_smp_processor_id()].waited += ztrace_end() - begin;
+	}
+}
+
+#undef spin_lock
+#define spin_lock(lock) z_spin_lock(lock)
+#undef spin_unlock
+#define spin_unlock(lock) z_spin_unlock(lock)
+#undef read_lock
+#define read_lock(lock) z_read_lock(lock)
+#undef write_lock
+#define write_lock(lock) z_write_lock(lock)
+
+static inline void z_watch(bool watching)
+{
+	WRITE_ONCE(z_watching, watching);
+}
+
+/* Of the call that has just been made, on this CPU. */
+static __always_inline void z_note_locks(struct ztrace_run *run, u32 i, u64 begin, u64 end)
+{
+	struct z_locking *own = &z_locking[raw_smp_processor_id()];
+
+	if (run->alone)
+		return;
+	run->waited[i] = min_t(u64, own->waited, U32_MAX);
+	own->waited = 0;
+	if (run->placing)
+		run->lock[i] = own->left > begin && own->left < end ? own->left - begin : 0;
+}
+
+#else
+
+static inline void z_watch(bool watching)
+{
+}
+
+static __always_inline void z_note_locks(struct ztrace_run *run, u32 i, u64 begin, u64 end)
+{
+}
+
+#endif
+#endif

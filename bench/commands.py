@@ -181,10 +181,11 @@ def _wrong_replays(line: str, recording: Facts, replays: list[dict[str, Any]]) -
             found = one.get(name)
             if found is None or found["equal"] == found["compared"]:
                 continue
+            if one["backend"] != recorded_model(recording):
+                continue  # another release's rules
             # What need not agree is said beside the figure, and is of other CPUs' calls.
             if name == "handles" or recording.one_cpu:
-                if one["backend"] == recorded_model(recording):
-                    yield f"{one['backend']}: {name} {found['equal']} of {found['compared']}"
+                yield f"{one['backend']}: {name} {found['equal']} of {found['compared']}"
             elif not any("CPUs" in qualified for qualified in one["qualified"]):
                 yield f"{one['backend']}: {name} differ, and nothing says why"
 
@@ -208,7 +209,8 @@ def _wrong_validation(line: str, recording: Facts, document: dict[str, Any]) -> 
         found = pool["sizes"]
         if sizes is not None and pool["calls"] and found["equal"] + sizes != found["compared"]:
             yield f"sizes {found['equal']} of {found['compared']}"
-        if pool["unknown"]:
+        # 6.1's writeback unmaps an object after it has freed it, which only a whole trace excuses.
+        if set(pool["unknown"]) - (set() if sizes is not None else {"use"}):
             yield f"unknown calls {pool['unknown']}"
 
 

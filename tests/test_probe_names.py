@@ -86,6 +86,45 @@ def test_calls_of_a_clone_beside_the_function_are_told_as_not_seen(
     )
 
 
+@pytest.mark.skipif(not symbols.KALLSYMS.exists(), reason="no /proc/kallsyms here")
+def test_the_names_of_the_running_kernel() -> None:
+    """Against the rules by hand, for every function of which a compiler made something else."""
+    text = symbols.KALLSYMS.read_text(errors="replace")
+    functions = [line.split()[2] for line in text.splitlines() if line.split()[1] in "tTwW"]
+    by_stem: dict[str, list[str]] = {}
+    for name in functions:
+        by_stem.setdefault(name.partition(".")[0], []).append(name)
+    changed = {
+        stem: names
+        for stem, names in by_stem.items()
+        if stem and any("." in name for name in names)
+    }
+    # One of each kind that the kernel has, of each number of functions by that name.
+    kinds = {
+        (min(len([name for name in names if name == stem]), 2), *sorted(map(_kind, names))): stem
+        for stem, names in changed.items()
+    }
+    there = Symbols(functions, text)
+    for stem in [*kinds.values(), "no_such_function"]:
+        found, names = there.resolve(stem), by_stem.get(stem, [])
+        same = [name for name in names if name == stem or _kind(name) == "llvm"]
+        assert found.exists == bool(names), stem
+        assert found.name == (same[0] if len(same) == 1 else ""), stem
+        if len(same) > 1:
+            assert found.reason == f"{len(same)} functions of that name"
+        elif not same and names:
+            assert found.reason.startswith(f"compiled as {stem}."), stem
+            assert found.reason.split()[2].rstrip(":") in names
+        elif not names:
+            assert found.reason.startswith("not in this kernel")
+
+
+def _kind(name: str) -> str:
+    """What a compiler appended, without numbers."""
+    kinds = [part for part in name.split(".")[1:] if not part.isdigit()]
+    return ".".join(kinds)
+
+
 # -- attaching --------------------------------------------------------------------------------
 
 

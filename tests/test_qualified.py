@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.test_cross_replay import Command, ztrace
+from ztrace.traces import TraceReader, TraceWriter
 
 __all__ = ["ztrace"]  # a fixture
 
@@ -42,6 +44,8 @@ def late(tmp_path: Path, ztrace: Command) -> Path:
         ("compare {} --replay zbud z3fold", (BEGAN_LATE, UNKNOWN, TOTALS)),
         ("tune {}", (BEGAN_LATE, UNKNOWN)),
         ("sweep {} --backend zbud -o {}.sweep", (BEGAN_LATE, UNKNOWN, TOTALS)),
+        ("synth --events 1e3 --churn fit:{} -o {}.synth", (BEGAN_LATE,)),
+        ("synth --events 1e3 --sizes fit:{} -o {}.synth", (BEGAN_LATE,)),
         ("validate {}", ("not",)),
     ],
 )
@@ -52,6 +56,26 @@ def test_said_beside_the_figures(
     text = " ".join(out.split())
     for line in lines:
         assert line in text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("info {}", "stat {}", "validate {}", "replay {}", "replay {} --anomalies"),
+        *("replay {} --backend all", "replay {} --limit 1M"),
+        *("info {} --json", "stat {} --json", "replay {} --json", "replay {} --limit 1M --json"),
+    ],
+)
+def test_what_could_not_be_probed_is_said(command: str, tmp_path: Path, ztrace: Command) -> None:
+    path = tmp_path / "t.parquet"
+    lack = "do_compact_page (compact) is not probed: compiled as do_compact_page.isra.0"
+    with TraceReader(SAMPLE) as reader, TraceWriter(path, reader.metadata) as writer:
+        for batch in reader.batches():
+            writer.write(batch)
+        writer.metadata = replace(reader.metadata, notes=[lack])
+    status, out, _ = ztrace(*command.format(path).split())
+    assert status == 0
+    assert lack in " ".join(out.split())
 
 
 def test_a_fit_says_how_far_its_model_is_the_kernel(tmp_path: Path, ztrace: Command) -> None:

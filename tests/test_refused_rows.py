@@ -26,6 +26,7 @@ COMMANDS = (
     ("replay", "{}", "--backend", "zbud", "--anomalies"),
     ("validate", "{}"),
     ("compare", "{}", "--replay", "zbud", "z3fold"),
+    ("synth", "--events", "1e3", "--churn", "fit:{}", "-o", "{}.synth"),
     ("tune", "{}"),
     ("report", "{}", "-o", "{}.html"),
 )

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ztrace.allocator.registry import our_traits
+from ztrace.text import UNPROBED
 from ztrace.tracer.btf import Btf
 from ztrace.tracer.symbols import Symbols
 
@@ -142,7 +143,7 @@ class Lack:
 
     def __str__(self) -> str:
         op = self.probe.op
-        return f"{self.probe.symbol}{f' ({op})' if op else ''} is not probed: {self.reason}"
+        return f"{self.probe.symbol}{f' ({op})' if op else ''}{UNPROBED}{self.reason}"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ import zstandard
 
 from ztrace.text import counted
 from ztrace.traces import timeorder
+from ztrace.traces.columns import values
 from ztrace.traces.errors import TraceError, printable
 from ztrace.traces.metadata import IMPORTED, Machine, Metadata, PoolInfo
 from ztrace.traces.plaintext import Advance, Counted, open_binary, plain_text
@@ -375,7 +376,7 @@ def _numbers(rows: pa.Table, name: str) -> Any:
     """A column; zeros for null, and for a column that is not there."""
     if name not in rows.schema.names:
         return np.zeros(len(rows), np.int64)
-    return rows.column(name).fill_null(0).to_numpy()
+    return values(rows.column(name))
 
 
 def _unsure(rows: pa.Table) -> list[str]:

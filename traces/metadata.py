@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
 from ztrace import __version__
+from ztrace.text import UNPROBED
 from ztrace.traces.errors import TraceError
 from ztrace.traces.schema import SCHEMA_VERSION
 
@@ -184,6 +185,10 @@ class Metadata:
     def lost_events(self) -> int | None:
         """Return the same for whoever shows it: None if nobody counted."""
         return self.lost_total() if self.losses_counted else None
+
+    def unprobed(self) -> list[str]:
+        """Return what the recorder noted of functions whose calls it could not see."""
+        return [note for note in self.notes if UNPROBED in note]
 
     def sample_period(self) -> float:
         """One object of how many was recorded; 1 if all were."""

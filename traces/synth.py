@@ -25,6 +25,7 @@ from ztrace.traces.errors import TraceError
 from ztrace.traces.metadata import Kernel, Machine, Metadata, PoolInfo
 from ztrace.traces.pages import Pages
 from ztrace.traces.reader import TraceReader
+from ztrace.traces.returns import check_returns
 from ztrace.traces.schema import OP_CODE
 from ztrace.traces.writer import ENCODINGS, TraceWriter
 
@@ -107,12 +108,14 @@ def observe(path: Path) -> Observed:
     sizes: list[Ints] = []
     ends: list[Floats] = []
     born: dict[int, int] = {}
-    count = 0
+    count = rows = 0
     with TraceReader(path) as reader:
         page_bytes = reader.metadata.machine.page_bytes or PAGE_BYTES
         for batch in reader.batches(["op", "size", "handle", "ret"]):
             op = batch.column("op").indices.to_numpy()
             ret = batch.column("ret").to_numpy()
+            check_returns(op, ret, rows, str(path))
+            rows += len(op)
             size = values(batch.column("size"))
             handle = values(batch.column("handle"))
             made = (op == _MALLOC) & (ret >= 0) & (size > 0) & (size <= page_bytes)

@@ -160,6 +160,7 @@ def about(trace: str | os.PathLike[str], rows: int, metadata: Metadata) -> dict[
         "lost": metadata.lost,
         "left_out": metadata.left_out,
         "sample_period": metadata.sample_period(),
+        "unprobed": metadata.unprobed(),
     }
 
 
@@ -185,7 +186,7 @@ def lost_lines(metadata: Metadata) -> list[str]:
             f"sampled: 1 of {period:g} objects is here; times {period:g}, a count estimates that "
             "of all"
         )
-    return lines
+    return lines + [printable(note) for note in metadata.unprobed()]
 
 
 def partial_lines(metadata: Metadata) -> list[str]:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from ztrace.console import progress
+from ztrace.console import lost_lines, progress
+from ztrace.replay.figures.qualified import of_trace
 from ztrace.traces.pages import Pages, compress_pages
+from ztrace.traces.reader import TraceReader
 from ztrace.traces.synth import (
     Lifetimes,
     Observed,
@@ -25,6 +28,7 @@ from ztrace.traces.synth import (
     uniform_lifetimes,
     uniform_sizes,
 )
+from ztrace.traces.timeorder import check_time_order
 
 DEFAULT_SIZES = "gauss:1500,600"
 CHURNS = {
@@ -36,12 +40,16 @@ CHURNS = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A plan, what it is to be compared with where it is fitted, and the pages it is made of."""
+    """A plan, what it is to be compared with where it is fitted, and the pages it is made of.
+
+    ``limits``: what limits a fit, a line each.
+    """
 
     plan: Plan
     sizes_of: Observed | None
     lifetimes_of: Observed | None
     pages: Pages | None
+    limits: list[str]
 
 
 def drawn(
@@ -65,6 +73,7 @@ def drawn(
         kind, _, path = text.partition(":")
         if kind == "fit" and path not in observed:
             observed[path] = observe(Path(path))
+    limits = _limits(observed, churn.removeprefix("fit:"))
     pages = None
     if folder is not None:
         pages = take_pages(folder, [compressor], page_bytes, seed)
@@ -76,7 +85,22 @@ def drawn(
         None if sizes is None else observed.get(sizes.removeprefix("fit:")),
         observed.get(churn.removeprefix("fit:")),
         pages,
+        limits,
     )
+
+
+def _limits(observed: Iterable[str], churn: str) -> list[str]:
+    """What limits a fit to traces, a line each. TraceError for one whose lifetimes, as of the trace
+    ``churn``, mean nothing because its rows are out of time order."""
+    lines = []
+    for path in observed:
+        with TraceReader(path) as reader:
+            if path == churn:
+                check_time_order(reader, path)
+            metadata = reader.metadata
+        lost = lost_lines(metadata) if metadata.lost_events() != 0 else []
+        lines += [f"{path}: {line.strip()}" for line in (*lost, *of_trace(metadata))]
+    return lines
 
 
 def take_pages(folder: Path, compressors: list[str], page_bytes: int, seed: int) -> Pages:

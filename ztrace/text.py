@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+UNPROBED = " is not probed: "
+"""In a note of the recorder: the kernel has a function whose calls it could not see."""
+
 _LONGEST = 1000
 
 

@@ -20,6 +20,7 @@ from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.checked import checked
 from ztrace.replay.read.rows import NO_HANDLE
 from ztrace.text import counted
+from ztrace.traces.columns import values
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE
@@ -189,13 +190,13 @@ class EarlierSlots:
         """Look at the next rows, with :data:`COLUMNS`."""
         if self._none:
             return
-        valid = batch.column("key").is_valid().to_numpy(zero_copy_only=False)
         op, ret = batch.column("op").indices.to_numpy(), batch.column("ret").to_numpy()
-        key = batch.column("key").fill_null(0).to_numpy()
-        stores = np.flatnonzero(valid & (op == _STORE))
+        key = values(batch.column("key"), _NO_KEY)
+        known_key = key != _NO_KEY
+        stores = np.flatnonzero(known_key & (op == _STORE))
         slots, first = np.unique(key[stores], return_index=True)
         answered = (op == _LOAD) & (ret >= 0)
-        asked = np.flatnonzero(valid & (answered | (self._frontswap & (op == _INVALIDATE))))
+        asked = np.flatnonzero(known_key & (answered | (self._frontswap & (op == _INVALIDATE))))
         known = np.isin(key[asked], self._stored)
         if len(slots):
             at = np.minimum(np.searchsorted(slots, key[asked]), len(slots) - 1)

@@ -26,7 +26,8 @@ def show_info(out: Console, trace: str, rows: int, size: int, metadata: Metadata
     out.print(pairs([("file", trace), ("rows", held), *_facts(metadata)]))
     _tables(out, metadata)
     for note in metadata.notes:
-        out.print(pairs([("note", note)]))
+        if note not in metadata.unprobed():
+            out.print(pairs([("note", note)]))
     for line in lost_lines(metadata):
         out.print(line)
 

@@ -30,6 +30,8 @@ def show_synthesized(out: Console, output: Path, asked: Drawn, churn: str, fit: 
         if value is not None:
             rows.append((f"fit of {name}", f"Kolmogorov-Smirnov distance {value:.4f}"))
     out.print(pairs(rows))
+    for line in asked.limits:
+        out.print(line, soft_wrap=True)
 
 
 def pages_text(pages: Pages) -> str:

@@ -32,6 +32,20 @@ class Shrunk(NamedTuple):
     reclaimed: int
 
 
+def shrink_by_page(pages: int, reclaim: Callable[[], int]) -> Shrunk:
+    """A shrink page by page, as zbud's and z3fold's drivers do it.
+
+    ``reclaim`` gives back one page, or says with a negative errno why it cannot, which ends it.
+    """
+    total, ret = 0, -EINVAL
+    while total < pages:
+        ret = reclaim()
+        if ret < 0:
+            break
+        total += 1
+    return Shrunk(ret, total)
+
+
 class Place(NamedTuple):
     """Where an object is: ``page`` numbers the pages in the order in which they were allocated.
 

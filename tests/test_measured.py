@@ -22,6 +22,7 @@ from ztrace.replay.measured.recording import Where, metadata, rows
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.program.allocators import arguments, parse
 from ztrace.tracer.program.files import EVENT, NOT_LIVE, Answers, Plan, read_answers, write_plan
+from ztrace.tracer.program.patching import patched
 from ztrace.tracer.program.source import follow
 from ztrace.traces import Kernel, Machine, Metadata, PoolInfo, TraceReader, TraceWriter
 from ztrace.traces.schema import OPS
@@ -408,3 +409,60 @@ def test_a_copied_tree_follows_the_users(tmp_path: Path) -> None:
     assert (copy / "mm/zsmalloc.c").read_text() == "changed"
     assert not (copy / "drivers/gpu/Kconfig").exists()
     assert (copy / "mm/ztrace/play.c").exists()
+
+
+# -- a change of the kernel's own file ----------------------------------------------------------
+
+BEFORE = "".join(f"line {n}\n" for n in range(1, 31))
+CHANGE = """\
+Subject: [PATCH] two places
+
+--- a/mm/zbud.c
++++ b/mm/zbud.c
+@@ -4,3 +4,4 @@ void some(void)
+ line 4
+-line 5
++line five
++and more
+ line 6
+@@ -20,3 +21,2 @@
+ line 20
+-line 21
+ line 22
+--
+2.39
+"""
+
+
+def test_a_diff_changes_what_it_says() -> None:
+    wanted = BEFORE.replace("line 5\n", "line five\nand more\n").replace("line 21\n", "")
+    assert patched(CHANGE, "mm/zbud.c", BEFORE, "it") == wanted
+    # Some lines off, as in another release.
+    assert patched(CHANGE, "mm/zbud.c", f"new\nnew\n{BEFORE}", "it") == f"new\nnew\n{wanted}"
+    assert patched(CHANGE, "mm/other.c", BEFORE, "it") == BEFORE
+    bare = "--- a/mm/zbud.c\n+++ b/mm/zbud.c\n@@ -3,0 +4 @@\n+new\n@@ -9 +10 @@\n-line 9\n+nine\n"
+    wanted = BEFORE.replace("line 3\n", "line 3\nnew\n").replace("line 9\n", "nine\n")
+    assert patched(bare, "mm/zbud.c", BEFORE, "it") == wanted
+
+
+def test_a_diff_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(TracerError, match=r"hunk 2, of line 20 of mm/zbud\.c"):
+        patched(CHANGE, "mm/zbud.c", BEFORE.replace("line 22", "line"), "it")
+    with pytest.raises(TracerError, match=r"it: cut short inside mm/zbud\.c"):
+        patched(CHANGE[: CHANGE.index(" line 6")], "mm/zbud.c", BEFORE, "it")
+
+
+def test_a_diff_names_the_kernels_file(tmp_path: Path) -> None:
+    file = tmp_path / "fix.diff"
+    file.write_text(CHANGE)
+    made = parse(f"zbud={file}")
+    (tmp_path / "mm").mkdir()
+    with pytest.raises(TracerError, match=r"changes mm/zbud.c, which this kernel has not"):
+        made.in_tree(tmp_path)
+    (tmp_path / "mm" / "zbud.c").write_text(BEFORE)
+    assert b"line five" in made.in_tree(tmp_path).files["zbud.c"]
+    with pytest.raises(TracerError, match=r"adds no \.c file"):
+        parse(f"z3fold={file}")
+    file.write_text(CHANGE + CHANGE.replace("zbud.c", "zswap.c"))
+    with pytest.raises(TracerError, match=r"changes mm/zswap.c, too; .*--kernel TREE"):
+        parse(f"zbud={file}")

@@ -13,7 +13,8 @@ from types import ModuleType
 
 import pytest
 
-import ztrace.replay.play.native as player
+import ztrace.replay.limit.native as limit
+import ztrace.replay.play.interface as player
 import ztrace.replay.validate.native as checker
 from ztrace.allocator import native
 from ztrace.allocator.native.library import POOLS, Interface, NativeMissing, library, shape
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.skipif(
     not (ROOT / "setup.py").exists(), reason="the headers are the checkout's"
 )
 SAMPLE = ROOT / "traces/samples/zbud-6.1-small.parquet"
-INTERFACES = [POOLS, player.PLAYER, checker.CHECKER]
+INTERFACES = [POOLS, player.PLAYER, checker.CHECKER, limit.LOOP]
 
 
 class Point(Structure):
@@ -109,7 +110,7 @@ def test_a_missing_layout_is_refused() -> None:
     assert "the native core has no zc_gone" in refusal(replace(POOLS, layout="zc_gone"))
 
 
-@pytest.mark.parametrize("module", [sys.modules[library.__module__], player, checker])
+@pytest.mark.parametrize("module", [sys.modules[library.__module__], player, checker, limit])
 def test_every_structure_is_compared(module: ModuleType) -> None:
     """Whatever ctypes lays out in a module is in its interface."""
     [interface] = [one for one in vars(module).values() if isinstance(one, Interface)]
@@ -140,15 +141,18 @@ def fields_in(header: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    ("header", "interface"),
+    ("headers", "interface"),
     [
-        ("allocator/native/core.h", POOLS),
-        ("replay/native/play.h", player.PLAYER),
-        ("replay/native/check.h", checker.CHECKER),
+        (["allocator/native/core.h"], POOLS),
+        (["replay/native/play.h"], player.PLAYER),
+        (["replay/native/check.h"], checker.CHECKER),
+        (["replay/native/demand.h", "replay/native/zswap.h"], limit.LOOP),
     ],
 )
-def test_the_layout_has_every_field_of_the_header(header: str, interface: Interface) -> None:
-    declared = fields_in((ROOT / header).read_text())
+def test_the_layout_has_every_field_of_the_headers(
+    headers: list[str], interface: Interface
+) -> None:
+    declared = fields_in("".join((ROOT / header).read_text() for header in headers))
     for name, fields in interface.structures.items():
         assert declared[name] == set(fields) - {""}, name
     shared = set(interface.structures)

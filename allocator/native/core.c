@@ -76,6 +76,18 @@ int zc_out_of_memory(struct zc_pool *pool)
 	return ZC_NO_MEMORY;
 }
 
+int zc_shrink_by_page(struct zc_pool *pool, int64_t pages, zc_reclaim reclaim, zc_evict evict,
+		      void *context, int64_t *ret, int64_t *reclaimed)
+{
+	*ret = -EINVAL;
+	for (*reclaimed = 0; *reclaimed < pages; ++*reclaimed) {
+		int code = reclaim(pool, evict, context, ret);
+		if (code || *ret < 0)
+			return code;
+	}
+	return 0;
+}
+
 /* -- maps ----------------------------------------------------------------------------------- */
 
 enum { FIRST_BITS = 6, LINE_BYTES = ZC_BUCKET * sizeof(struct zc_slot), HUGE_BYTES = 1 << 21 };

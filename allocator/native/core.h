@@ -161,6 +161,14 @@ int zc_fatal(struct zc_pool *pool, const char *name, const char *format, ...) ZC
 int zc_out_of_memory(struct zc_pool *pool); /* returns ZC_NO_MEMORY */
 
 /*
+ * A shrink page by page until ``reclaim`` gives a negative ``ret`` or another code than 0, as zbud's
+ * and z3fold's drivers do it.
+ */
+typedef int (*zc_reclaim)(struct zc_pool *pool, zc_evict evict, void *context, int64_t *ret);
+int zc_shrink_by_page(struct zc_pool *pool, int64_t pages, zc_reclaim reclaim, zc_evict evict,
+		      void *context, int64_t *ret, int64_t *reclaimed);
+
+/*
  * Integers by integer. Values are not 0. Open addressing by buckets of one cache line, at most 5/8
  * full: that line is all that a call touches unless the bucket is full, as one in eight is. Slots
  * of a bucket are filled from the first on; what does not fit goes to the next bucket that is not

@@ -41,6 +41,7 @@ from ztrace.allocator.protocol import (
     Shrunk,
     check_page_bytes,
     error,
+    shrink_by_page,
 )
 
 PAGE_CHUNKS = 64
@@ -581,13 +582,7 @@ class Z3fold:
 
         ``evict`` gets the handle that malloc gave; the kernel's gets one on reclaim's stack.
         """
-        total, ret = 0, -EINVAL
-        while total < pages:
-            ret = self._reclaim_page(evict)
-            if ret < 0:
-                break
-            total += 1
-        return Shrunk(ret, total)
+        return shrink_by_page(pages, lambda: self._reclaim_page(evict))
 
     def _reclaim_page(self, evict: Evict) -> int:
         """z3fold_reclaim_page(): 0, -EINVAL without pages, -EAGAIN if none could be emptied."""

@@ -798,8 +798,9 @@ static int reclaim_normal(struct z3fold *z, struct page *page, zc_evict evict, v
 	return 0;
 }
 
-static int reclaim_page(struct z3fold *z, zc_evict evict, void *context, int64_t *ret)
+static int reclaim_page(struct zc_pool *pool, zc_evict evict, void *context, int64_t *ret)
 {
+	struct z3fold *z = (struct z3fold *)pool;
 	for (int tries = 0; tries < RECLAIM_TRIES; tries++) {
 		*ret = -EINVAL;
 		if (!z->lru.oldest)
@@ -830,17 +831,7 @@ static int reclaim_page(struct z3fold *z, zc_evict evict, void *context, int64_t
 static int z3fold_shrink(struct zc_pool *pool, int64_t pages, zc_evict evict, void *context,
 			 int64_t *ret, int64_t *reclaimed)
 {
-	*reclaimed = 0;
-	*ret = -EINVAL;
-	while (*reclaimed < pages) {
-		int code = reclaim_page((struct z3fold *)pool, evict, context, ret);
-		if (code)
-			return code;
-		if (*ret < 0)
-			break;
-		++*reclaimed;
-	}
-	return 0;
+	return zc_shrink_by_page(pool, pages, reclaim_page, evict, context, ret, reclaimed);
 }
 
 /* -- the rest ------------------------------------------------------------------------------- */

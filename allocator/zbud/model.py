@@ -29,6 +29,7 @@ from ztrace.allocator.protocol import (
     Shrunk,
     check_page_bytes,
     error,
+    shrink_by_page,
 )
 
 PAGE_CHUNKS = 64
@@ -246,13 +247,7 @@ class Zbud:
 
     def shrink(self, pages: int, evict: Evict) -> Shrunk:
         """zbud_zpool_shrink() of 6.1: page by page until one cannot be had."""
-        total, ret = 0, -EINVAL
-        while total < pages:
-            ret = self._reclaim_page(evict)
-            if ret < 0:
-                break
-            total += 1
-        return Shrunk(ret, total)
+        return shrink_by_page(pages, lambda: self._reclaim_page(evict))
 
     def _reclaim_page(self, evict: Evict) -> int:
         """zbud_reclaim_page(): 0, -EINVAL without pages, -EAGAIN after eight failures."""

@@ -292,8 +292,9 @@ static int zbud_unmap(struct zc_pool *pool, uint64_t handle)
 
 /* -- reclaim, 6.1 --------------------------------------------------------------------------- */
 
-static int reclaim_page(struct zbud *z, zc_evict evict, void *context, int64_t *ret)
+static int reclaim_page(struct zc_pool *pool, zc_evict evict, void *context, int64_t *ret)
 {
+	struct zbud *z = (struct zbud *)pool;
 	*ret = -EINVAL;
 	if (!z->lru_oldest)
 		return 0;
@@ -336,16 +337,8 @@ static int zbud_shrink(struct zc_pool *pool, int64_t pages, zc_evict evict, void
 		       int64_t *ret, int64_t *reclaimed)
 {
 	struct zbud *z = (struct zbud *)pool;
-	int code = 0;
-	*reclaimed = 0;
-	*ret = -EINVAL;
 	z->reclaims++;
-	while (!code && *reclaimed < pages) {
-		code = reclaim_page(z, evict, context, ret);
-		if (code || *ret < 0)
-			break;
-		++*reclaimed;
-	}
+	int code = zc_shrink_by_page(pool, pages, reclaim_page, evict, context, ret, reclaimed);
 	z->reclaims--;
 	return code;
 }

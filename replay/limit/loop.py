@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ztrace.allocator import HazardError, create
 from ztrace.allocator.registry import builtin
@@ -24,6 +24,7 @@ from ztrace.replay.limit.demand import (
 from ztrace.replay.limit.native import Demands, NativeReading, NativeZswap, reason_missing
 from ztrace.replay.limit.zswap import Counts, Limit, Rules, Worker, Zswap
 from ztrace.replay.play.header import header_bytes
+from ztrace.replay.play.recorded import check_page_bytes
 from ztrace.text import counted
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
@@ -179,7 +180,7 @@ def play(
     runs: list[_PythonRun | _NativeRun] = []
     for backend, worker in plays:
         kind = _NativeRun if in_core and builtin(backend) is not None else _PythonRun
-        runs.append(kind(reader, backend, worker, limit, rules, told))
+        runs.append(kind(reader, Play(backend, worker, limit, rules), told))
     python = [run for run in runs if isinstance(run, _PythonRun)]
     core = [run for run in runs if isinstance(run, _NativeRun)]
     slowly = Reading(reader.metadata, told) if python else None
@@ -198,39 +199,35 @@ def play(
     return [run.finish() for run in runs]
 
 
+class Play(NamedTuple):
+    """One zswap: above which model, how its worker keeps up, its limit, and by whose rules."""
+
+    backend: str
+    worker: Worker
+    limit: Limit
+    rules: Rules
+
+
 class _Run:
     """One backend's zswap and what is measured of it."""
 
-    def __init__(
-        self,
-        reader: TraceReader,
-        backend: str,
-        worker: Worker,
-        limit: Limit,
-        rules: Rules,
-        told: NotTold,
-    ) -> None:
+    def __init__(self, reader: TraceReader, play: Play, told: NotTold) -> None:
         metadata = reader.metadata
-        self.model = create(backend)
-        recorded = metadata.machine.page_bytes
-        if recorded and recorded != self.model.page_bytes:
-            raise ReplayError(
-                f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
-                f"{self.model.page_bytes}; choose a backend of that page size"
-            )
-        self.header_bytes = header_bytes(backend, metadata.kernel.release)
+        self.model = create(play.backend)
+        check_page_bytes(reader, play.backend, self.model.page_bytes)
+        self.header_bytes = header_bytes(play.backend, metadata.kernel.release)
         self.outcome = Outcome(
             trace=str(reader.path),
-            backend=backend,
-            rules=rules,
-            limit_pages=limit.max_pages,
-            accept_pages=limit.accept_pages(rules),
+            backend=play.backend,
+            rules=play.rules,
+            limit_pages=play.limit.max_pages,
+            accept_pages=play.limit.accept_pages(play.rules),
             page_bytes=self.model.page_bytes,
-            worker=worker,
+            worker=play.worker,
             counts=Counts(),
             not_told=told,
             kernel=_counted(metadata),
-            as_recorded=_is_recorded(limit, metadata),
+            as_recorded=_is_recorded(play.limit, metadata),
             starts_empty=metadata.starts_empty(),
         )
 
@@ -244,17 +241,13 @@ class _Run:
 class _PythonRun(_Run):
     """Zswap and the model in Python."""
 
-    def __init__(
-        self,
-        reader: TraceReader,
-        backend: str,
-        worker: Worker,
-        limit: Limit,
-        rules: Rules,
-        told: NotTold,
-    ) -> None:
-        super().__init__(reader, backend, worker, limit, rules, told)
-        self.zswap = Zswap(self.model, limit, rules, header_bytes=self.header_bytes, worker=worker)
+    def __init__(self, reader: TraceReader, play: Play, told: NotTold) -> None:
+        super().__init__(reader, play, told)
+        self.zswap = Zswap(
+            *(self.model, play.limit, play.rules),
+            header_bytes=self.header_bytes,
+            worker=play.worker,
+        )
         self.outcome.counts = self.zswap.counts
         self.last_ns: int | None = None
         self.passed_ns = self.entries_ns = self.held_ns = 0
@@ -295,17 +288,11 @@ class _PythonRun(_Run):
 class _NativeRun(_Run):
     """Zswap and the model in the core."""
 
-    def __init__(
-        self,
-        reader: TraceReader,
-        backend: str,
-        worker: Worker,
-        limit: Limit,
-        rules: Rules,
-        told: NotTold,
-    ) -> None:
-        super().__init__(reader, backend, worker, limit, rules, told)
-        self.zswap = NativeZswap(backend, limit, rules, self.header_bytes, worker)
+    def __init__(self, reader: TraceReader, play: Play, told: NotTold) -> None:
+        super().__init__(reader, play, told)
+        self.zswap = NativeZswap(
+            *(play.backend, play.limit, play.rules), self.header_bytes, play.worker
+        )
 
     def play(self, demands: Demands) -> None:
         """Play demands; nothing after the model's fault."""

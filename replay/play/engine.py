@@ -43,7 +43,7 @@ from ztrace.replay.figures.result import (
 from ztrace.replay.play.backends import compacts, models, resolve
 from ztrace.replay.play.header import zswap_release
 from ztrace.replay.play.pool_run import Object, PoolRun
-from ztrace.replay.play.recorded import as_played, check_replayable, more_bytes
+from ztrace.replay.play.recorded import about, as_played, check_replayable, more_bytes
 from ztrace.replay.play.shrinks import Shrinking
 from ztrace.replay.read.lives import FREE_WAITS_ROWS, Lives, errno_name, explaining, is_whole
 from ztrace.replay.read.rows import (
@@ -412,22 +412,9 @@ class _Engine:
 
 
 def _result(reader: Source, backend: str, found: Survey, engine: _Engine, wall_s: float) -> Result:
-    metadata, timeline = reader.metadata, engine.timeline
+    timeline = engine.timeline
     return Result(
-        trace=str(reader.path),
-        backend=backend,
-        rows=found.rows,
-        calls=found.calls,
-        driven=found.driven,
-        cpus=found.cpus,
-        order=metadata.order,
-        starts_empty=metadata.starts_empty(),
-        lost=metadata.lost,
-        lost_events=metadata.lost_events(),
-        all_objects=metadata.has_all_objects(),
-        sample_period=metadata.sample_period(),
-        first_ns=found.first_ns,
-        last_ns=found.last_ns,
+        **about(reader, backend, found),
         pools=sorted((run.result for run in engine.met), key=lambda pool: pool.pool),
         objects=timeline.level(OBJECTS),
         stored_bytes=timeline.level(STORED),

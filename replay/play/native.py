@@ -18,16 +18,8 @@ import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from ctypes import (
     POINTER,
-    Structure,
     byref,
-    c_char,
-    c_char_p,
-    c_double,
-    c_int,
-    c_int32,
     c_int64,
-    c_uint8,
-    c_uint32,
     c_uint64,
     c_void_p,
 )
@@ -47,22 +39,42 @@ from ztrace.allocator.native.library import (
     Config,
     Figures,
     HazardStruct,
-    Interface,
     library,
-    shape,
 )
 from ztrace.allocator.native.pool import binding, config_of, kind_of
 from ztrace.allocator.registry import Builtin, builtin
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
-from ztrace.replay.figures.timing import BUCKETS, CLASSES, Timing, histogram, latency
+from ztrace.replay.figures.timing import CLASSES, Timing, histogram, latency
 from ztrace.replay.play.backends import compacts, compacts_pages, handles_tell, models
 from ztrace.replay.play.header import zswap_release
+from ztrace.replay.play.interface import (
+    BAD_SIZE,
+    COMPACT_KIND,
+    COUNT_BITS,
+    KINDS,
+    NAMES,
+    NO_HANDLE_CODE,
+    PLAYER,
+    REISSUED,
+    SURVEY,
+    UNKNOWN,
+    AgreementStruct,
+    ColumnsStruct,
+    ErrorStruct,
+    OptionsStruct,
+    PointStruct,
+    PoolResultStruct,
+    ResultStruct,
+    TimingStruct,
+)
 from ztrace.replay.play.recorded import (
+    about,
     as_played,
     check_replayable,
     more_bytes,
 )
+from ztrace.replay.read.arrow import point_at
 from ztrace.replay.read.checked import checked
 from ztrace.replay.read.lives import (
     FREE_WAITS_ROWS,
@@ -73,12 +85,6 @@ from ztrace.replay.read.lives import (
 )
 from ztrace.replay.read.rows import (
     COMPACT,
-    FREE,
-    MALLOC,
-    MAP,
-    SHRINK,
-    UNMAP,
-    WRITEBACK,
     Span,
     Survey,
     cut,
@@ -96,168 +102,7 @@ BATCHES_AHEAD = 4
 COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "total", "cpu")
 """What a replay reads of a trace; with shrinks ``tid`` too, with compactions ``place``."""
 
-_NULLABLE = ("size", "handle", "total", "place")
 _EARLIEST = -(2**62)
-
-# Kinds and codes of play.h.
-_KINDS = {
-    MALLOC: 1,
-    FREE: 2,
-    MAP: 3,
-    UNMAP: 4,
-    SHRINK: 5,
-    INSERT: 6,
-    WRITEBACK: 7,
-}
-_COMPACT_KIND = 8
-_NAMES = {kind: OPS[code] for code, kind in _KINDS.items() if code < len(OPS)}
-_NO_HANDLE, _BAD_SIZE, _UNKNOWN, _REISSUED, _SURVEY = range(16, 21)
-_COUNT_BITS = 48
-
-
-class _Options(Structure):
-    """struct zp_options."""
-
-    _fields_ = (
-        ("kind_of", c_uint8 * 128),
-        ("compared", c_uint8 * 256),
-        ("more_bytes", c_int32 * 256),
-        ("handles_tell", c_uint8),
-        ("whole", c_uint8),
-        ("surveyed", c_uint8),
-        ("timing", c_uint8),
-        ("page_bytes", c_uint32),
-        ("patience_rows", c_uint64),
-        ("first_ns", c_int64),
-        ("moments", c_void_p),
-        ("moments_len", c_uint64),
-        ("compacts", c_uint8 * 256),
-        ("recorded", Config),
-    )
-
-
-class _Columns(Structure):
-    """struct zp_columns."""
-
-    _fields_ = (
-        ("rows", c_uint64),
-        ("first_row", c_uint64),
-        *((name, c_void_p) for name in ("op", "pool", "size", "handle", "ret", "ts_ns")),
-        *((name, c_void_p) for name in ("dur_ns", "total", "tid", "cpu", "place")),
-        *((f"{name}_valid", c_void_p) for name in _NULLABLE),
-        *((f"{name}_at", c_uint64) for name in _NULLABLE),
-        ("spans", c_void_p),
-        ("spans_len", c_uint64),
-    )
-
-
-class _Error(Structure):
-    """struct zp_error."""
-
-    _fields_ = (("row", c_uint64), ("handle", c_uint64), ("size", c_uint32), ("kind", c_int32))
-
-
-class _Point(Structure):
-    """struct zp_point."""
-
-    _fields_ = tuple(
-        (name, c_int64) for name in ("end_ns", "objects", "stored", "held", "model", "kernel")
-    )
-
-
-class _Agreement(Structure):
-    """struct zp_agreement."""
-
-    _fields_ = (("equal", c_uint64), ("compared", c_uint64), ("first", c_char * 200))
-
-
-class _PoolResult(Structure):
-    """struct zp_pool_result."""
-
-    _fields_ = (
-        ("pool", c_uint32),
-        ("has_difference", c_uint32),
-        *((name, _Agreement) for name in ("handles", "totals", "errors", "shrinks")),
-        ("total_difference", c_int64),
-        ("unknown", c_uint64 * 9),
-        ("unknown_rank", c_uint32 * 9),
-        *((name, c_uint64) for name in ("mallocs", "reissued", "refused")),
-        *((name, c_uint64) for name in ("shrinks_not_replayed", "shrinks_diverged", "snapshots")),
-        *((name, c_uint64) for name in ("compactions", "compactions_unmatched")),
-        ("stopped", c_char * 400),
-    )
-
-
-class _Result(Structure):
-    """struct zp_result."""
-
-    _fields_ = (
-        ("latest", _Point),
-        ("peaks", _Point * 3),
-        ("area_low", c_uint64 * 3),
-        ("area_high", c_int64 * 3),
-        ("counts", c_uint64 * 128),
-        ("calls", c_uint64),
-        ("rows", c_uint64),
-        ("first_ns", c_int64),
-        ("last_ns", c_int64),
-        ("held_near_peak", c_int64),
-        ("pools", c_uint64),
-        ("cpus", c_uint8 * 8192),
-    )
-
-
-class _Timing(Structure):
-    """struct zp_timing."""
-
-    _fields_ = (
-        ("ns_per_tick", c_double),
-        ("overhead_ticks", c_uint64),
-        ("counts", c_uint64 * BUCKETS * CLASSES * 2),
-        ("most_ticks", c_uint64 * CLASSES * 2),
-    )
-
-
-PLAYER = Interface(
-    "zp_layout",
-    {
-        "zp_create": (c_void_p, (c_char_p, POINTER(Config), POINTER(_Options))),
-        "zp_destroy": (None, (c_void_p,)),
-        "zp_feed": (c_int, (c_void_p, POINTER(_Columns))),
-        "zp_finish": (c_int, (c_void_p, c_int64)),
-        "zp_error_of": (None, (c_void_p, POINTER(_Error))),
-        "zp_result_of": (POINTER(_Result), (c_void_p,)),
-        "zp_pool_of": (POINTER(_PoolResult), (c_void_p, c_uint32)),
-        "zp_model_of": (c_void_p, (c_void_p, c_uint32)),
-        "zp_near_peak_of": (POINTER(c_int64), (c_void_p, c_uint32)),
-        "zp_failed_of": (c_int32, (c_void_p, c_uint32, POINTER(c_uint64), POINTER(c_uint64))),
-        "zp_timing_of": (POINTER(_Timing), (c_void_p,)),
-        "zp_work_of": (None, (c_void_p, c_uint32, POINTER(c_uint64))),
-        "zp_series_of": (POINTER(_Point), (c_void_p, POINTER(POINTER(c_uint64)))),
-    },
-    {
-        "zp_options": shape(_Options),
-        "zp_columns": shape(_Columns),
-        "zp_error": shape(_Error),
-        "zp_point": shape(_Point),
-        "zp_agreement": shape(_Agreement),
-        "zp_pool_result": shape(_PoolResult),
-        "zp_result": shape(_Result),
-        "zp_timing": shape(_Timing),
-    },
-    {
-        **{f"ZP_{name.upper()}": kind for kind, name in _NAMES.items()},
-        "ZP_INSERT": _KINDS[INSERT],
-        "ZP_COMPACT": _COMPACT_KIND,
-        "ZP_NO_HANDLE": _NO_HANDLE,
-        "ZP_BAD_SIZE": _BAD_SIZE,
-        "ZP_UNKNOWN": _UNKNOWN,
-        "ZP_REISSUED": _REISSUED,
-        "ZP_SURVEY": _SURVEY,
-        "ZP_COUNT_BITS": _COUNT_BITS,
-    },
-)
-"""What play.h gives."""
 
 
 def reason_missing() -> str | None:
@@ -375,7 +220,7 @@ class _SurveyFirst(Exception):
 class _Batch:
     """A piece of the trace as the core takes it; ``keep`` owns the memory."""
 
-    columns: _Columns
+    columns: ColumnsStruct
     keep: list[Any]
     rows: int
 
@@ -394,21 +239,9 @@ def _batches(reader: Source, columns: Sequence[str], known: Survey | None) -> It
 
 
 def _batch(batch: pa.RecordBatch, first: int, spans: Sequence[Span]) -> _Batch:
-    columns = _Columns(rows=batch.num_rows, first_row=first)
+    columns = ColumnsStruct(rows=batch.num_rows, first_row=first)
     keep: list[Any] = [batch]
-    for name in batch.schema.names:
-        if name not in SCHEMA.names:
-            continue
-        array = batch.column(name)
-        if name == "op":
-            array = array.indices
-        if array.null_count == len(array) and name in _NULLABLE:
-            continue
-        valid, data = array.buffers()
-        setattr(columns, name, data.address + array.offset * (array.type.bit_width // 8))
-        if array.null_count:
-            setattr(columns, f"{name}_valid", valid.address)
-            setattr(columns, f"{name}_at", array.offset)
+    point_at(columns, batch, [name for name in batch.schema.names if name in SCHEMA.names])
     if spans:
         pairs = np.array(spans, np.uint64) - np.uint64(first)
         keep.append(pairs)
@@ -490,7 +323,7 @@ class _Play:
         self.moments: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         if every is not None and known is not None:
             self.moments = every.boundaries(known.first_ns, known.last_ns)
-        options = _Options(
+        options = OptionsStruct(
             handles_tell=handles_tell(backend),
             whole=is_whole(metadata),
             surveyed=known is not None,
@@ -501,7 +334,7 @@ class _Play:
             moments=self.moments.ctypes.data,
             moments_len=len(self.moments),
         )
-        for code, kind in _KINDS.items():
+        for code, kind in KINDS.items():
             options.kind_of[code] = kind
         for number in range(256):
             allocator = self._allocator(number)
@@ -512,7 +345,7 @@ class _Play:
                 more = more_bytes(backend, allocator, zswap_release(metadata), header)
                 options.more_bytes[number] = max(min(more, 2**30), -(2**30))
         if compacts(backend, self.names):
-            options.kind_of[COMPACT] = _COMPACT_KIND
+            options.kind_of[COMPACT] = COMPACT_KIND
             options.recorded = self._recorded(config, known)
         self.player = c_void_p(core.zp_create(model.name.encode(), byref(config), byref(options)))
         if not self.player:
@@ -548,19 +381,19 @@ class _Play:
             return
         if code == NO_MEMORY:
             raise MemoryError(f"{self.backend}: the native core has no memory left")
-        if code == _SURVEY:
+        if code == SURVEY:
             raise _SurveyFirst
-        error = _Error()
+        error = ErrorStruct()
         self.core.zp_error_of(self.player, byref(error))
         where, row = str(self.reader.path), error.row
-        name = _NAMES.get(error.kind, "call")
-        if code == _NO_HANDLE:
+        name = NAMES.get(error.kind, "call")
+        if code == NO_HANDLE_CODE:
             raise without_handle(where, row, name)
-        if code == _BAD_SIZE:
+        if code == BAD_SIZE:
             raise impossible_size(where, row, error.size, self.page_bytes)
-        if code == _UNKNOWN:
+        if code == UNKNOWN:
             raise UnknownHandle(where, row, name, error.handle)
-        if code == _REISSUED:
+        if code == REISSUED:
             raise reissued_handle(where, row, error.handle)
         raise ReplayError(f"{where}: row {row}: cannot be played (code {code})")
 
@@ -568,11 +401,10 @@ class _Play:
 
     def finish(self, wall_s: float) -> Result:
         """End the replay and put its result together."""
-        raw: _Result = self.core.zp_result_of(self.player).contents
+        raw: ResultStruct = self.core.zp_result_of(self.player).contents
         found = _found(raw)
         check_replayable(self.reader, found, self.backend, self.page_bytes)
         self._check(self.core.zp_finish(self.player, found.last_ns))
-        metadata = self.reader.metadata
         pools = [self._pool(at) for at in range(raw.pools)]
         areas = [high << 64 | low for high, low in zip(raw.area_high, raw.area_low, strict=True)]
         span = found.last_ns - found.first_ns
@@ -588,20 +420,7 @@ class _Play:
             )
 
         return Result(
-            trace=str(self.reader.path),
-            backend=self.backend,
-            rows=found.rows,
-            calls=found.calls,
-            driven=found.driven,
-            cpus=found.cpus,
-            order=metadata.order,
-            starts_empty=metadata.starts_empty(),
-            lost=metadata.lost,
-            lost_events=metadata.lost_events(),
-            all_objects=metadata.has_all_objects(),
-            sample_period=metadata.sample_period(),
-            first_ns=found.first_ns,
-            last_ns=found.last_ns,
+            **about(self.reader, self.backend, found),
             pools=sorted(pools, key=lambda pool: pool.pool),
             objects=level(0),
             stored_bytes=level(1),
@@ -619,7 +438,7 @@ class _Play:
         found = self.core.zp_timing_of(self.player)
         if not found:
             return None
-        raw: _Timing = found.contents
+        raw: TimingStruct = found.contents
         latencies = [
             latency(
                 *(call, number, self.page_bytes, list(raw.counts[at][number])),
@@ -657,7 +476,7 @@ class _Play:
         ]
 
     def _pool(self, at: int) -> PoolResult:
-        raw: _PoolResult = self.core.zp_pool_of(self.player, at).contents
+        raw: PoolResultStruct = self.core.zp_pool_of(self.player, at).contents
         allocator = self._allocator(raw.pool)
         model = self.core.zp_model_of(self.player, at)
         count = self.core.zc_stats(model, None)
@@ -693,7 +512,7 @@ class _Play:
         met: list[tuple[int, int, int]] = []
         position, count = c_uint64(), c_uint64()
         while ret := self.core.zp_failed_of(self.player, at, byref(position), byref(count)):
-            rank, times = divmod(count.value, 1 << _COUNT_BITS)
+            rank, times = divmod(count.value, 1 << COUNT_BITS)
             met.append((rank, ret, times))
         return {errno.errorcode.get(-ret, str(ret)): times for _, ret, times in sorted(met)}
 
@@ -707,7 +526,7 @@ class _Play:
         return found
 
 
-def _found(raw: _Result) -> Survey:
+def _found(raw: ResultStruct) -> Survey:
     """What a survey would have found, but for the shrinks."""
     calls = {name: count for name, count in zip(OPS, raw.counts, strict=False) if count}
     cpus = np.unpackbits(np.frombuffer(raw.cpus, np.uint8), bitorder="little")
@@ -721,7 +540,7 @@ def _found(raw: _Result) -> Survey:
     return found
 
 
-def _state(point: _Point, first_ns: int) -> tuple[int, int, int, int, int, int]:
+def _state(point: PointStruct, first_ns: int) -> tuple[int, int, int, int, int, int]:
     """A point as numbers; one that nothing has moved yet is at the beginning."""
     return (
         max(point.end_ns, first_ns),
@@ -730,11 +549,11 @@ def _state(point: _Point, first_ns: int) -> tuple[int, int, int, int, int, int]:
     )
 
 
-def _unknown(raw: _PoolResult) -> dict[str, int]:
+def _unknown(raw: PoolResultStruct) -> dict[str, int]:
     """Calls with unknown handles, in the order in which the kinds were first met."""
-    met = sorted((raw.unknown_rank[kind], kind) for kind in _NAMES if raw.unknown[kind])
-    return {_NAMES[kind]: raw.unknown[kind] for _, kind in met}
+    met = sorted((raw.unknown_rank[kind], kind) for kind in NAMES if raw.unknown[kind])
+    return {NAMES[kind]: raw.unknown[kind] for _, kind in met}
 
 
-def _agreement(raw: _Agreement) -> Agreement:
+def _agreement(raw: AgreementStruct) -> Agreement:
     return Agreement(raw.equal, raw.compared, raw.first.decode() or None)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.play.backends import as_recorded, models
 from ztrace.replay.play.header import header_bytes
@@ -12,6 +14,37 @@ from ztrace.traces.metadata import Metadata
 from ztrace.traces.schema import OPS
 
 
+def about(reader: Source, backend: str, found: Survey) -> dict[str, Any]:
+    """The fields of a Result that are the same whoever plays."""
+    metadata = reader.metadata
+    return {
+        "trace": str(reader.path),
+        "backend": backend,
+        "rows": found.rows,
+        "calls": found.calls,
+        "driven": found.driven,
+        "cpus": found.cpus,
+        "order": metadata.order,
+        "starts_empty": metadata.starts_empty(),
+        "lost": metadata.lost,
+        "lost_events": metadata.lost_events(),
+        "all_objects": metadata.has_all_objects(),
+        "sample_period": metadata.sample_period(),
+        "first_ns": found.first_ns,
+        "last_ns": found.last_ns,
+    }
+
+
+def check_page_bytes(reader: Source, backend: str, page_bytes: int) -> None:
+    """ReplayError for a trace that was recorded with pages of another size."""
+    recorded = reader.metadata.machine.page_bytes
+    if recorded and recorded != page_bytes:
+        raise ReplayError(
+            f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
+            f"{page_bytes}; choose a backend of that page size"
+        )
+
+
 def check_replayable(reader: Source, found: Survey, backend: str, page_bytes: int) -> None:
     """ReplayError for a trace without allocator calls, or of another page size."""
     if not found.driven:
@@ -19,12 +52,7 @@ def check_replayable(reader: Source, found: Survey, backend: str, page_bytes: in
             f"{reader.path}: none of its {found.rows} rows is a malloc, free, map, unmap or "
             "shrink; nothing to replay; record with the allocator's probes"
         )
-    recorded = reader.metadata.machine.page_bytes
-    if recorded and recorded != page_bytes:
-        raise ReplayError(
-            f"{reader.path}: recorded with pages of {recorded} bytes, {backend} models "
-            f"{page_bytes}; choose a backend of that page size"
-        )
+    check_page_bytes(reader, backend, page_bytes)
 
 
 def as_played(backend: str, allocator: str, metadata: Metadata, found: Survey) -> str:

@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Self
 
 from ztrace.replay.errors import ReplayError
@@ -49,12 +48,7 @@ class Journal:
         self._file = file
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         assert self._file is not None
         self._file.close()
 

@@ -86,6 +86,8 @@ class Measured:
             "sizes_equal": self.compared.sizes_equal,
             "determined": self.compared.determined,
             "first_difference": self.compared.first,
+            "malloc_ns": None,
+            "free_ns": None,
             **times,
             "pages_peak": found.pages_peak,
             "pages_mean": found.pages_mean,

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.measured.calls import MALLOC, read_calls
 from ztrace.replay.measured.compared import compare
-from ztrace.replay.measured.difference import Sample, differences
+from ztrace.replay.measured.difference import Sample, differences, sample
 from ztrace.replay.measured.figures import figures
 from ztrace.replay.measured.recording import Where, metadata, rows
 from ztrace.tracer.errors import TracerError
@@ -259,6 +260,40 @@ def test_a_calls_time_is_its_least_over_the_timed_rounds(tmp_path: Path) -> None
     # 1000 bytes in two pages after three of the four calls.
     assert found.density == pytest.approx(1000 * 3 / (4 * 2 * 4096))
     assert found.disagree == 1.0  # the second least is twice the least
+
+
+def test_of_several_threads_the_middle_round_is_told_and_the_waits_of_all(tmp_path: Path) -> None:
+    given: list[Row] = [("malloc", 1000, n + 1, 0) for n in range(4)]
+    with TraceReader(trace(tmp_path / "t", given)) as reader:
+        calls = read_calls(reader, "zsmalloc", threads=2)
+    waited = np.zeros((4, len(calls.op)), np.uint32)
+    waited[0] = 1000  # in the round that is not timed
+    waited[1:, calls.op == MALLOC] = [[0, 0, 0, 40], [0, 0, 0, 0], [0, 0, 0, 80]]
+    given_back = answers(len(calls.op), waited_cycles=waited)
+    one = figures(calls, given_back).times["malloc"]
+    assert set(one.cycles.values()) == {180}  # of 280, 80 and 180
+    assert (one.waited_share, one.waited_p50_ns, one.waited_ns) == (2 / 12, 30, 5)
+    of_guest = sample(calls, given_back)
+    assert of_guest["malloc", "mean"] == of_guest["malloc", "p99"] == 180
+    assert of_guest["malloc", "waited"] == 10
+
+
+def test_zsmallocs_recording_tells_when_calls_held_the_lock(tmp_path: Path) -> None:
+    with TraceReader(
+        trace(tmp_path / "t", [("malloc", 1000, n + 1, 0) for n in range(2)])
+    ) as reader:
+        calls = read_calls(reader, "zsmalloc", threads=2)
+    lock = np.where(calls.op == MALLOC, [2000, 0, 0, 400, 0, 0], 0).astype(np.uint32)
+    given_back = answers(len(calls.op), lock_cycles=lock)
+    for allocator, told in (("zsmalloc", [490, 200]), ("zbud", None)):
+        batch = pa.Table.from_batches(
+            [pa.RecordBatch.from_pydict(one) for one in rows(calls, given_back, allocator)]
+        )
+        assert ("lock_ns" in batch.column_names) == (told is not None)
+        if told:
+            # Within the call, 980 cycles of half a nanosecond each without the clock's own.
+            assert batch.filter(pc.field("op") == MALLOC)["lock_ns"].to_pylist() == told
+            assert batch["lock_ns"].null_count == 4
 
 
 def test_percentiles_are_calls_that_were_made(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from tests.test_cross_replay import Command, ztrace
 from ztrace.replay import replay_trace
-from ztrace.replay.play.backends import chosen
+from ztrace.replay.play.backends import chosen, own_model
+from ztrace.traces.metadata import Kernel, Metadata, PoolInfo
 from ztrace.traces.reader import TraceReader
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
@@ -66,6 +67,18 @@ def test_sweep_has_the_recorded_rules(ztrace: Command, tmp_path: Path) -> None:
     [row] = pq.read_table(output).to_pylist()
     assert (row["backend"], row["model"]) == ("zsmalloc", "zsmalloc:6.1")
     assert row["totals_equal"] == row["totals_compared"] > 0
+
+
+@pytest.mark.parametrize(
+    ("release", "meant"),
+    [
+        *(("6.1.0-56-amd64", "zsmalloc:6.1"), ("6.12.117+deb12-amd64", "zsmalloc:6.12")),
+        ("7.2.13+deb14-amd64", "zsmalloc:7.2"),
+    ],
+)
+def test_a_recording_is_of_its_kernels_rules(release: str, meant: str) -> None:
+    metadata = Metadata(kernel=Kernel(release), pools=[PoolInfo("zsmalloc")])
+    assert own_model(metadata) == chosen(["zsmalloc"], metadata)[0] == meant
 
 
 def test_a_name_and_what_it_means_are_one_backend() -> None:

@@ -282,7 +282,8 @@ def test_names_are_whole_on_a_narrow_terminal(
 ) -> None:
     monkeypatch.setattr("ztrace.console.WIDTH", 20)
     console().print(table(["backend", "held"], [["zsmalloc:6.1", "1,234,567,890"]]))
-    assert "zsmalloc:6.1  1,234,567,890\n" in capsys.readouterr().out
+    # How far apart columns stand then is rich's, and not the same in its versions 13 and 14.
+    assert re.search(r"^zsmalloc:6\.1 +1,234,567,890$", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("room", range(6))

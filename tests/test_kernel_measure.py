@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from difflib import unified_diff
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,20 @@ def test_a_missing_tool_is_named(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("ztrace: make not found; as root: apt install make gcc ")
+
+
+def test_a_diff_is_applied_to_the_kernels_file(tmp_path: Path) -> None:
+    """zsmalloc that takes nothing above 2,000 bytes."""
+    measured(SMALL, "--allocator=zsmalloc")  # so that the source is there
+    rule = "if (unlikely(!size || size > ZS_MAX_ALLOC_SIZE))"
+    source = (cache_dir() / "program" / "source" / "6.1" / "mm" / "zsmalloc.c").read_text()
+    assert source.count(rule) == 1
+    changed = source.replace(rule, rule.replace("ZS_MAX_ALLOC_SIZE", "2000"))
+    names = ("a/mm/zsmalloc.c", "b/mm/zsmalloc.c")
+    lines = unified_diff(source.splitlines(True), changed.splitlines(True), *names)
+    (diff := tmp_path / "fix.diff").write_text("".join(lines))
+    found = measured(SMALL, f"--allocator=zsmalloc={diff}", status=1)["zsmalloc"]
+    assert found["refused"] == found["compared"] - found["equal"] > 0
 
 
 @dataclass

@@ -145,7 +145,10 @@ def recording_guest(machine: Path) -> Path:
     """The guest leaves a spool of five events, as if its script had run."""
     spool = machine / "spool"
     writer = SpoolWriter(spool)
-    writer.start({"tool": "test", "source": "zswap", "pools": [{"allocator": "zsmalloc"}]})
+    kernel = {"release": "7.2.13+deb14-amd64"}
+    writer.start(
+        {"tool": "test", "source": "zswap", "kernel": kernel, "pools": [{"allocator": "zsmalloc"}]}
+    )
     writer.records(np.zeros(5, RECORD))
     writer.state({"final": True})
     writer.close()
@@ -177,6 +180,19 @@ def test_lab_run_tells_what_it_does_and_the_trace_how_its_guest_came_up(
     with TraceReader(tmp_path / "t.parquet") as trace:
         assert trace.num_rows == 5
         assert any(PANIC in note and "booted again" in note for note in trace.metadata.notes)
+
+
+def test_lab_run_names_the_model_with_the_recorded_rules(
+    recording_guest: Path, tmp_path: Path
+) -> None:
+    options = ["--kernel", "7.2", "--backend", "zsmalloc", "--workload", "known23"]
+    trace = str(tmp_path / "t.parquet")
+    done = CliRunner().invoke(lab_command.command, ["run", *options, "-o", trace])
+    assert (done.exit_code, done.exception) == (0, None)
+    assert done.stdout == (
+        f"{trace}: recorded. Next: ztrace replay {trace} --backend zsmalloc:7.2\n"
+    )
+    assert "recover" not in done.stderr
 
 
 def test_recordings_of_one_boot_all_tell(

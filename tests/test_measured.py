@@ -11,17 +11,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.measured.calls import MALLOC, read_calls
 from ztrace.replay.measured.compared import compare
-from ztrace.replay.measured.difference import Sample, differences
+from ztrace.replay.measured.difference import Sample, differences, sample
 from ztrace.replay.measured.figures import figures
 from ztrace.replay.measured.recording import Where, metadata, rows
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.program.allocators import arguments, parse
 from ztrace.tracer.program.files import EVENT, NOT_LIVE, Answers, Plan, read_answers, write_plan
+from ztrace.tracer.program.patching import patched
 from ztrace.tracer.program.source import follow
 from ztrace.traces import Kernel, Machine, Metadata, PoolInfo, TraceReader, TraceWriter
 from ztrace.traces.schema import OPS
@@ -260,6 +262,40 @@ def test_a_calls_time_is_its_least_over_the_timed_rounds(tmp_path: Path) -> None
     assert found.disagree == 1.0  # the second least is twice the least
 
 
+def test_of_several_threads_the_middle_round_is_told_and_the_waits_of_all(tmp_path: Path) -> None:
+    given: list[Row] = [("malloc", 1000, n + 1, 0) for n in range(4)]
+    with TraceReader(trace(tmp_path / "t", given)) as reader:
+        calls = read_calls(reader, "zsmalloc", threads=2)
+    waited = np.zeros((4, len(calls.op)), np.uint32)
+    waited[0] = 1000  # in the round that is not timed
+    waited[1:, calls.op == MALLOC] = [[0, 0, 0, 40], [0, 0, 0, 0], [0, 0, 0, 80]]
+    given_back = answers(len(calls.op), waited_cycles=waited)
+    one = figures(calls, given_back).times["malloc"]
+    assert set(one.cycles.values()) == {180}  # of 280, 80 and 180
+    assert (one.waited_share, one.waited_p50_ns, one.waited_ns) == (2 / 12, 30, 5)
+    of_guest = sample(calls, given_back)
+    assert of_guest["malloc", "mean"] == of_guest["malloc", "p99"] == 180
+    assert of_guest["malloc", "waited"] == 10
+
+
+def test_zsmallocs_recording_tells_when_calls_held_the_lock(tmp_path: Path) -> None:
+    with TraceReader(
+        trace(tmp_path / "t", [("malloc", 1000, n + 1, 0) for n in range(2)])
+    ) as reader:
+        calls = read_calls(reader, "zsmalloc", threads=2)
+    lock = np.where(calls.op == MALLOC, [2000, 0, 0, 400, 0, 0], 0).astype(np.uint32)
+    given_back = answers(len(calls.op), lock_cycles=lock)
+    for allocator, told in (("zsmalloc", [490, 200]), ("zbud", None)):
+        batch = pa.Table.from_batches(
+            [pa.RecordBatch.from_pydict(one) for one in rows(calls, given_back, allocator)]
+        )
+        assert ("lock_ns" in batch.column_names) == (told is not None)
+        if told:
+            # Within the call, 980 cycles of half a nanosecond each without the clock's own.
+            assert batch.filter(pc.field("op") == MALLOC)["lock_ns"].to_pylist() == told
+            assert batch["lock_ns"].null_count == 4
+
+
 def test_percentiles_are_calls_that_were_made(tmp_path: Path) -> None:
     given: list[Row] = [("malloc", 10, n + 1, 0) for n in range(100)]
     given += [("map", 0, 1, 0)]
@@ -408,3 +444,60 @@ def test_a_copied_tree_follows_the_users(tmp_path: Path) -> None:
     assert (copy / "mm/zsmalloc.c").read_text() == "changed"
     assert not (copy / "drivers/gpu/Kconfig").exists()
     assert (copy / "mm/ztrace/play.c").exists()
+
+
+# -- a change of the kernel's own file ----------------------------------------------------------
+
+BEFORE = "".join(f"line {n}\n" for n in range(1, 31))
+CHANGE = """\
+Subject: [PATCH] two places
+
+--- a/mm/zbud.c
++++ b/mm/zbud.c
+@@ -4,3 +4,4 @@ void some(void)
+ line 4
+-line 5
++line five
++and more
+ line 6
+@@ -20,3 +21,2 @@
+ line 20
+-line 21
+ line 22
+--
+2.39
+"""
+
+
+def test_a_diff_changes_what_it_says() -> None:
+    wanted = BEFORE.replace("line 5\n", "line five\nand more\n").replace("line 21\n", "")
+    assert patched(CHANGE, "mm/zbud.c", BEFORE, "it") == wanted
+    # Some lines off, as in another release.
+    assert patched(CHANGE, "mm/zbud.c", f"new\nnew\n{BEFORE}", "it") == f"new\nnew\n{wanted}"
+    assert patched(CHANGE, "mm/other.c", BEFORE, "it") == BEFORE
+    bare = "--- a/mm/zbud.c\n+++ b/mm/zbud.c\n@@ -3,0 +4 @@\n+new\n@@ -9 +10 @@\n-line 9\n+nine\n"
+    wanted = BEFORE.replace("line 3\n", "line 3\nnew\n").replace("line 9\n", "nine\n")
+    assert patched(bare, "mm/zbud.c", BEFORE, "it") == wanted
+
+
+def test_a_diff_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(TracerError, match=r"hunk 2, of line 20 of mm/zbud\.c"):
+        patched(CHANGE, "mm/zbud.c", BEFORE.replace("line 22", "line"), "it")
+    with pytest.raises(TracerError, match=r"it: cut short inside mm/zbud\.c"):
+        patched(CHANGE[: CHANGE.index(" line 6")], "mm/zbud.c", BEFORE, "it")
+
+
+def test_a_diff_names_the_kernels_file(tmp_path: Path) -> None:
+    file = tmp_path / "fix.diff"
+    file.write_text(CHANGE)
+    made = parse(f"zbud={file}")
+    (tmp_path / "mm").mkdir()
+    with pytest.raises(TracerError, match=r"changes mm/zbud.c, which this kernel has not"):
+        made.in_tree(tmp_path)
+    (tmp_path / "mm" / "zbud.c").write_text(BEFORE)
+    assert b"line five" in made.in_tree(tmp_path).files["zbud.c"]
+    with pytest.raises(TracerError, match=r"adds no \.c file"):
+        parse(f"z3fold={file}")
+    file.write_text(CHANGE + CHANGE.replace("zbud.c", "zswap.c"))
+    with pytest.raises(TracerError, match=r"changes mm/zswap.c, too; .*--kernel TREE"):
+        parse(f"zbud={file}")

@@ -81,7 +81,8 @@ def _lockdown() -> Finding:
     try:
         state = LOCKDOWN.read_text().strip()
     except OSError:
-        state = "not in this kernel"
+        mounted = LOCKDOWN.parent.is_mount()
+        state = "not in this kernel" if mounted else "not told, securityfs is not mounted"
     remedy = "boot without lockdown=confidentiality (it forbids BPF to read kernel memory)"
     return Finding("record", "lockdown", not locked_down(), state, remedy)
 

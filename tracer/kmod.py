@@ -21,19 +21,24 @@ HUNK = re.compile(r"^@@ -0,0 \+1(?:,(?P<lines>\d+))? @@")
 LIMIT_BYTES = 16 << 20
 
 
+def read_text(path: Path) -> str:
+    """A mail, a diff or a .c file. TracerError if it cannot be read, or is something else."""
+    try:
+        if path.stat().st_size > LIMIT_BYTES:
+            raise TracerError(f"{path}: too large for a patch")
+        return path.read_text()
+    except OSError as error:
+        raise TracerError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TracerError(f"{path}: not a text file") from error
+
+
 def read_source(path: Path) -> tuple[str, str]:
     """The module's (name, C source) from a mail or diff that adds one .c file, or from a .c file.
 
     The mail may be as a list archive shows it. TracerError if there is no such file in it.
     """
-    try:
-        if path.stat().st_size > LIMIT_BYTES:
-            raise TracerError(f"{path}: too large for a patch")
-        text = path.read_text()
-    except OSError as error:
-        raise TracerError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise TracerError(f"{path}: not a text file") from error
+    text = read_text(path)
     if path.suffix == ".c":
         return path.stem, text
     lines = iter(text.splitlines())

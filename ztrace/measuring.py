@@ -86,6 +86,8 @@ class Measured:
             "sizes_equal": self.compared.sizes_equal,
             "determined": self.compared.determined,
             "first_difference": self.compared.first,
+            "malloc_ns": None,
+            "free_ns": None,
             **times,
             "pages_peak": found.pages_peak,
             "pages_mean": found.pages_mean,
@@ -247,15 +249,17 @@ def _understood(
 
 @dataclass(frozen=True)
 class Contrast:
-    """One allocator in two kernels. Of ``calls`` calls ``equal`` left pools of one size."""
+    """One allocator in two kernels, on ``threads`` CPUs. Of ``calls`` calls ``equal`` left pools of
+    one size; of several threads that is not asked, since no two runs are alike."""
 
     allocator: str
     kernels: tuple[str, str]
     releases: tuple[str, str]
     pairs: int
     rounds: int
+    threads: int
     calls: int
-    equal: int
+    equal: int | None
     differences: list[Difference]
 
     def to_dict(self) -> dict[str, Any]:
@@ -306,7 +310,8 @@ def contrast(wish: Wish, kernels: tuple[str, str], pairs: int, progress: Progres
         releases=(programs[0].release, programs[1].release),
         pairs=pairs,
         rounds=wish.rounds,
+        threads=wish.threads,
         calls=compared,
-        equal=equal,
+        equal=equal if wish.threads == 1 else None,
         differences=differences(samples[0], samples[1], last[0].ns_per_cycle),
     )

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ztrace.tracer.outputs import Trigger
     from ztrace.traces.metadata import Metadata
 
+    _TextType = click.ParamType[str]
+else:
+    _TextType = click.ParamType  # generic from click 8.2 on only
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 ACCEPT = 90
@@ -29,7 +33,7 @@ WORKER = "300us,300us"
 PATH = click.Path(path_type=Path)
 
 
-class TraceOrUrl(click.ParamType[str]):
+class TraceOrUrl(_TextType):
     """A trace here, or one at a URL; whether it is the output is for the command to look at."""
 
     name = "trace"

@@ -23,6 +23,8 @@ from ztrace.replay.measured.figures import (
     SHARES,
     Answers,
     least_cycles,
+    middle,
+    own_cycles,
     percentiles,
 )
 
@@ -61,19 +63,20 @@ class Difference:
 
 
 def sample(calls: Calls, answers: Answers) -> Sample:
-    """The figures of one guest: of each call's least time over its rounds."""
+    """The figures of one guest: of each call's least time over its rounds, or, where several
+    threads played, the middle ones of its rounds."""
     found: Sample = {}
     least = least_cycles(calls, answers)
-    played = answers.ret < NOT_PLAYED
+    played, alone = answers.ret < NOT_PLAYED, len(calls.first) == 2
     for op, code in OPS.items():
-        chosen = least[played & (calls.op == code)]
-        if len(chosen):
+        chosen = played & (calls.op == code)
+        if chosen.any():
             # The mean is finer than a step of the clock, a percentile is not.
-            found[op, MEAN] = float(chosen.mean())
-            for name, cycles in percentiles(chosen).items():
-                found[op, name] = cycles
+            own = own_cycles(answers, least, chosen, alone)
+            figures = middle([{MEAN: float(one.mean()), **percentiles(one)} for one in own])
+            found |= {(op, name): cycles for name, cycles in figures.items()}
             if answers.waited_cycles is not None:
-                of_all = answers.waited_cycles[1:, played & (calls.op == code)]
+                of_all = answers.waited_cycles[1:, chosen]
                 found[op, WAITED] = float(of_all.mean())
     return found
 

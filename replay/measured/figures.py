@@ -9,9 +9,10 @@ round is looked at alone, and the middle one of the figures is taken.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,9 @@ CANNOT = NOT_PLAYED + 1
 
 # Two rounds agree on a call if they differ by less than this share and one step of the clock.
 AGREES = 0.1
+
+
+N = TypeVar("N", int, float)
 
 
 class Answers(Protocol):
@@ -198,13 +202,7 @@ def _times(
     alone: bool,
 ) -> Times:
     scale = answers.ns_per_cycle
-    if alone:
-        cycles = percentiles(least[chosen])
-    else:
-        # No round's calls are another's: the middle round by each figure.
-        own = np.maximum(rounds[:, chosen].astype(np.int64) - answers.clock_cycles, 0)
-        each = [percentiles(one) for one in own]
-        cycles = {name: sorted(one[name] for one in each)[len(each) // 2] for name in SHARES}
+    cycles = middle([percentiles(one) for one in own_cycles(answers, least, chosen, alone)])
     waited = None if answers.waited_cycles is None else answers.waited_cycles[1:, chosen]
     longest = rounds[:, chosen].max(axis=1).astype(np.int64) - answers.clock_cycles
     return Times(
@@ -214,6 +212,22 @@ def _times(
         single_max_ns=[max(0, value) * scale for value in longest.tolist()],
         **({} if waited is None else _waits(waited, scale)),
     )
+
+
+def own_cycles(
+    answers: Answers, least: NDArray[np.int64], chosen: NDArray[np.bool_], alone: bool
+) -> NDArray[np.int64]:
+    """Times of the chosen calls, in rows to be looked at one by one: their ``least``; where several
+    threads played, no round's calls are another's, and each timed round is a row."""
+    if alone:
+        return least[None, chosen]
+    own: NDArray[np.int64] = answers.cycles[1:, chosen].astype(np.int64) - answers.clock_cycles
+    return np.maximum(own, 0)
+
+
+def middle(each: Sequence[Mapping[str, N]]) -> dict[str, N]:
+    """Of each figure the middle one."""
+    return {name: sorted(one[name] for one in each)[len(each) // 2] for name in each[0]}
 
 
 def _waits(waited: NDArray[np.uint32], scale: float) -> dict[str, float]:

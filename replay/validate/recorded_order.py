@@ -23,6 +23,7 @@ from ztrace.allocator import (
     HasCpus,
     HasPlace,
     HazardError,
+    Place,
     Pool,
     create,
 )
@@ -58,6 +59,7 @@ class RecordedOrder:
         # Looked up once: to ask a protocol takes as long as to play a call.
         self.by_cpu = self.model if isinstance(self.model, HasCpus) else None
         self.by_page = self.model if isinstance(self.model, CompactsPages) else None
+        self.page_bytes = self.model.page_bytes
         self.tells = recorded_traits(result.allocator).tells
         self.result = result
         # By recorded handle, the model's. On one CPU, a free is missing rather than late.
@@ -93,7 +95,7 @@ class RecordedOrder:
         elif op == MAP:
             self.model.map(given)
             if row.place and self.tells is Tells.MAP:
-                self._compare(row, *divmod(row.place, self.model.page_bytes))
+                self._compare(row, *divmod(row.place, self.page_bytes))
         else:
             self.model.unmap(given)
         if row.total != NO_TOTAL:
@@ -111,9 +113,8 @@ class RecordedOrder:
             self.lives.give_up(handle)
 
     def _compare_size(self, number: int, total: int) -> None:
-        page_bytes = self.model.page_bytes
-        ours = self.model.total_bytes // page_bytes
-        self.result.sizes.note(number, total // page_bytes, ours, ours)
+        ours = self.model.total_bytes // self.page_bytes
+        self.result.sizes.note(number, total // self.page_bytes, ours, ours)
 
     def shrink(self, rows: Rows, first: int, last: int, play: Play) -> None:
         """Have the model shrink, and play what returned meanwhile as it asks for evictions."""
@@ -156,11 +157,11 @@ class RecordedOrder:
         if given is None:
             return
         self.lives.give(row.handle, given, row.end, row.number)
-        self.objects[self.placed.place(given).page] += 1
+        ours = self._count(given, 1)
         if self.tells is Tells.HANDLE:
-            self._compare(row, *divmod(row.handle, self.model.page_bytes))
+            self._compare(row, *divmod(row.handle, self.page_bytes), ours)
         elif self.tells is Tells.MALLOC and row.place:
-            self._compare(row, row.place >> SLOT_BITS, row.place & (1 << SLOT_BITS) - 1)
+            self._compare(row, row.place >> SLOT_BITS, row.place & (1 << SLOT_BITS) - 1, ours)
 
     def _lose(self, given: int) -> None:
         """The free of an object is missing."""
@@ -168,8 +169,16 @@ class RecordedOrder:
         self._free(given)
 
     def _free(self, given: int) -> None:
-        self.objects[self.placed.place(given).page] -= 1
+        self._count(given, -1)
         self.model.free(given)
+
+    def _count(self, given: int, change: int) -> Place | None:
+        """Count a page's objects; where it lies, unless a page's use is known without."""
+        if self.by_page is not None:
+            return None
+        ours = self.placed.place(given)
+        self.objects[ours.page] += change
+        return ours
 
     def _compact(self, place: int, at_once: int) -> None:
         """A compaction of a queued page, as of z3fold, or of a whole pool, as of zsmalloc."""
@@ -178,7 +187,7 @@ class RecordedOrder:
             if at_once:
                 return  # within a free; the model does that itself
             result.compactions += 1
-            page = self.model_page.get(place // self.model.page_bytes)
+            page = self.model_page.get(place // self.page_bytes)
             done = page is not None and self.by_page.compact_page(page)
             result.compactions_unmatched += not done
         elif isinstance(self.model, CompactsPool):
@@ -202,9 +211,12 @@ class RecordedOrder:
             return page in self.by_page.pages
         return bool(self.objects[page])
 
-    def _compare(self, row: Row, kernel_page: int, position: int) -> None:
-        """Note whether an object lies where the model has it."""
-        ours = self.placed.place(self.lives.live[row.handle])
+    def _compare(
+        self, row: Row, kernel_page: int, position: int, ours: Place | None = None
+    ) -> None:
+        """Note whether an object lies where the model has it, ``ours`` if that is known."""
+        if ours is None:
+            ours = self.placed.place(self.lives.live[row.handle])
         bound = self.kernel_page.get(ours.page)
         rival = self.model_page.get(kernel_page)
         # A page number of the model is used once, an address of the kernel's again and again.

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
 from ztrace.tracer.errors import TracerError
-from ztrace.tracer.kmod import LIMIT_BYTES, read_source
+from ztrace.tracer.kmod import LIMIT_BYTES, read_source, read_text
+from ztrace.tracer.program.patching import changed_files, patched
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,30}")
 
@@ -31,12 +32,14 @@ _ZSMALLOC_FUNCTIONS = ("zs_map_object", "zs_obj_read_sg_begin")
 class Allocator:
     """``name``, and where its source is if it is the user's: ``files`` by name, ``main`` the
     one that registers the driver; ``given`` is the path for messages. None of them: the kernel's.
+    ``diff``: a change of the kernel's own, to be applied to that; see :meth:`in_tree`.
     """
 
     name: str
     given: str | None = None
     main: str | None = None
     files: dict[str, bytes] = field(default_factory=dict)
+    diff: str | None = None
 
     @property
     def is_own(self) -> bool:
@@ -45,18 +48,30 @@ class Allocator:
 
     def digest(self) -> str:
         """Of all that the user gave."""
-        state = hashlib.sha256(f"{self.name}\0{self.main}\0".encode())
+        state = hashlib.sha256(f"{self.name}\0{self.main}\0{self.diff}\0".encode())
         for name, content in sorted(self.files.items()):
             state.update(f"{name}\0{len(content)}\0".encode())
             state.update(content)
         return state.hexdigest()
 
+    def in_tree(self, tree: Path) -> Allocator:
+        """Itself, with its diff applied to the file of a kernel's source. TracerError if that is
+        not there, or does not fit."""
+        if self.diff is None:
+            return self
+        assert self.given is not None and self.main is not None
+        path = tree / "mm" / self.main
+        if not path.is_file():
+            raise TracerError(f"{self.given}: changes mm/{self.main}, which this kernel has not")
+        source = patched(self.diff, f"mm/{self.main}", path.read_text(), self.given)
+        return replace(self, files={self.main: source.encode()})
+
 
 def parse(text: str) -> Allocator:
     """``NAME`` or ``NAME=FILE_OR_FOLDER``; TracerError if there is nothing to compile in it.
 
-    A file is a .c file, or a mail or diff that adds one; a folder has NAME.c, or one .c file, and
-    its headers.
+    A file is a .c file, or a mail or diff that adds one or changes the kernel's mm/NAME.c; a folder
+    has NAME.c, or one .c file, and its headers.
     """
     name, equals, given = text.partition("=")
     if not NAME.fullmatch(name) or (equals and not given):
@@ -68,8 +83,24 @@ def parse(text: str) -> Allocator:
     path = Path(given).expanduser()
     if path.is_dir():
         return _from_folder(name, path)
+    if path.suffix != ".c" and (diff := _change(path, name)) is not None:
+        return Allocator(name, given, f"{name}.c", diff=diff)
     _, source = read_source(path)
     return Allocator(name, given, f"{name}.c", {f"{name}.c": source.encode()})
+
+
+def _change(path: Path, name: str) -> str | None:
+    """The diff in a file if it changes mm/NAME.c; TracerError if it changes other code, too."""
+    text = read_text(path)
+    changed = changed_files(text)
+    if f"mm/{name}.c" not in changed:
+        return None
+    others = [one for one in changed if one.endswith((".c", ".h")) and one != f"mm/{name}.c"]
+    if others:
+        raise TracerError(
+            f"{path}: changes {others[0]}, too; apply it to a tree and give that: --kernel TREE"
+        )
+    return text
 
 
 def _from_folder(name: str, folder: Path) -> Allocator:
@@ -112,7 +143,7 @@ def put_player(folder: Path, allocators: Iterable[Allocator], tree: Path) -> Non
     for name in PLAYER:
         wanted[name] = _file(name)
     objects = ["play.o", "program.o"]
-    for allocator in allocators:
+    for allocator in (one.in_tree(tree) for one in allocators):
         for name, content in allocator.files.items():
             wanted[f"{allocator.name}/{name}"] = content
         wanted[f"backend-{allocator.name}.c"] = _backend(allocator, tree).encode()
@@ -189,6 +220,11 @@ def put_module(folder: Path, allocator: Allocator, include: Path) -> str:
     """Fill ``folder`` with a module that plays into one allocator of a running kernel, whose header
     files are in ``include``; returns the module's name. TracerError as of put_player()."""
     name = allocator.name
+    if allocator.diff is not None:
+        raise TracerError(
+            f"{allocator.given}: changes the kernel's source, which is not at hand here; give the "
+            "whole file, or leave --here out"
+        )
     module = f"ztrace_{name}"
     wanted = {one: _file(one) for one in MODULE}
     lines = ["/* SPDX-License-Identifier: GPL-2.0-only */"]

@@ -82,7 +82,8 @@ def build_program(
         raise TracerError("a kernel as a program needs an x86-64 machine; use --here")
     work = cache_dir() / "program" / "trees" / _folder_name(kernel, smp)
     work.mkdir(parents=True, exist_ok=True)
-    with _locked(work / "lock"):
+    # With one CPU and with several, Debian's source is the same folder.
+    with _locked(work.parent / f".{_folder_name(kernel, False)}.lock"):
         source = find_source(kernel, work, say)
         config = CONFIG + (SMP_CONFIG if smp else "")
         state = [source.digest, config, player_digest(), _compiler()]

@@ -80,14 +80,18 @@ def play(
 
 
 def _memory_mib(plan: Plan, rounds: int) -> int:
-    """Room for the answers, and for each live object in a page of its own."""
+    """Room for the answers, and for each live object in a page of its own.
+
+    Never less than 1 GiB: below that a kernel takes and gives back pages in smaller batches
+    (zone_batchsize() of mm/page_alloc.c), and times would depend on how long a trace is.
+    """
     arrays = plan.calls * (8 + 4 * 8 + 2 * 4 + 40 + 4 * (1 + rounds)) + plan.objects * 8
     change = np.zeros(plan.calls, np.int64)
     change[plan.op == OP_CODE["malloc"]] = 1
     change[plan.op == OP_CODE["free"]] = -1
     peak = int(max(0, change.cumsum().max(initial=0)))
     # A kernel's own, pages in blocks of eight that are not full, and tables of its pages.
-    return 128 + int((arrays + peak * 4096 * 1.25) * 1.05) // _MIB
+    return 1100 + int((arrays + peak * 4096 * 1.25) * 1.05) // _MIB
 
 
 @contextlib.contextmanager

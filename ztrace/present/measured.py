@@ -191,9 +191,13 @@ def show_contrast(out: Console, trace: str, found: Contrast) -> None:
         for one in found.differences
     ]
     out.print(table(("call", "", "A ns", "B ns", "B - A", "95 %", ""), cells, texts=2))
-    out.print(
-        "of each call's least time over a guest's rounds; 95 %: of the difference, by pairs; *:\n"
-        "it leaves 0 out, as one interval in twenty does by chance. Calls after which both pools\n"
-        f"had one size: {_of(found.equal, found.calls)}.",
-        soft_wrap=True,
+    of = "each call's least time over a guest's rounds"
+    if found.threads > 1:
+        of = f"calls on {found.threads} CPUs, the middle one of a guest's rounds"
+    text = (
+        f"of {of}; 95 %: of the difference, by pairs; *:\n"
+        "it leaves 0 out, as one interval in twenty does by chance."
     )
+    if found.equal is not None:
+        text += f" Calls after which both pools\nhad one size: {_of(found.equal, found.calls)}."
+    out.print(text, soft_wrap=True)

@@ -44,8 +44,8 @@ def validate_trace(
     ``backend`` replaces the model chosen from the trace's kernel; of ztree, it names the block
     table that the recorded module was built with. ``engine``, ``python`` or ``native``, is where an
     order is searched: of ztree's calls, and of zbud's on several CPUs. The rest is for pools of
-    ztree: ``starts_empty`` and ``on_order`` as for :func:`explain_trees`. ``advance`` gets numbers of
-    rows, in all the trace's.
+    ztree: ``starts_empty`` and ``on_order`` as for :func:`explain_trees`. ``advance`` gets numbers
+    of rows, in all the trace's.
 
     ReplayError for a trace without allocator calls, of some objects only, with calls that cannot
     have happened, or of an allocator that cannot be validated; BackendError for an impossible

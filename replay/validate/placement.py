@@ -40,7 +40,8 @@ class Places:
     """Plays pools through their models and compares where objects lie.
 
     ``pools``: those that calls were made to and whose recordings tell places. ``backend`` replaces
-    the model chosen from the trace's kernel; ``engine``: as of ZbudRun. :meth:`compare` goes over the rows ``passes`` times.
+    the model chosen from the trace's kernel; ``engine``: as of ZbudRun.
+    :meth:`compare` goes over the rows ``passes`` times.
     """
 
     def __init__(

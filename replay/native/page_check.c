@@ -494,10 +494,9 @@ static uint64_t look_at_pages(struct zv_pages *p, const struct zv_call *calls, s
 		if (call->kind == ZV_PAGE_NO_PAGE)
 			continue;
 		struct seen_page *page = page_named(&p->state, call->block);
-		size_t at = 0;
-		while (at < p->spans.len && p->spans.at[at].page != page)
-			at++;
-		if (at == p->spans.len) {
+		size_t at = page->span;
+		if (at >= p->spans.len || p->spans.at[at].page != page) {
+			page->span = p->spans.len;
 			*PUSH(&p->escape, p->spans) = (struct span){
 				page, call->ts, call->end, call->row, page->present};
 			others -= page->present;

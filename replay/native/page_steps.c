@@ -35,6 +35,38 @@ struct seen_page *page_for(struct page_state *t, int64_t number)
 	return page;
 }
 
+/* -- lists -------------------------------------------------------------------------------------- */
+
+static void toggle(struct page_state *t, const struct page *page)
+{
+	if (page)
+		zv_hash_toggle(&t->neighbours, page->number,
+			       page->older ? page->older->number + 1 : 0);
+}
+
+static void list_between(struct page_state *t, struct page *page, struct page *older,
+			 struct page *newer)
+{
+	toggle(t, newer);
+	insert(&t->lists, page, older, newer);
+	toggle(t, page);
+	toggle(t, newer);
+}
+
+static void list_newest(struct page_state *t, struct page *page)
+{
+	list_between(t, page, t->lists.list[list_number(page)].newest, NULL);
+}
+
+static void take_off(struct page_state *t, struct page *page)
+{
+	struct page *newer = page->newer;
+	toggle(t, newer);
+	toggle(t, page);
+	unlink_page(&t->lists, page);
+	toggle(t, newer);
+}
+
 /* -- what the search asks ----------------------------------------------------------------------- */
 
 static int compare_numbers(const void *a, const void *b)
@@ -70,6 +102,13 @@ static void hidden(void *state, zv_bytes *into)
 	struct page_hidden hidden = {t->beginning, t->order.len};
 	zv_add(t->escape, into, &hidden, sizeof(hidden));
 	zv_add(t->escape, into, t->order.at, t->order.len * sizeof(*t->order.at));
+}
+
+static void key(void *state, zv_bytes *into)
+{
+	const struct page_state *t = state;
+	zv_add(t->escape, into, &t->beginning, sizeof(t->beginning));
+	zv_add(t->escape, into, &t->neighbours, sizeof(t->neighbours));
 }
 
 static void install(void *state, const uint8_t *from)
@@ -175,7 +214,7 @@ static void vanish(struct page_state *t, struct seen_page *page)
 static void settle(struct page_state *t, struct seen_page *page)
 {
 	if (page->page.first || page->page.last)
-		push(&t->lists, &page->page);
+		list_newest(t, &page->page);
 	else
 		vanish(t, page);
 }
@@ -187,10 +226,10 @@ static bool malloc_in(struct page_state *t, struct seen_page *page, const struct
 	if (step == ZV_STEP_GROW)
 		appear(t, page);
 	else
-		unlink_page(&t->lists, &page->page);
+		take_off(t, &page->page);
 	bool first = !page->page.first;
 	*(first ? &page->page.first : &page->page.last) = (uint8_t)chunks;
-	push(&t->lists, &page->page);
+	list_newest(t, &page->page);
 	note_use(page, call);
 	uint32_t given = first ? HEADER_CHUNKS * t->chunk_bytes
 			       : t->page_bytes - chunks * t->chunk_bytes;
@@ -209,13 +248,13 @@ bool page_do(struct page_state *t, const struct zv_call *call, uint8_t step)
 		break;
 	case ZV_PAGE_FREE:
 		if (!page->page.under_reclaim)
-			unlink_page(&t->lists, &page->page);
+			take_off(t, &page->page);
 		*(call->slot ? &page->page.last : &page->page.first) = 0;
 		if (!page->page.under_reclaim)
 			settle(t, page);
 		break;
 	case ZV_PAGE_RECLAIM:
-		unlink_page(&t->lists, &page->page);
+		take_off(t, &page->page);
 		page->page.under_reclaim = true;
 		break;
 	default:
@@ -253,7 +292,7 @@ static void take_back(struct page_state *t, const struct saved *saved)
 	if (!page)
 		return;
 	if (is_listed(page))
-		unlink_page(&t->lists, &page->page);
+		take_off(t, &page->page);
 	t->count += saved->present;
 	t->count -= page->present;
 	page->present = saved->present;
@@ -265,7 +304,7 @@ static void take_back(struct page_state *t, const struct saved *saved)
 	page->used_end = saved->used_end;
 	page->is_used = saved->is_used;
 	if (is_listed(page))
-		insert(&t->lists, &page->page, saved->older, saved->newer);
+		list_between(t, &page->page, saved->older, saved->newer);
 }
 
 static bool act(void *state, uint32_t number, const struct zv_call *call, uint8_t step, void *undo)
@@ -304,7 +343,7 @@ void page_force(struct page_state *t, const struct zv_call *call)
 	if (!page->present)
 		appear(t, page);
 	else if (!page->page.under_reclaim)
-		unlink_page(&t->lists, &page->page);
+		take_off(t, &page->page);
 	page->page.under_reclaim = call->kind == ZV_PAGE_RECLAIM;
 	if (call->kind == ZV_PAGE_MALLOC || call->kind == ZV_PAGE_FREE) {
 		uint32_t chunks = call->kind == ZV_PAGE_MALLOC ? chunks_of(call) : 0;
@@ -372,12 +411,12 @@ void page_arrange(struct page_state *t, const uint64_t *order, size_t len)
 			zv_give_up(t->escape, ZC_NO_MEMORY);
 		for (size_t i = 0; i < count; i++) {
 			stamps[i] = t->sorted.at[i]->pushed;
-			unlink_page(&t->lists, &t->sorted.at[i]->page);
+			take_off(t, &t->sorted.at[i]->page);
 		}
 		for (size_t i = 0; i < count; i++) {
 			struct seen_page *page = (struct seen_page *)(uintptr_t)order[2 + i];
 			page->pushed = stamps[i];
-			insert(&t->lists, &page->page, older, newer);
+			list_between(t, &page->page, older, newer);
 			older = &page->page;
 		}
 		free(stamps);
@@ -421,5 +460,5 @@ const struct zv_model zv_page_model = {
 	.undo = undo,
 	.hidden = hidden,
 	.install = install,
-	.key = hidden,
+	.key = key,
 };

@@ -18,6 +18,7 @@ struct seen_page {
 	struct page page;
 	bool present, is_used, is_touched;
 	int64_t pushed, used_ts, used_end;
+	size_t span; /* where it may be among those of the group's pages */
 	struct open *open; /* what is not decided about its place, or NULL */
 };
 
@@ -31,6 +32,11 @@ struct page_state {
 	struct zv_escape *escape;
 	uint32_t page_bytes, chunk_bytes;
 	uint64_t count; /* pages that the pool has */
+	/*
+	 * Of each page with the one that is older on its list. Which pages there are and in which
+	 * lists is fixed by the calls that were made, so that this tells how pages lie.
+	 */
+	struct zv_hash neighbours;
 	int64_t clock;
 	struct lists lists;
 	struct zc_map pages; /* number -> page, also of those that are gone */

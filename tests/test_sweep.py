@@ -330,7 +330,9 @@ def test_a_failed_run_does_not_stop_the_rest(traces: list[str], tmp_path: Path) 
     output = tmp_path / "results.parquet"
     broken = tmp_path / "broken.parquet"
     content = bytearray(Path(traces[0]).read_bytes())
-    content[100:140] = bytes(40)  # rows, not the footer: seen by who reads them
+    # Rows, not the footer: seen by who reads them. Where columns lie is Arrow's to choose.
+    page = pq.read_metadata(traces[0]).row_group(0).column(0).data_page_offset
+    content[page + 40 : page + 80] = bytes(40)
     broken.write_bytes(content)
     process = ztrace("sweep", traces[0], str(broken), "--backend", "zbud", "-o", str(output))
     _, said = process.communicate(timeout=120)

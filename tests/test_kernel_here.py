@@ -4,6 +4,8 @@ models put them; no module stays."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.guests import Watch
+from tests.guests import Boot, Watch
 from ztrace.measuring import as_plan
 from ztrace.replay.measured.calls import read_calls
 from ztrace.replay.measured.compared import compare
@@ -27,7 +29,9 @@ from ztrace.traces import TraceReader, TraceWriter
 
 pytestmark = pytest.mark.kernel
 
-SMALL = Path(__file__).parents[1] / "traces" / "samples" / "z3fold-6.1-small.parquet"
+SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
+SMALL, BURSTS = SAMPLES / "z3fold-6.1-small.parquet", SAMPLES / "ztree-6.1-bursts.parquet"
+SCRIPT = Path(__file__).parent / "guest" / "here.sh"
 ROUNDS = 2
 
 OWN = {"6.1": ("zbud", "z3fold", "zsmalloc"), "6.12": ("zbud", "zsmalloc"), "7.2": ("zsmalloc",)}
@@ -65,7 +69,16 @@ def boot(kernel: str, folder: Path, patch: Path | None, watch: Watch) -> None:
     (folder / "stayed").write_text(str(status))
 
 
-GUESTS = {f"here-{kernel}": partial(boot, kernel) for kernel in OWN}
+def boot_commands(folder: Path, patch: Path | None, watch: Watch) -> None:
+    """One guest in which the command itself is typed."""
+    shutil.copy(BURSTS, folder / "trace.parquet")
+    shutil.copy(SCRIPT, folder)
+    (folder / "run").write_text(f'ZTRACE="{sys.executable} -m ztrace"\n. /job/{SCRIPT.name}\n')
+    run_guest(fetch_kernel("6.1"), folder, GuestSize(), watch=watch)
+
+
+GUESTS: dict[str, Boot] = {f"here-{kernel}": partial(boot, kernel) for kernel in OWN}
+GUESTS["here"] = boot_commands
 
 
 @pytest.mark.parametrize(
@@ -118,3 +131,31 @@ def test_a_driver_of_the_newer_api_plays(guest: Callable[[str], Path], kernel: s
 @pytest.mark.parametrize("kernel", OWN)
 def test_no_module_stays(guest: Callable[[str], Path], kernel: str) -> None:
     assert (guest(f"here-{kernel}") / "stayed").read_text() == "0"
+
+
+@pytest.mark.parametrize("phase", ["compiling", "playing"])
+def test_interrupted_it_leaves_nothing_behind(guest: Callable[[str], Path], phase: str) -> None:
+    """Neither a process, nor a file, nor a module."""
+    folder = guest("here")
+    assert (folder / f"{phase}.status").read_text() == "130\n"
+    assert (folder / f"{phase}.said").read_text() == "ztrace: interrupted\n"
+    assert (folder / f"{phase}.left").read_text() == ""
+    assert (folder / f"{phase}.out").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("signed", "this kernel takes signed modules only"),
+        ("locked", "this kernel is locked down"),
+        ("disabled", "this kernel takes no more modules"),
+    ],
+)
+def test_where_modules_are_refused_it_says_why(
+    guest: Callable[[str], Path], where: str, said: str
+) -> None:
+    folder = guest("here")
+    assert (folder / f"{where}.status").read_text() == "2\n"
+    [line] = (folder / f"{where}.said").read_text().splitlines()
+    assert line.startswith(f"ztrace: {said} (/")
+    assert (folder / f"{where}.left").read_text() == ""

@@ -16,6 +16,7 @@ import pytest
 import ztrace.replay.limit.native as limit
 import ztrace.replay.play.interface as player
 import ztrace.replay.validate.native as checker
+import ztrace.replay.validate.zbud_native as pages
 from ztrace.allocator import native
 from ztrace.allocator.native.library import POOLS, Interface, NativeMissing, library, shape
 
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.skipif(
     not (ROOT / "setup.py").exists(), reason="the headers are the checkout's"
 )
 SAMPLE = ROOT / "traces/samples/zbud-6.1-small.parquet"
-INTERFACES = [POOLS, player.PLAYER, checker.CHECKER, limit.LOOP]
+INTERFACES = [POOLS, player.PLAYER, checker.CHECKER, pages.PAGES, limit.LOOP]
 
 
 class Point(Structure):
@@ -110,7 +111,7 @@ def test_a_missing_layout_is_refused() -> None:
     assert "the native core has no zc_gone" in refusal(replace(POOLS, layout="zc_gone"))
 
 
-@pytest.mark.parametrize("module", [sys.modules[library.__module__], player, checker, limit])
+@pytest.mark.parametrize("module", [sys.modules[library.__module__], player, checker, pages, limit])
 def test_every_structure_is_compared(module: ModuleType) -> None:
     """Whatever ctypes lays out in a module is in its interface."""
     [interface] = [one for one in vars(module).values() if isinstance(one, Interface)]
@@ -146,6 +147,7 @@ def fields_in(header: str) -> dict[str, set[str]]:
         (["allocator/native/core.h"], POOLS),
         (["replay/native/play.h"], player.PLAYER),
         (["replay/native/check.h"], checker.CHECKER),
+        (["replay/native/page_check.h"], pages.PAGES),
         (["replay/native/demand.h", "replay/native/zswap.h"], limit.LOOP),
     ],
 )

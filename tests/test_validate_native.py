@@ -28,10 +28,11 @@ from ztrace.allocator.native.library import library
 from ztrace.allocator.ztree.calls import BlockKind
 from ztrace.allocator.ztree.model import BlockTree, BlockType
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.validate.calls import SEEN, Seen
 from ztrace.replay.validate.found_order import FoundOrder
 from ztrace.replay.validate.native import CHECKER, NativeStream
 from ztrace.replay.validate.races import races_in
-from ztrace.replay.validate.stream import SEEN, PythonStream, Seen, Sinks, Stream
+from ztrace.replay.validate.stream import PythonStream, Sinks, Stream
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
 from ztrace.replay.validate.ztree_verdict import KEPT
 

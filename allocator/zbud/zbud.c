@@ -1,25 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* zbud of Linux 5.12 to 6.12: allocator/zbud/model.py in C, whose names and comments hold here too. */
-#include "core.h"
+#include "zbud.h"
 
 #include <stdlib.h>
 
-enum { PAGE_CHUNKS = 64, HEADER_CHUNKS = 1, CHUNKS = PAGE_CHUNKS - HEADER_CHUNKS, FULL = 0 };
 enum { RECLAIM_TRIES = 8 };
-
-struct page { /* in one cache line */
-	_Alignas(64) uint64_t number;
-	uint8_t first, last; /* chunks used at each end, 0 = free */
-	bool under_reclaim;
-	uint32_t id;
-	struct page *older, *newer; /* in its list by free chunks */
-	struct page *lru_older, *lru_newer; /* least recently used page first */
-};
-
-struct list {
-	struct page *newest;
-	uint64_t len;
-};
 
 struct zbud {
 	struct zc_pool base;
@@ -27,8 +12,7 @@ struct zbud {
 	int64_t largest;
 	struct zc_map pages; /* number -> page; not used by reference: page id * 2 + is it first */
 	struct zc_slab slab;
-	struct list lists[CHUNKS]; /* by free chunks; bit n of filled: list n is not empty */
-	uint64_t filled;
+	struct lists lists;
 	struct page *lru_oldest, *lru_newest;
 	uint64_t pages_len, used_chunks, pages_allocated, pages_freed, lists_searched;
 	uint64_t pages_reclaimed, evictions;
@@ -83,40 +67,6 @@ static const char *owner_fault(const struct zbud *z, uint64_t handle, const stru
 
 /* -- lists ---------------------------------------------------------------------------------- */
 
-static uint32_t list_number(const struct page *page)
-{
-	if (page->first && page->last)
-		return FULL;
-	return CHUNKS - page->first - page->last;
-}
-
-static void push(struct zbud *z, struct page *page)
-{
-	uint32_t number = list_number(page);
-	struct list *list = &z->lists[number];
-	page->newer = NULL;
-	page->older = list->newest;
-	if (list->newest)
-		list->newest->newer = page;
-	list->newest = page;
-	list->len++;
-	z->filled |= UINT64_C(1) << number;
-}
-
-static void unlink_page(struct zbud *z, struct page *page)
-{
-	uint32_t number = list_number(page);
-	struct list *list = &z->lists[number];
-	if (page->newer)
-		page->newer->older = page->older;
-	else
-		list->newest = page->older;
-	if (page->older)
-		page->older->newer = page->newer;
-	if (!--list->len)
-		z->filled &= ~(UINT64_C(1) << number);
-}
-
 static void lru_push(struct zbud *z, struct page *page)
 {
 	page->lru_newer = NULL;
@@ -142,15 +92,13 @@ static void lru_unlink(struct zbud *z, struct page *page)
 
 static struct page *take_fitting(struct zbud *z, uint32_t chunks)
 {
-	uint64_t fitting = z->filled >> chunks;
-	if (!fitting) {
+	struct page *page = choose(&z->lists, chunks);
+	if (!page) {
 		z->lists_searched += CHUNKS - chunks;
 		return NULL;
 	}
-	uint32_t skipped = (uint32_t)__builtin_ctzll(fitting);
-	z->lists_searched += skipped + 1;
-	struct page *page = z->lists[chunks + skipped].newest;
-	unlink_page(z, page);
+	z->lists_searched += list_number(page) - chunks + 1;
+	unlink_page(&z->lists, page);
 	return page;
 }
 
@@ -215,7 +163,7 @@ static int zbud_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 		page->first = (uint8_t)chunks;
 	else
 		page->last = (uint8_t)chunks;
-	push(z, page);
+	push(&z->lists, page);
 	pool->objects++;
 	z->used_chunks += chunks;
 	*handle = handle_of(z, page, first);
@@ -233,7 +181,7 @@ static void free_end(struct zbud *z, struct page *page, bool first)
 	}
 	bool linked = !page->under_reclaim;
 	if (linked)
-		unlink_page(z, page);
+		unlink_page(&z->lists, page);
 	if (first)
 		page->first = 0;
 	else
@@ -241,7 +189,7 @@ static void free_end(struct zbud *z, struct page *page, bool first)
 	if (!linked)
 		return; /* the reclaim that is under way will see to the page */
 	if (others) {
-		push(z, page);
+		push(&z->lists, page);
 	} else {
 		lru_unlink(z, page);
 		give_back(z, page);
@@ -301,7 +249,7 @@ static int reclaim_page(struct zc_pool *pool, zc_evict evict, void *context, int
 	for (int tries = 0; tries < RECLAIM_TRIES; tries++) {
 		struct page *page = z->lru_oldest;
 		lru_unlink(z, page);
-		unlink_page(z, page);
+		unlink_page(&z->lists, page);
 		page->under_reclaim = true;
 		uint64_t handles[2]; /* noted before the first eviction */
 		uint32_t count = 0;
@@ -326,7 +274,7 @@ static int reclaim_page(struct zc_pool *pool, zc_evict evict, void *context, int
 			*ret = 0;
 			return 0;
 		}
-		push(z, page);
+		push(&z->lists, page);
 		lru_push(z, page);
 	}
 	*ret = -EAGAIN;
@@ -384,7 +332,7 @@ static void zbud_stats(struct zc_pool *pool, int64_t *out)
 	*out++ = (int64_t)z->lists_searched;
 	*out++ = (int64_t)z->used_chunks;
 	for (uint32_t i = 0; i < CHUNKS; i++)
-		*out++ = (int64_t)z->lists[i].len;
+		*out++ = (int64_t)z->lists.list[i].len;
 }
 
 static void zbud_destroy(struct zc_pool *pool)

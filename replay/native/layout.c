@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The layouts of play.h, check.h and zswap.h. */
+/* The layouts of play.h, check.h, page_check.h and zswap.h. */
 #include "layout.h"
 
 #include "check.h"
+#include "page_check.h"
 #include "play.h"
 #include "zswap.h"
 
@@ -77,6 +78,28 @@ static const struct zc_layout of_check[] = {
 	{NULL, 0, 0},
 };
 
+static const struct zc_layout of_pages[] = {
+	ZC_LAYOUT(zv_page_tally, calls, explained, groups, overlapping, largest_group, dead_ends,
+		  cut_short, undecided),
+	ZC_LAYOUT(zv_reading, row, pages, low, high),
+	ZC_LAYOUT(zv_pages_found, tally, readings, readings_len, failed, first, page, says, cause),
+	ZC_CODE(ZV_PAGE_MALLOC),
+	ZC_CODE(ZV_PAGE_FREE),
+	ZC_CODE(ZV_PAGE_NO_PAGE),
+	ZC_CODE(ZV_PAGE_RECLAIM),
+	ZC_CODE(ZV_PAGE_PUT_BACK),
+	ZC_CODE(ZV_STEP_WHOLE),
+	ZC_CODE(ZV_STEP_LOOK),
+	ZC_CODE(ZV_STEP_GROW),
+	ZC_CODE(ZV_SAYS_NEW_PAGE),
+	ZC_CODE(ZV_SAYS_PAGE),
+	ZC_CODE(ZV_SAYS_NO_OBJECT),
+	ZC_CODE(ZV_SAYS_NO_PAGE),
+	ZC_CODE(ZV_SAYS_NOT_RECLAIMED),
+	ZC_CODE(ZV_SAYS_NOT_OLDEST),
+	{NULL, 0, 0},
+};
+
 static const struct zc_layout of_zswap[] = {
 	ZC_LAYOUT(zl_reading_options, kind_of, header_bytes, limited, frontswap, first_size),
 	ZC_LAYOUT(zl_columns, rows, first_row, op, pool, key, size, ret, ts_ns, tid, key_valid,
@@ -117,4 +140,9 @@ ZC_API const struct zc_layout *zv_layout(void)
 ZC_API const struct zc_layout *zl_layout(void)
 {
 	return of_zswap;
+}
+
+ZC_API const struct zc_layout *zv_page_layout(void)
+{
+	return of_pages;
 }

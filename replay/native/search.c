@@ -163,10 +163,8 @@ static void open_frame(struct zv_search *s, uint32_t first, uint32_t done, uint3
 		return;
 	}
 	find_candidates(s, first);
-	uint32_t begun = s->candidates.at[s->candidates.len - 1] + 1 - first;
-	uint32_t numbers[2] = {first, s->splits_left};
-	zv_add(s->escape, &s->key, numbers, sizeof(numbers));
-	zv_add(s->escape, &s->key, s->made.at + first, begun);
+	zv_add(s->escape, &s->key, &s->splits_left, sizeof(s->splits_left));
+	zv_add(s->escape, &s->key, &s->made_hash, sizeof(s->made_hash));
 	if (zv_was_met(s->escape, &s->visited, &s->key))
 		return;
 	s->nodes_left--;
@@ -191,6 +189,17 @@ static uint32_t write_log(struct zv_search *s, uint32_t before, uint32_t number,
 	return (uint32_t)s->logs.len - 1;
 }
 
+/* Note how many steps a call has made. */
+static void set_made(struct zv_search *s, uint32_t number, uint8_t made)
+{
+	uint8_t before = s->made.at[number];
+	s->made.at[number] = made;
+	if (before)
+		zv_hash_toggle(&s->made_hash, number, before);
+	if (made)
+		zv_hash_toggle(&s->made_hash, number, made);
+}
+
 static void *push_undo(struct zv_search *s)
 {
 	ROOM(s->escape, s->undo, s->model->undo_bytes);
@@ -207,7 +216,7 @@ static void take_back(struct zv_search *s, struct zv_frame *frame)
 		s->model->undo(s->state, s->undo.at + s->undo.len);
 	}
 	frame->applied = -1;
-	s->made.at[tried->number] = frame->made;
+	set_made(s, tried->number, frame->made);
 	if (splits(s, frame->made, &tried->run) && s->splits_left < ZV_ANY)
 		s->splits_left++;
 }
@@ -226,7 +235,7 @@ static void try_next(struct zv_search *s, struct zv_frame *frame)
 		bool agreed =
 			s->model->act(s->state, number, &s->calls.at[number], step, push_undo(s));
 		frame->applied++;
-		s->made.at[number] = ends(s, step) ? ZV_DONE : s->made.at[number] + 1;
+		set_made(s, number, ends(s, step) ? ZV_DONE : s->made.at[number] + 1);
 		if (!agreed)
 			return;
 		after = write_log(s, after, number, step);
@@ -262,6 +271,7 @@ void zv_search_run(struct zv_search *s)
 	s->made.len = 0;
 	ROOM(s->escape, s->made, calls);
 	memset(s->made.at, 0, calls);
+	s->made_hash = (struct zv_hash){{0, 0}};
 	model->begin(s->state, s->calls.at, calls);
 	rank_calls(s);
 	s->exits.list.len = s->exits.hidden.len = 0;

@@ -100,6 +100,7 @@ struct zv_search {
 
 	/* inside a search */
 	zv_bytes made; /* steps, of each call */
+	struct zv_hash made_hash; /* the same: groups can be so large that the bytes are too many */
 	VECTOR(uint32_t) candidates, ranks; /* a call's place by row */
 	VECTOR(struct zv_ranked) ranked;
 	VECTOR(struct zv_offered) offered;

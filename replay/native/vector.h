@@ -42,6 +42,28 @@ void zv_put_key(struct zv_escape *escape, struct zc_map *map, uint64_t key, uint
 /* Empty a map; one that has grown gives its memory back. */
 void zv_empty(struct zv_escape *escape, struct zc_map *map);
 
+/*
+ * 128 bits for a set of pairs, to which one is added and from which it is taken alike. That two sets
+ * of all that a search ever meets have the same is less likely than a fault of the memory.
+ */
+struct zv_hash {
+	uint64_t words[2];
+};
+
+static inline uint64_t zv_mixed(uint64_t word)
+{
+	word = (word ^ word >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
+	word = (word ^ word >> 27) * UINT64_C(0x94D049BB133111EB);
+	return word ^ word >> 31;
+}
+
+static inline void zv_hash_toggle(struct zv_hash *hash, uint64_t one, uint64_t other)
+{
+	uint64_t first = zv_mixed(one + UINT64_C(0x9E3779B97F4A7C15));
+	hash->words[0] ^= zv_mixed(first ^ other);
+	hash->words[1] ^= zv_mixed(first + zv_mixed(other + UINT64_C(0xD1B54A32D192ED03)));
+}
+
 /* Byte strings that were met; found by their hash. */
 struct zv_entry {
 	uint64_t at, next;

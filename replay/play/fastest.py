@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Every, Result
-from ztrace.replay.play.engine import replay
 from ztrace.replay.play.native import can_replay, reason_missing, replay_native
 from ztrace.replay.read.source import Source
 
@@ -66,5 +65,7 @@ def replay_each(
         found |= zip(in_core, replayed, strict=True)
     for backend in backends:
         if backend not in found:
+            from ztrace.replay.play.engine import replay
+
             found[backend] = replay(source, backend, every=every, advance=share)
     return [found[backend] for backend in backends]

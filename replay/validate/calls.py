@@ -53,6 +53,19 @@ CALL = np.dtype(
 
 Calls = NDArray[np.void]
 
+SEEN = np.dtype(
+    [
+        *(("ts", np.int64), ("end", np.int64), ("kind", np.int8), ("block", np.int64)),
+        *(("slot", np.int8), ("row", np.int64), ("cpu", np.uint16), ("tid", np.uint32)),
+        ("size", np.int64),
+    ],
+    align=True,
+)
+"""What a checker sees of calls, sorted by (ts, row): of ztree the columns of a BlockCall, of zbud
+as the core's page_check.h says. Laid out as struct zv_call of its check.h."""
+
+Seen = NDArray[np.void]
+
 
 @dataclass
 class Window:
@@ -102,6 +115,17 @@ def groups(calls: Calls, limit: int) -> Iterator[tuple[int, int]]:
     latest = np.maximum.accumulate(calls["end"])
     ends = np.flatnonzero(np.append(calls["ts"][1:] > latest[:-1], latest[-1] < limit)) + 1
     yield from pairwise([0, *ends.tolist()])
+
+
+def last_end(calls: Calls, limit: int) -> int:
+    """Where the last of the :func:`groups` ends; 0 if none does."""
+    if not len(calls):
+        return 0
+    latest = np.maximum.accumulate(calls["end"])
+    if latest[-1] < limit:
+        return len(calls)
+    ends = np.flatnonzero(calls["ts"][1:] > latest[:-1])
+    return int(ends[-1]) + 1 if len(ends) else 0
 
 
 def horizons(reader: TraceReader, advance: Callable[[int], object]) -> list[int]:

@@ -16,7 +16,7 @@ import numpy as np
 from ztrace.allocator.registry import builtin, recorded_traits
 from ztrace.allocator.specification import family
 from ztrace.allocator.table import Table
-from ztrace.allocator.traits import Tells
+from ztrace.allocator.traits import Check, Tells
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.checked import check
 from ztrace.replay.validate.calls import PLAYED
@@ -42,9 +42,10 @@ def validate_trace(
     """Whether the models of a trace's allocators answer its calls as the kernel did.
 
     ``backend`` replaces the model chosen from the trace's kernel; of ztree, it names the block
-    table that the recorded module was built with. The rest is for pools of ztree: ``engine``,
-    ``starts_empty`` and ``on_order`` as for :func:`explain_trees`. ``advance`` gets numbers of
-    rows, in all the trace's.
+    table that the recorded module was built with. ``engine``, ``python`` or ``native``, is where an
+    order is searched: of ztree's calls, and of zbud's on several CPUs. The rest is for pools of
+    ztree: ``starts_empty`` and ``on_order`` as for :func:`explain_trees`. ``advance`` gets numbers
+    of rows, in all the trace's.
 
     ReplayError for a trace without allocator calls, of some objects only, with calls that cannot
     have happened, or of an allocator that cannot be validated; BackendError for an impossible
@@ -67,7 +68,7 @@ def validate_trace(
         nothing = recorded_traits(allocator).tells is Tells.NOTHING
         _refuse(reader, f"pool {number} is {allocator}; no places to compare", nothing)
     of_trees = backend is not None and (not others or can_explain(family(backend)))
-    places = Places(reader, others, None if of_trees and trees else backend)
+    places = Places(reader, others, None if of_trees and trees else backend, engine)
     share = _Share(advance, TREE_PASSES * bool(all_trees or trees) + places.passes)
     if all_trees or trees:
         from ztrace.replay.validate.ztree_run import explain_trees
@@ -89,6 +90,12 @@ def validate_trace(
 def searches_trees(metadata: Metadata) -> bool:
     """Whether an order of ztree's calls is searched, which the core can do and a file can hold."""
     return not metadata.pools or any(can_explain(pool.allocator) for pool in metadata.pools)
+
+
+def searches(metadata: Metadata) -> bool:
+    """Whether an order of calls is searched at all, which the core and Python can do."""
+    checks = {recorded_traits(pool.allocator).check for pool in metadata.pools}
+    return searches_trees(metadata) or (Check.SEARCHED in checks and metadata.machine.cpus != 1)
 
 
 def _allocator(metadata: Metadata, pool: int) -> str:

@@ -31,8 +31,9 @@ from ztrace.allocator.native.library import NO_MEMORY, Interface, Shape, codes_o
 from ztrace.allocator.ztree.calls import Answer, BlockKind, BlockStep, Said
 from ztrace.allocator.ztree.model import BlockTree
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.validate.calls import SEEN, Seen
 from ztrace.replay.validate.found_order import FoundOrder
-from ztrace.replay.validate.stream import SEEN, Seen, Sinks, call_of
+from ztrace.replay.validate.stream import Sinks, call_of
 from ztrace.replay.validate.ztree_checker import BlockFailure, TreeTally
 
 _FOREVER = 2**63 - 1
@@ -75,7 +76,8 @@ class _Found(Structure):
     )
 
 
-def _shape(record: np.dtype[np.void]) -> Shape:
+def shape_of(record: np.dtype[np.void]) -> Shape:
+    """The shape of a structure as NumPy lays it out."""
     fields = (record.fields or {}).items()
     return {"": (0, record.itemsize)} | {
         name: (offset, dtype.itemsize) for name, (dtype, offset, *_) in fields
@@ -92,8 +94,8 @@ CHECKER = Interface(
         "zv_found_of": (POINTER(_Found), (c_void_p,)),
     },
     {
-        "zv_call": _shape(SEEN),
-        "zv_failure": _shape(_FAILURE),
+        "zv_call": shape_of(SEEN),
+        "zv_failure": shape_of(_FAILURE),
         "zv_tally": shape(_Tally),
         "zv_found": shape(_Found),
     },
@@ -166,7 +168,7 @@ class NativeStream:
         self.undecided_since = None if since == _FOREVER else since
         if self._sinks.on_order is not None and found.order_len:
             arrays = [
-                _array(getattr(found, name), found.order_len, dtype)
+                array(getattr(found, name), found.order_len, dtype)
                 for name, dtype in (("at_ns", np.int64), ("row", np.int64), ("step", np.int8))
             ]
             self._sinks.on_order(FoundOrder(*arrays))
@@ -176,16 +178,16 @@ class NativeStream:
     def _take_races(self, found: _Found) -> None:
         if not found.races_len:
             return
-        ends = _array(found.race_ends, found.races_len, np.uint64).tolist()
-        calls = [call_of(one) for one in _array(found.race_calls, ends[-1], SEEN)]
-        steps = [BlockStep(one) for one in _array(found.race_steps, ends[-1], np.int8).tolist()]
+        ends = array(found.race_ends, found.races_len, np.uint64).tolist()
+        calls = [call_of(one) for one in array(found.race_calls, ends[-1], SEEN)]
+        steps = [BlockStep(one) for one in array(found.race_steps, ends[-1], np.int8).tolist()]
         for first, end in zip([0, *ends], ends, strict=False):
             self._sinks.on_steps(list(zip(calls[first:end], steps[first:end], strict=True)))
 
     def _take_failures(self, found: _Found) -> None:
-        for one in _array(found.failures, found.failures_len, _FAILURE):
+        for one in array(found.failures, found.failures_len, _FAILURE):
             first = found.around + int(one["around"]) * SEEN.itemsize
-            around = tuple(call_of(each) for each in _array(first, int(one["around_len"]), SEEN))
+            around = tuple(call_of(each) for each in array(first, int(one["around_len"]), SEEN))
             call = call_of(one["call"])
             answer = Answer(Said(one["said"]), int(one["block"]), int(one["slot"])).text(call)
             self._sinks.on_failure(BlockFailure(call, answer, Cause(one["cause"]).text, around))
@@ -193,7 +195,7 @@ class NativeStream:
         self._failed = found.failed
 
 
-def _array(address: int | None, length: int, dtype: Any) -> NDArray[Any]:
+def array(address: int | None, length: int, dtype: Any) -> NDArray[Any]:
     """A copy of an array of the core's."""
     if address is None or not length:
         return np.empty(0, dtype)

@@ -11,6 +11,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass
 class Sizes:
@@ -40,6 +43,22 @@ class Sizes:
         if self.first is None:
             possible = f"{low}" if low == high else f"{low} to {high}"
             self.first = f"row {row}: kernel {pages} pages, model {possible}"
+
+    def note_all(
+        self,
+        row: NDArray[np.int64],
+        pages: NDArray[np.int64],
+        low: NDArray[np.int64],
+        high: NDArray[np.int64],
+    ) -> None:
+        """Compare several readings, in the order of their calls."""
+        equal = (low <= pages) & (pages <= high)
+        self.compared += len(row)
+        self.equal += int(equal.sum())
+        self.sure += int((equal & (low == high)).sum())
+        for at in np.flatnonzero(~equal).tolist():
+            self.compared -= 1
+            self.note(int(row[at]), int(pages[at]), int(low[at]), int(high[at]))
 
 
 class _Change(NamedTuple):

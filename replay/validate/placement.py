@@ -40,11 +40,19 @@ class Places:
     """Plays pools through their models and compares where objects lie.
 
     ``pools``: those that calls were made to and whose recordings tell places. ``backend`` replaces
-    the model chosen from the trace's kernel. :meth:`compare` goes over the rows ``passes`` times.
+    the model chosen from the trace's kernel; ``engine``: as of ZbudRun.
+    :meth:`compare` goes over the rows ``passes`` times.
     """
 
-    def __init__(self, reader: TraceReader, pools: Sequence[int], backend: str | None) -> None:
+    def __init__(
+        self,
+        reader: TraceReader,
+        pools: Sequence[int],
+        backend: str | None,
+        engine: str | None = None,
+    ) -> None:
         self._reader = reader
+        self._engine = engine
         self._backend = backend
         self._page_bytes = reader.metadata.machine.page_bytes or 4096
         self._tells_lock = {number: _tells_lock(reader, number) for number in pools}
@@ -125,7 +133,8 @@ class Places:
                 from ztrace.allocator.zbud.model import Zbud
                 from ztrace.replay.validate.zbud_run import ZbudRun
 
-                runs[number] = ZbudRun(result, Zbud(page_bytes=self._page_bytes))
+                model = Zbud(page_bytes=self._page_bytes)
+                runs[number] = ZbudRun(result, model, self._engine)
             else:
                 from ztrace.replay.validate.lock_order import LockOrder
 

@@ -11,26 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ztrace.allocator.ztree.calls import BlockCall, BlockKind, BlockStep
 from ztrace.allocator.ztree.model import BlockTree
-from ztrace.replay.validate.calls import groups
+from ztrace.replay.validate.calls import Seen, groups
 from ztrace.replay.validate.found_order import FoundOrder
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps, TreeChecker, TreeTally
-
-# What one tree sees of calls: columns of struct BlockCall, sorted by (ts, row). Laid out as struct
-# zv_call of the core's check.h.
-SEEN = np.dtype(
-    [
-        *(("ts", np.int64), ("end", np.int64), ("kind", np.int8), ("block", np.int64)),
-        *(("slot", np.int8), ("row", np.int64), ("cpu", np.uint16), ("tid", np.uint32)),
-        ("size", np.int64),
-    ],
-    align=True,
-)
-
-Seen = NDArray[np.void]
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class PoolChecker(Checker[PageCall, PageStep, PoolHidden, PoolTally]):
 
     def _prepare(self, calls: Sequence[PageCall]) -> bool:
         self._touched = {call.number for call in calls}
-        taken = {call.number for call in calls if call.kind == PageKind.MALLOC}
+        taken = sorted({call.number for call in calls if call.kind == PageKind.MALLOC})
         self._asked = list({id(one): one for n in taken if (one := self._open.get(n))}.values())
         number = prod(len(one.alternatives) for one in self._asked)
         beginnings: list[PageOrder] = [()]
@@ -129,7 +129,7 @@ class PoolChecker(Checker[PageCall, PageStep, PoolHidden, PoolTally]):
     def _leave(self, numbers: Iterable[int]) -> None:
         """Pages have left the places that were not decided."""
         gone = {number for number in numbers if number in self._open}
-        for one in list({id(self._open[n]): self._open[n] for n in gone}.values()):
+        for one in list({id(self._open[n]): self._open[n] for n in sorted(gone)}.values()):
             self._forget(one)
             self._keep(_without(order, gone) for order in one.alternatives)
 

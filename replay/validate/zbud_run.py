@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ztrace.allocator.zbud.model import HEADER_CHUNKS, Zbud
 from ztrace.allocator.zbud.steps import PageCall, PageKind
@@ -18,39 +19,54 @@ from ztrace.replay.validate.calls import (
     FOREVER,
     FREE,
     MALLOC,
+    SEEN,
     SHRINK,
     WRITEBACK,
     Calls,
-    groups,
+    Seen,
+    last_end,
 )
 from ztrace.replay.validate.checker import Failure
 from ztrace.replay.validate.placement_verdict import PoolPlacement
-from ztrace.replay.validate.zbud_checker import PoolChecker
+from ztrace.replay.validate.zbud_native import NativePages, reason_missing
+from ztrace.replay.validate.zbud_stream import PageStream, PythonPages, seen
 
 
 class ZbudRun:
-    """One pool that began empty, a window of its calls at a time."""
+    """One pool that began empty, a window of its calls at a time.
 
-    def __init__(self, result: PoolPlacement, model: Zbud) -> None:
+    ``engine``: ``python`` or ``native``, the same in the native core, which is the default where
+    it is; NativeMissing for ``native`` where there is none. A subclass of the model is Python's.
+    """
+
+    def __init__(self, result: PoolPlacement, model: Zbud, engine: str | None = None) -> None:
         self.result = result
-        self.checker = PoolChecker(model, self._fail)
+        self._model = model
+        self._page_bytes = model.page_bytes
+        in_core = engine == "native" or (
+            engine is None and type(model) is Zbud and not reason_missing()
+        )
+        self._stream: PageStream
+        if in_core:
+            self._stream = NativePages(model.page_bytes, self._fail)
+        else:
+            self._stream = PythonPages(model, self._fail)
         self._held: Calls | None = None
 
     def feed(self, calls: Calls, limit: int) -> None:
         """Take over calls sorted by ts, before which no later call began but from ``limit`` on."""
-        self.result.cpus.update(np.unique(calls["cpu"]).tolist())
+        self.result.cpus.update(np.flatnonzero(np.bincount(calls["cpu"])).tolist())
         held = calls if self._held is None else np.concatenate([self._held, calls])
-        done = 0
-        for first, end in groups(held, limit):
-            self._group(held[first:end])
-            done = end
+        done = last_end(held, limit)
+        if done:
+            self._stream.check(*self._decode(held[:done]), self.result.sizes)
         self._held = held[done:]
 
     def finish(self) -> PoolPlacement:
         """End of the trace."""
         assert self._held is not None
         self.feed(self._held[:0], FOREVER)
-        result, tally = self.result, self.checker.tally
+        result, tally = self.result, self._stream.tally
         result.calls = result.places.compared = tally.calls
         result.places.equal = tally.explained
         result.overlapping = tally.overlapping
@@ -71,94 +87,63 @@ class ZbudRun:
                 f"{failure.answer}; {failure.cause}"
             )
 
+    # -- decoding ---------------------------------------------------------------------------
+
+    def _decode(self, rows: Calls) -> tuple[Seen, NDArray[np.int64]]:
+        """Calls, and the pool's size in pages as each returned, -1 where that is not recorded.
+
+        Mallocs refused by the allocator are compared here; a shrink becomes its critical sections.
+        """
+        op, ret = rows["op"], rows["ret"]
+        malloc = op == MALLOC
+        asked, place = np.unique(rows["size"], return_inverse=True)
+        answers = np.array([self._chunks(size) for size in asked.tolist()])[place]
+        refused = malloc & ((answers < 0) | ((ret != 0) & (ret != -errno.ENOMEM)))
+        for row, answer in zip(rows[refused], answers[refused].tolist(), strict=True):
+            self._refuse(int(row["row"]), int(row["ret"]), min(answer, 0))
+        taken = (op == FREE) | (malloc & ~refused)
+        chosen = rows[taken]
+        calls = np.zeros(len(chosen), SEEN)
+        for name in ("ts", "end", "row", "cpu", "tid"):
+            calls[name] = chosen[name]
+        malloc, failed = chosen["op"] == MALLOC, chosen["ret"] != 0
+        offset = (chosen["handle"] % np.uint64(self._page_bytes)).astype(np.int64)
+        page = (chosen["handle"] // np.uint64(self._page_bytes)).astype(np.int64) - 1
+        chunks = np.where(malloc, answers[taken], 0)
+        calls["kind"] = np.where(
+            malloc, np.where(failed, PageKind.NO_PAGE, PageKind.MALLOC), PageKind.FREE
+        )
+        calls["block"] = np.where(malloc & failed, -1, page)
+        calls["slot"] = offset != HEADER_CHUNKS * self._model.chunk_bytes
+        calls["size"] = chunks | offset << 32
+        unknown = chosen["total"] == np.uint64(ABSENT)
+        pages = (chosen["total"] // np.uint64(self._page_bytes)).astype(np.int64)
+        pages[unknown] = -1
+        shrinks = rows[op == SHRINK]
+        if not len(shrinks):
+            return calls, pages
+        # Only its critical sections count, and other calls overlap these or not.
+        evictions = rows[op == WRITEBACK]
+        sections = [
+            seen(one, self._page_bytes)
+            for shrink in shrinks
+            for one in self._sections(shrink, evictions)
+        ]
+        calls = np.concatenate([calls, np.array(sections, SEEN)])
+        pages = np.concatenate([pages, np.full(len(sections), -1)])
+        order = np.lexsort((calls["row"], calls["ts"]))
+        return calls[order], pages[order]
+
+    def _chunks(self, size: int) -> int:
+        """What the model makes of a size: chunks, or the negative errno."""
+        try:
+            return self._model.chunks_of(size)
+        except OSError as refusal:
+            return -(refusal.errno or 0)
+
     def _refuse(self, row: int, ret: int, code: int) -> None:
         """Compare the errno of a malloc refused by its size; 0: not by the model."""
         self.result.errors.note(ret == code, lambda: f"row {row}: kernel {ret}, model {code}")
-
-    def _group(self, rows: Calls) -> None:
-        calls = [call for row in rows if (call := self._decode(row)) is not None]
-        shrinks = rows[rows["op"] == SHRINK]
-        if len(shrinks):
-            # Only its critical sections count, and other calls overlap these or not.
-            for shrink in shrinks:
-                calls += self._sections(shrink, rows[rows["op"] == WRITEBACK])
-            calls.sort(key=lambda call: (call.ts, call.row))
-        while calls:
-            count, latest = 1, calls[0].end
-            while count < len(calls) and calls[count].ts <= latest:
-                latest = max(latest, calls[count].end)
-                count += 1
-            self._check(calls[:count])
-            calls = calls[count:]
-
-    def _check(self, calls: list[PageCall]) -> None:
-        """Check calls that overlap each other and no others, and the sizes that they read."""
-        pages = self.checker.model.pages
-        touched = {call.number for call in calls if call.kind != PageKind.NO_PAGE}
-        if len(calls) == 1:
-            self.checker.play(calls[0])
-            if calls[0].total >= 0:
-                self.result.sizes.note(calls[0].row, calls[0].total, len(pages), len(pages))
-            return
-        before = {number: number in pages for number in touched}
-        base = len(pages) - sum(before.values())
-        self.checker.group(calls)
-        self._compare_sizes(calls, before, base)
-
-    def _compare_sizes(self, calls: list[PageCall], before: dict[int, bool], base: int) -> None:
-        """Compare what calls of a group read; ``before``: whether each of its pages was there."""
-        # A page that several of the calls are about may have come and gone between them.
-        alone: dict[int, int] = {}
-        spans: dict[int, tuple[int, int]] = {}
-        for call in calls:
-            if call.number in before:
-                begin, end = spans.get(call.number, (call.ts, call.end))
-                spans[call.number] = min(begin, call.ts), max(end, call.end)
-                alone[call.number] = -1 if call.number in alone else call.row
-        pages = self.checker.model.pages
-        begins = np.array([spans[number][0] for number in before], np.int64)
-        ends = np.array([spans[number][1] for number in before], np.int64)
-        was = np.array(list(before.values()), bool)
-        now = np.array([number in pages for number in before], bool)
-        only = np.array([alone[number] for number in before], np.int64)
-        for call in calls:
-            if call.total < 0:
-                continue
-            sure = np.where(begins > call.end, was, now)
-            unsure = (begins <= call.end) & (ends >= call.ts) & (only != call.row)
-            low = np.where(unsure, was & now & (only >= 0), sure).sum()
-            high = np.where(unsure, was | now | (only < 0), sure).sum()
-            self.result.sizes.note(call.row, call.total, base + int(low), base + int(high))
-
-    # -- decoding ---------------------------------------------------------------------------
-
-    def _decode(self, row: Any) -> PageCall | None:
-        op, ret = int(row["op"]), int(row["ret"])
-        if op == FREE:
-            return self._call(row, PageKind.FREE)
-        if op != MALLOC:
-            return None
-        model = self.checker.model
-        try:
-            chunks = model.chunks_of(int(row["size"]))
-        except OSError as refusal:
-            self._refuse(int(row["row"]), ret, -(refusal.errno or 0))
-            return None
-        if ret == 0:
-            return self._call(row, PageKind.MALLOC, chunks)
-        if ret != -errno.ENOMEM:
-            self._refuse(int(row["row"]), ret, 0)
-            return None
-        return self._call(row, PageKind.NO_PAGE, chunks)._replace(number=-1)
-
-    def _call(self, row: Any, kind: PageKind, chunks: int = 0) -> PageCall:
-        model, handle, total = self.checker.model, int(row["handle"]), int(row["total"])
-        number, offset = divmod(handle, model.page_bytes)
-        first = offset == HEADER_CHUNKS * model.chunk_bytes
-        total = -1 if total == ABSENT else total // model.page_bytes
-        times = (int(row["ts"]), int(row["end"]), int(row["row"]))
-        who = (int(row["cpu"]), int(row["tid"]))
-        return PageCall(*times, kind, number - 1, first, chunks, handle, total, *who)
 
     def _sections(self, shrink: Any, evictions: Calls) -> Iterator[PageCall]:
         """The critical sections of a shrink, told by what it evicted."""
@@ -169,20 +154,22 @@ class ZbudRun:
         ]
         if not len(inside):
             return
-        one = self._call(shrink, PageKind.RECLAIM)._replace(total=-1)
+        who = (int(shrink["cpu"]), int(shrink["tid"]))
+        row = int(shrink["row"])
         rounds = list(self._rounds(inside))
-        begins = [one.ts, *(int(evicted["end"][-1]) for evicted in rounds)]
-        ends = [*(int(evicted["ts"][0]) for evicted in rounds[1:]), one.end]
+        begins = [int(shrink["ts"]), *(int(evicted["end"][-1]) for evicted in rounds)]
+        ends = [*(int(evicted["ts"][0]) for evicted in rounds[1:]), int(shrink["end"])]
         for evicted, begin, end in zip(rounds, begins[:-1], ends, strict=True):
-            number = int(evicted["handle"][0]) // self.checker.model.page_bytes - 1
+            number = int(evicted["handle"][0]) // self._page_bytes - 1
             chosen, done = int(evicted["ts"][0]), int(evicted["end"][-1])
-            yield one._replace(ts=begin, end=max(begin, chosen), number=number)
-            yield one._replace(ts=done, end=max(done, end), kind=PageKind.PUT_BACK, number=number)
+            about = (number, False, 0, 0, -1, *who)
+            yield PageCall(begin, max(begin, chosen), row, PageKind.RECLAIM, *about)
+            yield PageCall(done, max(done, end), row, PageKind.PUT_BACK, *about)
 
     def _rounds(self, evictions: Calls) -> Iterator[Calls]:
         """The evictions of one shrink a page at a time: first object, last object."""
         handle = evictions["handle"]
-        page = handle // np.uint64(self.checker.model.page_bytes)
+        page = handle // np.uint64(self._page_bytes)
         cuts = (page[1:] != page[:-1]) | (handle[1:] <= handle[:-1]) | (evictions["ret"][:-1] != 0)
         for first, last in pairwise([0, *(np.flatnonzero(cuts) + 1).tolist(), len(evictions)]):
             yield evictions[first:last]

@@ -23,9 +23,11 @@ from ztrace.replay.validate.calls import (
     CALL,
     FREE,
     MALLOC,
+    SEEN,
     SHRINK,
     WRITEBACK,
     Calls,
+    Seen,
     groups,
     windows,
 )
@@ -33,7 +35,7 @@ from ztrace.replay.validate.found_order import FoundOrder, can_explain
 from ztrace.replay.validate.native import CHECKER, NativeStream, reason_missing
 from ztrace.replay.validate.partial import refuse_partial
 from ztrace.replay.validate.races import Race, races_in
-from ztrace.replay.validate.stream import SEEN, PythonStream, Seen, Sinks, Stream
+from ztrace.replay.validate.stream import PythonStream, Sinks, Stream
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
 from ztrace.replay.validate.ztree_verdict import KEPT, TreesVerdict, TreeVerdict, Unexplained
 from ztrace.traces.reader import TraceReader

@@ -12,7 +12,7 @@ from ztrace.console import console, print_json, progress
 from ztrace.outputs import OUTPUT, Command
 from ztrace.present.validation import show_verdict
 from ztrace.replay.validate import validate_trace
-from ztrace.replay.validate.door import searches_trees
+from ztrace.replay.validate.door import searches, searches_trees
 from ztrace.streams import say
 from ztrace.traces import TraceReader
 
@@ -40,7 +40,8 @@ BEGINNINGS = {"trace": None, "empty": True, "late": False}
 @click.option(
     "--engine",
     type=click.Choice(["python", "native"]),
-    help="Search for ztree's order in Python or, the same, in C; native where it was built.",
+    help="Search for an order of ztree's or zbud's calls in Python or, the same, in C; native "
+    "where it was built.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -82,8 +83,10 @@ def command(
                 say(f"{missing}; the search in Python takes longer")
         elif order_path is not None:
             raise click.UsageError("--order is for traces of ztree")
-        elif engine == "native":
-            raise click.UsageError("--engine native is for traces of ztree")
+        elif engine == "native" and not searches(metadata):
+            raise click.UsageError(
+                "--engine native is for traces of ztree, and of zbud on several CPUs"
+            )
         writer = None
         if order_path is not None:
             from ztrace.replay.order.file import OrderWriter

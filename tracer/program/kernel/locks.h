@@ -25,41 +25,26 @@ struct z_locking {
 static struct z_locking z_locking[NR_CPUS];
 static bool z_watching;
 
-static __always_inline void z_spin_lock(spinlock_t *lock)
-{
-	if (unlikely(!spin_trylock(lock))) {
-		const u64 begin = ztrace_begin();
-
-		spin_lock(lock);
-		z_locking[raw_smp_processor_id()].waited += ztrace_end() - begin;
+#define Z_TAKES(lock_type, take, try_to_take)                                         \
+	static __always_inline void z_##take(lock_type *lock)                         \
+	{                                                                              \
+		if (unlikely(!try_to_take(lock))) {                                    \
+			const u64 begin = ztrace_begin();                              \
+                                                                                       \
+			take(lock);                                                    \
+			z_locking[raw_smp_processor_id()].waited += ztrace_end() - begin; \
+		}                                                                      \
 	}
-}
+
+Z_TAKES(spinlock_t, spin_lock, spin_trylock)
+Z_TAKES(rwlock_t, read_lock, read_trylock)
+Z_TAKES(rwlock_t, write_lock, write_trylock)
 
 static __always_inline void z_spin_unlock(spinlock_t *lock)
 {
 	if (unlikely(z_watching))
 		z_locking[raw_smp_processor_id()].left = ztrace_end();
 	spin_unlock(lock);
-}
-
-static __always_inline void z_read_lock(rwlock_t *lock)
-{
-	if (unlikely(!read_trylock(lock))) {
-		const u64 begin = ztrace_begin();
-
-		read_lock(lock);
-		z_locking[raw_smp_processor_id()].waited += ztrace_end() - begin;
-	}
-}
-
-static __always_inline void z_write_lock(rwlock_t *lock)
-{
-	if (unlikely(!write_trylock(lock))) {
-		const u64 begin = ztrace_begin();
-
-		write_lock(lock);
-		z_locking[raw_smp_processor_id()].waited += ztrace_end() - begin;
-	}
 }
 
 #undef spin_lock

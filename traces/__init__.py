@@ -7,6 +7,7 @@
 ...         print(batch.num_rows)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ztrace.traces.errors import TraceError, printable
@@ -21,11 +22,16 @@ from ztrace.traces.schema import (
     SCHEMA_VERSION,
     ZSWAP_OPS,
 )
-from ztrace.traces.summary import Summary, summarize
 from ztrace.traces.writer import AtomicFile, TraceWriter
 
 if TYPE_CHECKING:
     from ztrace.traces.csvfile import export_csv, import_csv, import_metadata
+    from ztrace.traces.summary import Summary, summarize
+
+_LATE = {
+    **dict.fromkeys(("export_csv", "import_csv", "import_metadata"), "csvfile"),
+    **dict.fromkeys(("Summary", "summarize"), "summary"),
+}
 
 __all__ = [
     "ALLOCATOR_OPS",
@@ -55,9 +61,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """CSV's functions, whose module nobody needs who reads a trace."""
-    if name in ("export_csv", "import_csv", "import_metadata"):
-        from ztrace.traces import csvfile
-
-        return getattr(csvfile, name)
+    """CSV and statistics, whose modules nobody needs who reads a trace."""
+    if name in _LATE:
+        return getattr(import_module(f"ztrace.traces.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ztrace.allocator.registry import recorded_traits
+from ztrace.allocator.traits import Compacts
 from ztrace.errors import ZtraceError
 from ztrace.replay.measured.calls import Calls, read_calls
 from ztrace.replay.measured.compared import Compared, compare
@@ -232,8 +234,10 @@ def _understood(
         if wish.compare:
             with progress(f"compare {allocator.name} with its model", writer.rows) as advance:
                 # Which pages z3fold's own worker compacts, and when, only a program tells.
-                at_once = where.kind == TEST_BOX and allocator.name == "z3fold"
-                backend = f"z3fold:cpus={wish.threads},work=immediate" if at_once else None
+                by_page = recorded_traits(allocator.name).compacts is Compacts.PAGES
+                at_once = where.kind == TEST_BOX and by_page
+                items = f"cpus={wish.threads},work=immediate"
+                backend = f"{allocator.name}:{items}" if at_once else None
                 compared = compare(path, allocator.name, backend=backend, advance=advance)
     return Measured(
         allocator=allocator.name,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     _TextType = click.ParamType[str]
 else:
-    _TextType = click.ParamType  # generic from click 8.2 on only
+    _TextType = click.ParamType  # not generic in click 8.1
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 

@@ -97,9 +97,6 @@ def run(asked: Asked) -> int:
 
 def _replayed(asked: Asked) -> int:
     """Replay through one model, or through several side by side."""
-    from ztrace.present.comparison import series_csv, show_comparison
-    from ztrace.present.replayed import show_result
-    from ztrace.replay.figures.qualified import of_result
     from ztrace.replay.play.fastest import replay_each
 
     with ExitStack() as stack:
@@ -120,14 +117,22 @@ def _replayed(asked: Asked) -> int:
                 slower=say,
             )
         if file is not None:
+            from ztrace.present.comparison import series_csv
+
             file.write(series_csv({result.backend: result.series for result in results}).encode())
         found = about(asked.trace, reader.num_rows, metadata)
     if asked.as_json:
+        from ztrace.replay.figures.qualified import of_result
+
         replays = [{**result.to_dict(), "qualified": of_result(result)} for result in results]
         print_json({**found, "replays": replays})
     elif asked.several:
+        from ztrace.present.comparison import show_comparison
+
         show_comparison(console(), results, metadata)
     else:
+        from ztrace.present.replayed import show_result
+
         show_result(console(), results[0], metadata)
     return max(_report_stopped(asked.trace, result) for result in results)
 

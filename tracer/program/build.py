@@ -83,7 +83,7 @@ def build_program(
     work = cache_dir() / "program" / "trees" / _folder_name(kernel, smp)
     work.mkdir(parents=True, exist_ok=True)
     # With one CPU and with several, Debian's source is the same folder.
-    with _locked(work.parent / f".{_folder_name(kernel, False)}.lock"):
+    with _locked(cache_dir() / "program" / f"{_folder_name(kernel, False)}.lock"):
         source = find_source(kernel, work, say)
         config = CONFIG + (SMP_CONFIG if smp else "")
         state = [source.digest, config, player_digest(), _compiler()]
@@ -137,9 +137,7 @@ def _build(
 ) -> None:
     tree, unfinished = source.folder, build / "unfinished"
     if unfinished.exists():
-        # Killed with this process, make may have left files that only look whole; told to end, as
-        # by Ctrl-C, it does not.
-        shutil.rmtree(build)
+        _drop_unfinished(build, unfinished)
     put_player(tree / PLAYER_FOLDER, allocators, tree)
     _put_into(tree)
     # The configuration is made once; make itself sees when Kconfig files have changed.
@@ -158,8 +156,19 @@ def _build(
     unfinished.touch()
     try:
         _make(source, build, [f"-j{jobs}", "linux"], allocators, say)
-    finally:
-        unfinished.unlink()
+    except TracerError:
+        unfinished.unlink()  # make has ended by itself and left no half file
+        raise
+    unfinished.unlink()
+
+
+def _drop_unfinished(build: Path, unfinished: Path) -> None:
+    """Remove what a make that was ended had written: of a half file it cannot tell that it is."""
+    since = unfinished.stat().st_mtime_ns
+    for path in build.rglob("*"):
+        kept = path.name in (".config", "asked") or path.is_symlink() or not path.is_file()
+        if not kept and path.stat().st_mtime_ns >= since:
+            path.unlink()
 
 
 def _put_into(tree: Path) -> None:

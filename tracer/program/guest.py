@@ -20,6 +20,7 @@ from typing import IO
 
 import numpy as np
 
+from ztrace.tracer.children import uninterrupted
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.program.build import Program
 from ztrace.tracer.program.files import Answers, Plan, read_answers, write_plan
@@ -154,23 +155,26 @@ def _run(
     command: list[str], scratch: Path, listener: Listener, silent_s: float, same_layout: bool
 ) -> None:
     """Run a guest until it ends; TracerError if it falls silent."""
-    guest = subprocess.Popen(
-        command,
-        cwd=scratch,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, "TMPDIR": str(scratch), "HOME": str(scratch)},
-        text=True,
-        errors="replace",
-        start_new_session=True,
-        preexec_fn=functools.partial(_become_guest, same_layout),
-    )
-    assert guest.stdout is not None
+    guest: subprocess.Popen[str] | None = None
+    reader: threading.Thread | None = None
     lines: queue.Queue[str | None] = queue.Queue()
-    reader = threading.Thread(target=_read, args=(guest.stdout, lines))
-    reader.start()
     try:
+        with uninterrupted():
+            guest = subprocess.Popen(
+                command,
+                cwd=scratch,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": str(scratch), "HOME": str(scratch)},
+                text=True,
+                errors="replace",
+                start_new_session=True,
+                preexec_fn=functools.partial(_become_guest, same_layout),
+            )
+            assert guest.stdout is not None
+            reader = threading.Thread(target=_read, args=(guest.stdout, lines))
+            reader.start()
         while (line := lines.get(timeout=silent_s)) is not None:
             listener.hear(line.rstrip("\n"))
         guest.wait(timeout=silent_s)
@@ -178,11 +182,14 @@ def _run(
         raise listener.failure(f"said nothing for {silent_s:g} s; last") from None
     finally:
         # Its helpers are in its session; none may stay.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(guest.pid, signal.SIGKILL)
-        guest.wait()
-        reader.join()
-        guest.stdout.close()
+        if guest is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(guest.pid, signal.SIGKILL)
+            guest.wait()
+            if reader is not None:
+                reader.join()
+            if guest.stdout is not None:
+                guest.stdout.close()
 
 
 def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ztrace.tracer.children import Word, run
+from ztrace.tracer.children import Word, run, uninterrupted
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.kmod import running_headers
 from ztrace.tracer.program.allocators import Allocator, put_module
@@ -140,20 +140,23 @@ def _load(module: Path, allocator: str, plan: Path, answers: Path) -> tuple[int,
     Its last word is ECANCELED: it has done what it was loaded for. An interrupt makes it stop.
     """
     cpu = min(os.sched_getaffinity(0))
-    with subprocess.Popen(
-        ["insmod", module, f"allocator={allocator}", f"plan={plan}", f"answers={answers}"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
-    ) as insmod:
-        try:
-            _, said = insmod.communicate()
-        except BaseException:
+    insmod: subprocess.Popen[str] | None = None
+    try:
+        with uninterrupted():
+            insmod = subprocess.Popen(
+                ["insmod", module, f"allocator={allocator}", f"plan={plan}", f"answers={answers}"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
+            )
+        _, said = insmod.communicate()
+    except BaseException:
+        if insmod is not None:
             insmod.terminate()
             insmod.wait()
-            raise
+        raise
     done = os.strerror(errno.ECANCELED)
     return insmod.returncode, "" if done in said else said.strip()
 

@@ -14,7 +14,8 @@ reading of the pool's size shows it, or a later malloc takes one of its slots.
 from __future__ import annotations
 
 import errno
-from typing import Any
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,6 +28,20 @@ from ztrace.replay.validate.page_counts import Counter
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 
 OPS = (MALLOC, FREE, COMPACT)
+
+
+class Call(NamedTuple):
+    """One call as Python's own numbers: the columns of CALL that are played, ABSENT for null."""
+
+    op: int
+    row: int
+    ts: int
+    end: int
+    handle: int
+    size: int
+    ret: int
+    place: int
+    total: int
 
 
 class LockOrder:
@@ -69,10 +84,10 @@ class LockOrder:
         moment = np.where(known, held["ts"] + held["lock_ns"].astype(np.int64), moment)
         order = np.lexsort((held["row"], moment))
         ready = int(np.searchsorted(moment[order], limit, side="left"))
-        for at in order[:ready].tolist():
-            now = int(moment[at])
+        chosen = order[:ready]
+        for call, now in zip(_plain(held[chosen]), moment[chosen].tolist(), strict=True):
             self.counter.advance(now)
-            self._play(held[at], now)
+            self._play(call, now)
         self._held = held[np.sort(order[ready:])]
 
     def finish(self) -> PoolPlacement:
@@ -92,8 +107,8 @@ class LockOrder:
             )
         return self.result
 
-    def _play(self, call: Any, now: int) -> None:
-        op, row, ts, end = (int(call[name]) for name in ("op", "row", "ts", "end"))
+    def _play(self, call: Call, now: int) -> None:
+        op, row, ts, end = call[:4]
         if op == MALLOC and self._refused(call):
             return
         counts = self.result.counts
@@ -104,16 +119,16 @@ class LockOrder:
         if op == COMPACT:
             self._compact(ts, end, row)
         elif op == FREE:
-            self._free(int(call["handle"]), now, end, row)
+            self._free(call.handle, now, end, row)
         else:
             self._malloc(call, now)
-        if call["total"] != ABSENT:
-            pages = int(call["total"]) // self.model.page_bytes
+        if call.total != ABSENT:
+            pages = call.total // self.model.page_bytes
             self.counter.read(now, end, row, pages)
 
-    def _refused(self, call: Any) -> bool:
+    def _refused(self, call: Call) -> bool:
         """Whether a malloc failed; compares errors that the size decides."""
-        size, ret, row = int(call["size"]), int(call["ret"]), int(call["row"])
+        size, ret, row = call.size, call.ret, call.row
         expected = 0
         if not 0 < size <= self.model.page_bytes:
             try:
@@ -130,10 +145,9 @@ class LockOrder:
 
     # -- malloc -----------------------------------------------------------------------------
 
-    def _malloc(self, call: Any, now: int) -> None:
+    def _malloc(self, call: Call, now: int) -> None:
         model, result = self.model, self.result
-        handle, size, place = (int(call[name]) for name in ("handle", "size", "place"))
-        row, ts, end = (int(call[name]) for name in ("row", "ts", "end"))
+        _, row, ts, end, handle, size, _, place, _ = call
         size_class = model.size_class(size)
         if handle in self._lives.live:
             result.unknown["reissued"] += 1
@@ -255,3 +269,8 @@ class LockOrder:
         used = {self.model.holder(given)[1] for given in self._lives.live.values()}
         for zspage in [one for one in self._addresses if one not in used]:
             self._forget(zspage)
+
+
+def _plain(calls: Calls) -> Iterator[Call]:
+    """Calls one by one. To read a field of a structured array takes as long as to play a call."""
+    return map(Call._make, zip(*(calls[name].tolist() for name in Call._fields), strict=True))

@@ -28,12 +28,11 @@ from ztrace.replay.limit import (
     NotTold,
     Rules,
     Worker,
-    demands,
     play,
     recorded_limit,
     recorded_rules,
 )
-from ztrace.replay.limit.demand import EarlierSlots, Want
+from ztrace.replay.limit.demand import EarlierSlots, Reading, Want, batches
 from ztrace.replay.limit.zswap import MAX_RECLAIM_RETRIES, Zswap
 from ztrace.traces import OP_CODE, OPS, SCHEMA, Metadata, PoolInfo, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Probe
@@ -338,7 +337,12 @@ def stored(key: int, size: int, ret: int = 0, store: int | None = None) -> list[
 def wanted_of(path: Path) -> tuple[list[tuple[Want, int, int]], NotTold]:
     told = NotTold()
     with TraceReader(path) as reader:
-        found = [(one.want, one.key, one.size) for one in demands(reader, told)]
+        reading = Reading(reader.metadata, told)
+        found = [
+            (one.want, one.key, one.size)
+            for first, batch in batches(reader)
+            for one in reading.read(batch, first)
+        ]
     return found, told
 
 

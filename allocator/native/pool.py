@@ -21,6 +21,7 @@ from ztrace.allocator.native.library import (
     NO_MEMORY,
     Config,
     Figures,
+    HazardStruct,
     PlaceStruct,
     library,
 )
@@ -72,6 +73,19 @@ def rows(names: Sequence[str], figures: Sequence[int]) -> list[dict[str, int]]:
     ]
 
 
+def met_hazards(core: ctypes.CDLL, model: object) -> list[HazardStruct]:
+    """The faults that one of the core's models has met, in the order in which it first did."""
+    figures = Figures()
+    core.zc_figures(model, byref(figures))
+    return [core.zc_hazard_at(model, at).contents for at in range(figures.hazards)]
+
+
+def fatal_hazard(core: ctypes.CDLL, model: object) -> HazardError:
+    """The fault that ended one of the core's models."""
+    last = core.zc_hazard_at(model, 2**32 - 1).contents
+    return HazardError(last.name.decode(), last.first.decode())
+
+
 def create(spec: str) -> NativePool:
     """As :func:`allocator.create`, in the core. BackendError also for a backend of others."""
     found = builtin(spec)
@@ -113,8 +127,7 @@ class NativePool:
         if code < 0:
             raise error(-code)
         if code == FATAL:
-            last = self._library.zc_hazard_at(self._pool, 2**32 - 1).contents
-            raise HazardError(last.name.decode(), last.first.decode())
+            raise fatal_hazard(self._library, self._pool)
         if code == NO_MEMORY:
             raise MemoryError(f"{self.name}: the native core has no memory left")
         raise RuntimeError(f"{self.name}: the pool was left in an eviction")
@@ -147,8 +160,7 @@ class NativePool:
     def hazards(self) -> Hazards:
         """Faults met so far; a copy."""
         found = Hazards()
-        for at in range(self._figures().hazards):
-            hazard = self._library.zc_hazard_at(self._pool, at).contents
+        for hazard in met_hazards(self._library, self._pool):
             name = hazard.name.decode()
             found.counts[name] = hazard.count
             found.first[name] = hazard.first.decode()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """What zswap would have done under a pool limit: the recorded pages through its own rules."""
 
-from ztrace.replay.limit.demand import Demand, NotTold, demands
+from ztrace.replay.limit.demand import Demand, NotTold
 from ztrace.replay.limit.loop import Counted, Outcome, play, recorded_limit, recorded_rules
 from ztrace.replay.limit.zswap import AT_ONCE, Limit, Rules, Worker
 
@@ -14,7 +14,6 @@ __all__ = [
     "Outcome",
     "Rules",
     "Worker",
-    "demands",
     "play",
     "recorded_limit",
     "recorded_rules",

@@ -232,16 +232,6 @@ def batches(
         )
 
 
-def demands(
-    reader: TraceReader, told: NotTold, advance: Callable[[int], object] = lambda rows: None
-) -> Iterator[Demand]:
-    """Yield a trace's demands in recorded order; ``told`` is filled in meanwhile. Errors as of
-    :func:`batches`."""
-    reading = Reading(reader.metadata, told)
-    for first, batch in batches(reader, advance):
-        yield from reading.read(batch, first)
-
-
 def hit_the_limit(metadata: Metadata) -> bool:
     """Whether the recorded kernel rejected pages for its limit; yes if it does not say."""
     counters = metadata.counters

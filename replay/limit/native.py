@@ -32,14 +32,12 @@ from ztrace.allocator.native.library import (
     FATAL,
     NO_MEMORY,
     Config,
-    Figures,
-    HazardStruct,
     Interface,
     codes_of,
     library,
     shape,
 )
-from ztrace.allocator.native.pool import config_of, kind_of
+from ztrace.allocator.native.pool import config_of, fatal_hazard, kind_of, met_hazards
 from ztrace.allocator.registry import builtin
 from ztrace.replay.limit.demand import (
     COLUMNS,
@@ -279,29 +277,21 @@ class NativeZswap:
             return None
         if raw.stopped != FATAL:
             raise RuntimeError(f"row {raw.stopped_row}: the model answered {raw.stopped}")
-        fault = self._hazard(2**32 - 1)
-        return raw.stopped_row, HazardError(fault.name.decode(), fault.first.decode())
+        return raw.stopped_row, fatal_hazard(self._library, self._model)
 
     @property
     def hazards(self) -> dict[str, tuple[int, int, str]]:
         """Name -> how often, the row of the first demand that met it, what it was then."""
-        figures = Figures()
-        self._library.zc_figures(self._model, byref(figures))
-        met = [self._hazard(at) for at in range(figures.hazards)]
         rows = self._result.hazard_rows
         return {
             one.name.decode(): (one.count, rows[at], one.first.decode())
-            for at, one in enumerate(met)
+            for at, one in enumerate(met_hazards(self._library, self._model))
         }
 
     @property
     def _model(self) -> int:
         model: int = self._library.zl_model_of(self._zswap)
         return model
-
-    def _hazard(self, at: int) -> HazardStruct:
-        hazard: HazardStruct = self._library.zc_hazard_at(self._model, at).contents
-        return hazard
 
 
 def _owned(owner: object, made: int | None, destroy: str) -> c_void_p:

@@ -305,7 +305,7 @@ static int allocate(struct zswap *z, struct slot *made, int64_t size)
 	int code = z->backend->malloc(z->model, size + z->options.header_bytes, &made->handle);
 	if (code)
 		return code;
-	made->ref = z->model->by_ref ? z->model->last_ref : made->handle;
+	made->ref = z->model->last_ref;
 	return use(z, made);
 }
 

@@ -37,11 +37,9 @@ from ztrace.allocator import native
 from ztrace.allocator.native.library import (
     NO_MEMORY,
     Config,
-    Figures,
-    HazardStruct,
     library,
 )
-from ztrace.allocator.native.pool import binding, config_of, kind_of
+from ztrace.allocator.native.pool import binding, config_of, kind_of, met_hazards
 from ztrace.allocator.registry import Builtin, builtin
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
@@ -517,13 +515,10 @@ class _Play:
         return {errno.errorcode.get(-ret, str(ret)): times for _, ret, times in sorted(met)}
 
     def _hazards(self, model: int) -> dict[str, tuple[int, str]]:
-        figures = Figures()
-        self.core.zc_figures(model, byref(figures))
-        found = {}
-        for at in range(figures.hazards):
-            hazard: HazardStruct = self.core.zc_hazard_at(model, at).contents
-            found[hazard.name.decode()] = (hazard.count, hazard.first.decode())
-        return found
+        return {
+            one.name.decode(): (one.count, one.first.decode())
+            for one in met_hazards(self.core, model)
+        }
 
 
 def _found(raw: ResultStruct) -> Survey:

@@ -59,6 +59,38 @@ class PageStep(IntEnum):
         return self != PageStep.LOOK
 
 
+class Says(IntEnum):
+    """What the model does instead of a call."""
+
+    NEW_PAGE = 0
+    PAGE = 1
+    NO_OBJECT = 2
+    NO_PAGE = 3
+    NOT_RECLAIMED = 4
+    NOT_OLDEST = 5
+
+
+_TEXTS = {
+    Says.NEW_PAGE: "no page has room: a new one",
+    Says.NO_OBJECT: "no such object",
+    Says.NO_PAGE: "no such page",
+    Says.NOT_RECLAIMED: "not under reclaim",
+    Says.NOT_OLDEST: "not the page unused longest",
+}
+
+
+class PageAnswer(NamedTuple):
+    """``address`` is that of the page which the model takes, where it says so."""
+
+    says: Says
+    address: int = 0
+
+    @property
+    def text(self) -> str:
+        """The same in words."""
+        return _TEXTS.get(self.says, f"page {self.address:#x}")
+
+
 # A list's number and some of its pages, oldest first; such segments of several lists.
 Segment = tuple[int, tuple[int, ...]]
 PageOrder = tuple[Segment, ...]
@@ -321,20 +353,21 @@ class PoolState:
 
     def answer(self, call: PageCall) -> str:
         """What the model would have answered, in words."""
+        return self._answer(call).text
+
+    def _answer(self, call: PageCall) -> PageAnswer:
         model = self.model
         if call.kind in (PageKind.MALLOC, PageKind.NO_PAGE):
             chosen = model.choose(call.chunks)
             if chosen is None:
-                return "no page has room: a new one"
-            return f"page {(chosen + 1) * model.page_bytes:#x}"
+                return PageAnswer(Says.NEW_PAGE)
+            return PageAnswer(Says.PAGE, (chosen + 1) * model.page_bytes)
         if call.kind == PageKind.FREE:
-            return "no such object"
-        page = model.pages.get(call.number)
-        if page is None:
-            return "no such page"
-        return (
-            "not under reclaim" if call.kind == PageKind.PUT_BACK else "not the page unused longest"
-        )
+            return PageAnswer(Says.NO_OBJECT)
+        if call.number not in model.pages:
+            return PageAnswer(Says.NO_PAGE)
+        back = call.kind == PageKind.PUT_BACK
+        return PageAnswer(Says.NOT_RECLAIMED if back else Says.NOT_OLDEST)
 
     def cause(self, call: PageCall) -> Cause:
         """Which kind of fault would look like this."""

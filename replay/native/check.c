@@ -396,11 +396,8 @@ ZC_API int zv_check(struct zv_tree *t, const struct zv_call *calls, uint64_t cou
 	uint64_t first = 0;
 	while (first < count) {
 		tree_sweep(&t->state, &t->search.hypotheses);
-		/* A group ends where everything so far returned before the next call began. */
-		uint64_t end = first + 1;
-		int64_t latest = calls[first].end;
-		for (; end < count && calls[end].ts <= latest; end++)
-			latest = calls[end].end > latest ? calls[end].end : latest;
+		int64_t latest;
+		uint64_t end = zv_group_end(calls, first, count, &latest);
 		if (end == count && latest >= limit)
 			break;
 		check_group(t, calls + first, end - first);

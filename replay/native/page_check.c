@@ -42,7 +42,7 @@ struct zv_pages {
 	uint64_t opens;
 	VECTOR(struct open *) asked; /* those that the group's mallocs depend on */
 	VECTOR(struct open *) left;  /* those whose pages have left their places */
-	VECTOR(struct seen_page *) touched;
+	zv_seen_pages touched;
 	VECTOR(struct span) spans;
 	VECTOR(uint8_t) finished;
 	struct orders kept, told;
@@ -233,12 +233,12 @@ static void keep(struct zv_pages *p)
 		p->found.tally.undecided = p->opens;
 }
 
-/* The pages of ``touched``, which are marked, have left the places that were not decided. */
-static void leave(struct zv_pages *p)
+/* Pages, which are marked, have left the places that were not decided. */
+static void leave(struct zv_pages *p, const zv_seen_pages *pages)
 {
 	p->left.len = 0;
-	for (size_t i = 0; i < p->touched.len; i++) {
-		struct open *open = p->touched.at[i]->open;
+	for (size_t i = 0; i < pages->len; i++) {
+		struct open *open = pages->at[i]->open;
 		if (open && !open->is_listed)
 			*PUSH(&p->escape, p->left) = open;
 		if (open)
@@ -260,34 +260,11 @@ static void leave(struct zv_pages *p)
 
 /* -- groups ------------------------------------------------------------------------------------- */
 
-static int compare_numbers(const void *a, const void *b)
+/* Mark pages that leave their places, or take the marks off. */
+static void mark(const zv_seen_pages *pages, bool touched)
 {
-	uint64_t one = (*(struct seen_page *const *)a)->page.number;
-	uint64_t other = (*(struct seen_page *const *)b)->page.number;
-	return (one > other) - (one < other);
-}
-
-/* The pages of the group's calls, or of its mallocs only, by number. */
-static void touch(struct zv_pages *p, const struct zv_call *calls, size_t count, bool mallocs_only)
-{
-	p->touched.len = 0;
-	for (size_t i = 0; i < count; i++) {
-		if (calls[i].kind == ZV_PAGE_NO_PAGE ||
-		    (mallocs_only && calls[i].kind != ZV_PAGE_MALLOC))
-			continue;
-		struct seen_page *page = page_named(&p->state, calls[i].block);
-		if (page && !page->is_touched) {
-			page->is_touched = true;
-			*PUSH(&p->escape, p->touched) = page;
-		}
-	}
-	qsort(p->touched.at, p->touched.len, sizeof(*p->touched.at), compare_numbers);
-}
-
-static void untouch(struct zv_pages *p)
-{
-	for (size_t i = 0; i < p->touched.len; i++)
-		p->touched.at[i]->is_touched = false;
+	for (size_t i = 0; i < pages->len; i++)
+		pages->at[i]->is_touched = touched;
 }
 
 /* Set the beginnings and hypotheses of a group; whether there are more than those. */
@@ -296,8 +273,7 @@ static bool prepare(struct zv_pages *p)
 	struct zv_search *s = &p->search;
 	struct page_state *t = &p->state;
 	uint64_t number = 1;
-	touch(p, s->calls.at, s->calls.len, true);
-	untouch(p);
+	page_gather(t, s->calls.at, s->calls.len, true, &p->touched);
 	p->asked.len = 0;
 	for (size_t i = 0; i < p->touched.len; i++) {
 		struct open *open = p->touched.at[i]->open;
@@ -355,16 +331,16 @@ static void carry_on(struct zv_pages *p)
 {
 	struct zv_search *s = &p->search;
 	size_t exits = s->exits.list.len;
-	touch(p, s->calls.at, s->calls.len, false);
+	mark(&p->state.group, true);
 	for (size_t i = 0; i < p->asked.len; i++)
 		forget(p, p->asked.at[i]);
-	leave(p);
+	leave(p, &p->state.group);
 	orders_wipe(&p->escape, &p->kept);
 	for (size_t n = 0; n < exits; n++)
 		add_left(p, zv_hidden_of(&s->exits, n));
 	if (!exits)
 		add_left(p, zv_hidden_of(&s->hypotheses, s->deepest_origin));
-	untouch(p);
+	mark(&p->state.group, false);
 	keep(p);
 }
 
@@ -470,9 +446,10 @@ static void play(struct zv_pages *p, const struct zv_call *call)
 	p->found.tally.calls++;
 	p->found.tally.explained++;
 	if (page && page->open) {
-		touch(p, call, 1, false);
-		leave(p);
-		untouch(p);
+		page_gather(t, call, 1, false, &p->touched);
+		mark(&p->touched, true);
+		leave(p, &p->touched);
+		mark(&p->touched, false);
 	}
 }
 
@@ -572,10 +549,9 @@ static void check_all(struct zv_pages *p)
 	const int64_t *sizes = p->sizes;
 	uint64_t count = p->count;
 	p->readings.len = 0;
+	int64_t latest;
 	for (uint64_t first = 0, end; first < count; first = end) {
-		int64_t latest = calls[first].end;
-		for (end = first + 1; end < count && calls[end].ts <= latest; end++)
-			latest = calls[end].end > latest ? calls[end].end : latest;
+		end = zv_group_end(calls, first, count, &latest);
 		check_group(p, calls + first, sizes + first, end - first);
 	}
 	p->found.readings = p->readings.at;

@@ -76,22 +76,30 @@ static int compare_numbers(const void *a, const void *b)
 	return (one > other) - (one < other);
 }
 
+void page_gather(struct page_state *t, const struct zv_call *calls, size_t count,
+		 bool mallocs_only, zv_seen_pages *into)
+{
+	into->len = 0;
+	for (size_t i = 0; i < count; i++) {
+		if (calls[i].kind == ZV_PAGE_NO_PAGE ||
+		    (mallocs_only && calls[i].kind != ZV_PAGE_MALLOC))
+			continue;
+		struct seen_page *page = page_for(t, calls[i].block);
+		if (!page->is_touched)
+			*PUSH(t->escape, *into) = page;
+		page->is_touched = true;
+	}
+	for (size_t i = 0; i < into->len; i++)
+		into->at[i]->is_touched = false;
+	if (into->len)
+		qsort(into->at, into->len, sizeof(*into->at), compare_numbers);
+}
+
 static void begin(void *state, const struct zv_call *calls, size_t count)
 {
 	struct page_state *t = state;
 	t->beginning = 0;
-	t->group.len = 0;
-	for (size_t i = 0; i < count; i++) {
-		if (calls[i].kind == ZV_PAGE_NO_PAGE)
-			continue;
-		struct seen_page *page = page_for(t, calls[i].block);
-		if (!page->is_touched)
-			*PUSH(t->escape, t->group) = page;
-		page->is_touched = true;
-	}
-	for (size_t i = 0; i < t->group.len; i++)
-		t->group.at[i]->is_touched = false;
-	qsort(t->group.at, t->group.len, sizeof(*t->group.at), compare_numbers);
+	page_gather(t, calls, count, false, &t->group);
 }
 
 static void hidden(void *state, zv_bytes *into)

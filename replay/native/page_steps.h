@@ -28,6 +28,8 @@ struct seen_page {
  */
 typedef VECTOR(uint64_t) zv_order_of_pages;
 
+typedef VECTOR(struct seen_page *) zv_seen_pages;
+
 struct page_state {
 	struct zv_escape *escape;
 	uint32_t page_bytes, chunk_bytes;
@@ -42,7 +44,7 @@ struct page_state {
 	struct zc_map pages; /* number -> page, also of those that are gone */
 	struct zc_slab slab;
 	VECTOR(struct seen_page *) all;
-	VECTOR(struct seen_page *) group; /* those of the group's calls, by number */
+	zv_seen_pages group; /* those of the group's calls */
 	/* arrangements that a group may begin with: where each begins, and the end of the last */
 	VECTOR(size_t) beginnings;
 	zv_order_of_pages arrangements;
@@ -79,6 +81,10 @@ static inline uint32_t offset_of(const struct zv_call *call)
 {
 	return (uint32_t)((uint64_t)call->size >> 32);
 }
+
+/* The pages that calls are about, or only those that a malloc is in, each once, by number. */
+void page_gather(struct page_state *state, const struct zv_call *calls, size_t count,
+		 bool mallocs_only, zv_seen_pages *into);
 
 /* What a call may do next, at most two steps, each of them all that is done at once. */
 uint32_t page_options(const struct page_state *state, const struct zv_call *call, uint8_t made,

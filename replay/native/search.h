@@ -124,6 +124,20 @@ void zv_search_clear(struct zv_search *search);
 void zv_search_run(struct zv_search *search);
 void zv_offer(struct zv_search *search, uint32_t number, struct zv_run run);
 
+/*
+ * Where the group that begins with call ``first`` ends, of calls sorted by time: where everything so
+ * far has returned before the next one begins. ``latest``: when the last of them returned.
+ */
+static inline uint64_t zv_group_end(const struct zv_call *calls, uint64_t first, uint64_t count,
+				    int64_t *latest)
+{
+	uint64_t end = first + 1;
+	*latest = calls[first].end;
+	for (; end < count && calls[end].ts <= *latest; end++)
+		*latest = calls[end].end > *latest ? calls[end].end : *latest;
+	return end;
+}
+
 /* The only hypothesis is what is. */
 void zv_decide(struct zv_search *search);
 /* The exits are the hypotheses from now on. */

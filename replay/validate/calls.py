@@ -110,22 +110,20 @@ def groups(calls: Calls, limit: int) -> Iterator[tuple[int, int]]:
     ``limit``: no call that is not here yet began before it. A group ends where everything so far
     returned before the next call began.
     """
-    if not len(calls):
-        return
-    latest = np.maximum.accumulate(calls["end"])
-    ends = np.flatnonzero(np.append(calls["ts"][1:] > latest[:-1], latest[-1] < limit)) + 1
-    yield from pairwise([0, *ends.tolist()])
+    yield from pairwise([0, *_ends(calls, limit).tolist()])
 
 
 def last_end(calls: Calls, limit: int) -> int:
     """Where the last of the :func:`groups` ends; 0 if none does."""
+    ends = _ends(calls, limit)
+    return int(ends[-1]) if len(ends) else 0
+
+
+def _ends(calls: Calls, limit: int) -> NDArray[np.intp]:
     if not len(calls):
-        return 0
+        return np.empty(0, np.intp)
     latest = np.maximum.accumulate(calls["end"])
-    if latest[-1] < limit:
-        return len(calls)
-    ends = np.flatnonzero(calls["ts"][1:] > latest[:-1])
-    return int(ends[-1]) + 1 if len(ends) else 0
+    return np.flatnonzero(np.append(calls["ts"][1:] > latest[:-1], latest[-1] < limit)) + 1
 
 
 def horizons(reader: TraceReader, advance: Callable[[int], object]) -> list[int]:

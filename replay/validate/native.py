@@ -109,6 +109,14 @@ def reason_missing() -> str | None:
     return native.reason_missing(CHECKER)
 
 
+def refuse(code: int) -> None:
+    """Raise what the code of a check stands for, unless it is 0."""
+    if code == NO_MEMORY:
+        raise MemoryError("the native core has no memory left")
+    if code:
+        raise ReplayError(f"the native core cannot check these calls (code {code})")
+
+
 class NativeStream:
     """Checks one tree in the core; NativeMissing if there is none.
 
@@ -157,10 +165,7 @@ class NativeStream:
     # -- what was found ----------------------------------------------------------------------
 
     def _take(self, code: int) -> None:
-        if code == NO_MEMORY:
-            raise MemoryError("the native core has no memory left")
-        if code:
-            raise ReplayError(f"the native core cannot check these calls (code {code})")
+        refuse(code)
         found: _Found = self._core.zv_found_of(self._tree).contents
         for field in fields(TreeTally):
             setattr(self.tally, field.name, getattr(found.tally, field.name))

@@ -53,11 +53,10 @@ class Sizes:
     ) -> None:
         """Compare several readings, in the order of their calls."""
         equal = (low <= pages) & (pages <= high)
-        self.compared += len(row)
+        self.compared += int(equal.sum())
         self.equal += int(equal.sum())
         self.sure += int((equal & (low == high)).sum())
         for at in np.flatnonzero(~equal).tolist():
-            self.compared -= 1
             self.note(int(row[at]), int(pages[at]), int(low[at]), int(high[at]))
 
 

@@ -10,42 +10,20 @@ import weakref
 from collections.abc import Callable
 from ctypes import POINTER, Structure, c_int, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import fields
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ztrace.allocator import native
 from ztrace.allocator.causes import Cause
-from ztrace.allocator.native.library import NO_MEMORY, Interface, codes_of, library, shape
-from ztrace.allocator.zbud.steps import PageCall, PageKind, PageStep
-from ztrace.replay.errors import ReplayError
+from ztrace.allocator.native.library import Interface, codes_of, library, shape
+from ztrace.allocator.zbud.steps import PageAnswer, PageCall, PageKind, PageStep, Says
 from ztrace.replay.validate.calls import SEEN, Seen
 from ztrace.replay.validate.checker import Failure
-from ztrace.replay.validate.native import array, shape_of
+from ztrace.replay.validate.native import array, refuse, shape_of
 from ztrace.replay.validate.page_counts import Sizes
 from ztrace.replay.validate.zbud_checker import PoolTally
 from ztrace.replay.validate.zbud_stream import call_of
-
-
-class Says(IntEnum):
-    """What the model would do instead of a call."""
-
-    NEW_PAGE = 0
-    PAGE = 1
-    NO_OBJECT = 2
-    NO_PAGE = 3
-    NOT_RECLAIMED = 4
-    NOT_OLDEST = 5
-
-
-_TEXTS = {
-    Says.NEW_PAGE: "no page has room: a new one",
-    Says.NO_OBJECT: "no such object",
-    Says.NO_PAGE: "no such page",
-    Says.NOT_RECLAIMED: "not under reclaim",
-    Says.NOT_OLDEST: "not the page unused longest",
-}
 
 _READING = np.dtype([(name, np.int64) for name in ("row", "pages", "low", "high")])
 
@@ -125,10 +103,7 @@ class NativePages:
         code = self._core.zv_pages_check(
             self._pages, calls.ctypes.data, pages.ctypes.data, len(calls)
         )
-        if code == NO_MEMORY:
-            raise MemoryError("the native core has no memory left")
-        if code:
-            raise ReplayError(f"the native core cannot check these calls (code {code})")
+        refuse(code)
         found: _Found = self._core.zv_pages_found_of(self._pages).contents
         for field in fields(PoolTally):
             setattr(self.tally, field.name, getattr(found.tally, field.name))
@@ -140,6 +115,5 @@ class NativePages:
 
     def _failure(self, found: _Found) -> Failure[PageCall]:
         call = call_of(np.frombuffer(bytes(found.first), SEEN)[0], self._page_bytes)
-        says = Says(found.says)
-        text = _TEXTS.get(says, f"page {(found.page + 1) * self._page_bytes:#x}")
-        return Failure(call, text, Cause(found.cause).text, (call,))
+        answer = PageAnswer(Says(found.says), (found.page + 1) * self._page_bytes)
+        return Failure(call, answer.text, Cause(found.cause).text, (call,))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ztrace.allocator.zbud.model import Zbud
 from ztrace.allocator.zbud.steps import PageCall, PageKind
-from ztrace.replay.validate.calls import Seen
+from ztrace.replay.validate.calls import FOREVER, Seen, groups
 from ztrace.replay.validate.checker import Failure
 from ztrace.replay.validate.page_counts import Sizes
 from ztrace.replay.validate.zbud_checker import PoolChecker, PoolTally
@@ -47,17 +47,12 @@ class PythonPages:
     def check(self, calls: Seen, pages: NDArray[np.int64], sizes: Sizes) -> None:
         """See :class:`PageStream`."""
         page_bytes = self._checker.model.page_bytes
-        left = [
+        decoded = [
             call_of(one, page_bytes)._replace(total=total)
             for one, total in zip(calls, pages.tolist(), strict=True)
         ]
-        while left:
-            count, latest = 1, left[0].end
-            while count < len(left) and left[count].ts <= latest:
-                latest = max(latest, left[count].end)
-                count += 1
-            self._check(left[:count], sizes)
-            left = left[count:]
+        for first, end in groups(calls, FOREVER):
+            self._check(decoded[first:end], sizes)
 
     def _check(self, calls: list[PageCall], sizes: Sizes) -> None:
         """Check calls that overlap each other and no others, and the sizes that they read."""

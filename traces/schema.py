@@ -214,11 +214,9 @@ def _ops(array: Any, where: str, first_row: int) -> Any:
             names = array.dictionary.cast(pa.string()).to_pylist()
             known = pa.array([OP_CODE.get(name) for name in names], pa.int8())
             codes = known.take(array.indices)
-    present = valid(codes)
     numbers = values(codes)
-    bad = ~present | (numbers < 0) | (numbers >= len(OPS))
-    if bad.any():
-        at = int(bad.argmax())
+    if codes.null_count or numbers.min(initial=0) < 0 or numbers.max(initial=0) >= len(OPS):
+        at = int(np.argmax(~valid(codes) | (numbers < 0) | (numbers >= len(OPS))))
         raise TraceError(
             f"{where}: row {first_row + at}: op is {_shown(array[at])}, not one of "
             f"{' '.join(OPS)}; correct it"

@@ -12,7 +12,6 @@ from ztrace.commands.lab_matrix import matrix
 from ztrace.outputs import OUTPUT, Group
 from ztrace.replay.play.backends import own_model
 from ztrace.streams import show, watch_with_seconds
-from ztrace.study import study_of
 from ztrace.tracer.lab.debian import KERNELS
 from ztrace.tracer.lab.qemu import GuestSize
 from ztrace.tracer.lab.session import BACKENDS, Setup, is_out_of_tree, record_in_guest
@@ -162,5 +161,7 @@ def case_study(
         show(f"{case.name} ...", err=True)
         record_in_guest(case.setup(patch), case.path(keep), watch=watch_with_seconds())
     if output is not None:
+        from ztrace.study import study_of
+
         with AtomicFile(output, force=force) as file:
             file.write(study_of(cases, keep).encode())

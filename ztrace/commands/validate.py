@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import click
 
+from ztrace.api import validate
 from ztrace.console import console, print_json, progress
 from ztrace.outputs import OUTPUT, Command
 from ztrace.present.validation import show_verdict
-from ztrace.replay.validate import validate_trace
 from ztrace.replay.validate.door import searches, searches_trees
 from ztrace.streams import say
 from ztrace.traces import TraceReader
@@ -55,7 +55,7 @@ def command(
     begins: str,
     order_path: Path | None,
     force: bool,
-    engine: str | None,
+    engine: Literal["native", "python"] | None,
     as_json: bool,
     backend: str | None,
 ) -> int:
@@ -73,8 +73,7 @@ def command(
 
     Exit status 0 if all agrees, 1 if a call cannot be explained, 2 for bad input.
     """
-    with ExitStack() as stack:
-        reader = stack.enter_context(TraceReader(trace))
+    with TraceReader(trace) as reader:
         metadata = reader.metadata
         if searches_trees(metadata):
             from ztrace.replay.validate.native import reason_missing
@@ -87,18 +86,14 @@ def command(
             raise click.UsageError(
                 "--engine native is for traces of ztree, and of zbud on several CPUs"
             )
-        writer = None
-        if order_path is not None:
-            from ztrace.replay.order.file import OrderWriter
-
-            writer = stack.enter_context(OrderWriter(order_path, trace, force=force))
         with progress(trace.name, reader.num_rows) as advance:
-            verdict = validate_trace(
+            verdict = validate(
                 reader,
                 backend=backend,
                 engine=engine,
                 starts_empty=BEGINNINGS[begins],
-                on_order=writer.write if writer else None,
+                order=order_path,
+                force=force,
                 advance=advance,
             )
     if as_json:

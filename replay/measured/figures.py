@@ -138,9 +138,9 @@ class Figures:
 
 def least_cycles(calls: Calls, answers: Answers) -> NDArray[np.int64]:
     """Each call's time in cycles, without the clock's cost: its least over the timed rounds, or
-    that of the placing round where several threads played."""
-    alone = len(calls.first) == 2
-    cycles = answers.cycles[1:].min(axis=0) if alone else answers.cycles[0]
+    that of the placing round where several threads played or none was timed."""
+    timed = len(calls.first) == 2 and len(answers.cycles) > 1
+    cycles = answers.cycles[1:].min(axis=0) if timed else answers.cycles[0]
     own: NDArray[np.int64] = np.maximum(cycles.astype(np.int64) - answers.clock_cycles, 0)
     return own
 

@@ -56,6 +56,10 @@ VECTORS = {
     "zsmalloc:6.1": "zsmalloc_6.1",
     "zsmalloc:6.12": "zsmalloc_6.12*",
     "zsmalloc:7.2": "zsmalloc_6.12*",
+    "ztree:late": "late_ztree",
+    "zblock:2022": "zblock_2022",
+    "zblock:2025": "zblock_2025",
+    "zblock:2025,page_bytes=16384": "zblock_2025_16k",
 }
 
 

@@ -5,15 +5,18 @@ a history whose answer follows from the rule, and what must hold after any histo
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conformance import Driver, check_file
 from ztrace.allocator import BackendError, HazardError, create
 from ztrace.allocator.zblock.model import LateZtree, Zblock2022, Zblock2025
 from ztrace.allocator.ztree.model import FREE, Ztree
 
+VECTORS = Path(__file__).parent / "vectors"
 VARIANTS = ("ztree:late", "zblock:2022", "zblock:2025")
 SLOTS = {  # published bytes of each type's slot, 4 KiB pages and 8-byte long
     "ztree:late": "248 336 448 576 672 808 1016 1160 1360 1632 1808 2040 2336 2512 2720 2968 3264 "
@@ -104,10 +107,29 @@ def test_an_object_as_large_as_a_slot() -> None:
         assert pool.type_of(kind.slot_bytes - 1) == kind.number
         assert pool.type_of(kind.slot_bytes) == kind.number + 1
     pool.malloc(4079)
-    for size, code in ((0, EINVAL), (4080, ENOSPC), (4096, ENOSPC)):
+    for size, code in ((0, EINVAL), (4080, ENOSPC), (4095, ENOSPC), (4096, EINVAL), (4097, ENOSPC)):
         with pytest.raises(OSError) as refused:
             pool.malloc(size)
         assert refused.value.errno == code
+
+
+# -- what the authors' code answered ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("ztree:late", "late_ztree"),
+        ("zblock:2022", "zblock_2022"),
+        ("zblock:2025", "zblock_2025"),
+        ("zblock:2025,page_bytes=16384", "zblock_2025_16k"),
+    ],
+)
+def test_vector_file(spec: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = VECTORS / f"{name}.txt"
+    answers = len(path.read_text().splitlines())
+    assert answers >= 2500
+    assert check_file(path, lambda: Driver(create(spec))) == (answers, 0), capsys.readouterr().out
 
 
 # -- which block malloc takes -----------------------------------------------------------------

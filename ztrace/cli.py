@@ -7,6 +7,8 @@ the recorder and ``ztrace record`` does not pay for pandas.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import io
 import os
@@ -64,6 +66,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+LOADING = 50_000
+"""Objects made between two looks for garbage; Python's 700 are for what is soon dropped again."""
+
 LEAN = ("record", "top")
 """Commands beside which a machine short of memory goes on swapping: they load no Arrow at all."""
 
@@ -107,6 +112,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; exit 0 done, 1 a check failed, 2 bad usage, input or machine."""
+    _look_for_garbage_seldom()
     open_missing_streams()
     if asked := os.environ.get(COMPLETE):
         from click.shell_completion import shell_complete
@@ -123,6 +129,15 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         status = _refused(f"{where}{error.strerror or error}")
     sys.exit(status)
+
+
+def _look_for_garbage_seldom() -> None:
+    """Spare a small command a tenth of its time: collections while modules load, and at the end.
+
+    The last one would walk all that Arrow and numpy ever made, a moment before the process ends.
+    """
+    gc.set_threshold(LOADING, *gc.get_threshold()[1:])
+    atexit.register(gc.freeze)
 
 
 def _status(arguments: list[str]) -> int:

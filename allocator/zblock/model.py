@@ -30,7 +30,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ztrace.allocator.protocol import EINVAL, BackendError, Evict, HazardError, Shrunk
+from ztrace.allocator.protocol import EINVAL, BackendError, Evict, HazardError, Shrunk, error
 from ztrace.allocator.ztree.model import (
     OCCUPIED,
     UNMAPPED,
@@ -385,6 +385,12 @@ class Zblock2025(LateZtree):
         if limits != sorted(set(limits)) or limits[0] < 1:
             raise BackendError("zblock table: slot sizes must ascend")
         return limits
+
+    def malloc(self, size: int) -> int:
+        """zblock_alloc(): EINVAL, too, for a page that no type takes; its search ends before it."""
+        if self._largest < size == self.page_bytes:
+            raise error(EINVAL)
+        return super().malloc(size)
 
     def map(self, handle: int) -> None:
         """Arithmetic; no state is kept."""

@@ -379,7 +379,12 @@ static int give(struct successor *z, struct tree *tree, struct block *block, uin
 /* The errno of a size that no type takes, else 0. */
 static int refuse(const struct successor *z, int64_t size)
 {
-	return size <= 0 ? -EINVAL : size > z->largest ? -ENOSPC : 0;
+	if (size <= 0)
+		return -EINVAL;
+	if (size <= z->largest)
+		return 0;
+	/* The search for a type of 2025 ends before a page. */
+	return z->variant == ZBLOCK_2025 && size == z->base.page_bytes ? -EINVAL : -ENOSPC;
 }
 
 static int successor_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)

@@ -1,37 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* zsmalloc of Linux 6.1 and 6.12 to 7.2: allocator/zsmalloc/model.py in C, whose names hold here too. */
-#include "core.h"
+#include "zsmalloc.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 enum { HANDLE_BYTES = 8, MIN_CLASS_BYTES = 32, CLASS_BITS = 8, MIN_CHAIN = 4, MAX_CHAIN = 16 };
-enum { MAX_CLASSES = 257, MAX_GROUPS = 12, EMPTY = 0 };
+enum { MAX_CLASSES = 257 };
 enum { FULL_61 = 3, FULL_612 = 11 };
-
-/*
- * ``cells``: one a slot. A used one has its object's handle (44 bits), the requested bytes (19)
- * and bit 0 set; a free one the number of the slot freed before it, shifted, as in the kernel:
- * the last freed is first out.
- */
-struct zspage {
-	struct zspage *newer, *older; /* in the list of its group; newer is towards the head */
-	uint64_t page;
-	uint32_t id, next_free, free, group, class;
-	uint32_t mapped; /* objects with an open map */
-	uint64_t cells[];
-};
-
-struct class
-{
-	uint32_t number, slot_bytes, pages, slots;
-	uint8_t *groups; /* of a zspage with so many free slots */
-	struct zspage *heads[MAX_GROUPS];
-	uint32_t present; /* bit g: the list of group g is not empty */
-	struct zspage *spare; /* given back, for the next one of this class */
-	uint64_t zspages, used, made, freed, relinks, moved, emptied, revived;
-	uint64_t searched; /* lists whose head malloc and compaction looked at */
-};
 
 /*
  * What the kernel keeps behind a handle, and what a reference is: the zspage's id (28 bits, from
@@ -41,21 +17,6 @@ enum { SIZE_BITS = 19, SLOT_BITS = 17, ID_BITS = 28, HANDLE_BITS = 44 };
 
 struct word {
 	uint32_t id, slot;
-};
-
-struct zsmalloc {
-	struct zc_pool base;
-	struct class *classes;
-	uint32_t classes_len, full, too_large;
-	bool rules_61, readers_stop;
-	uint16_t *class_of; /* requested bytes, 0 to page_bytes -> class */
-	uint32_t page_shift;
-	struct zc_map words; /* handle -> packed word; not used by reference */
-	struct zc_map mapped; /* handle -> open maps */
-	struct zspage **zspages; /* by id */
-	uint32_t *free_ids;
-	uint32_t ids_len, ids_cap, free_ids_len;
-	uint64_t next_handle, next_page, pages, stored_bytes, compactions;
 };
 
 static uint64_t pack(uint32_t id, uint32_t slot)
@@ -147,16 +108,6 @@ static void fix(const struct zsmalloc *z, struct class *class, struct zspage *zs
 	insert(z, class, zspage);
 }
 
-static uint32_t highest(uint32_t bits)
-{
-	return 31 - (uint32_t)__builtin_clz(bits);
-}
-
-static uint32_t with_room(const struct zsmalloc *z, const struct class *class)
-{
-	return class->present & ((1u << z->full) - 1);
-}
-
 /* -- slots ---------------------------------------------------------------------------------- */
 
 static uint32_t pop_slot(struct zspage *zspage, uint64_t cell)
@@ -236,6 +187,11 @@ static void give_back(struct zsmalloc *z, struct class *class, struct zspage *zs
 	class->zspages--;
 	class->freed++;
 	z->pages -= class->pages;
+}
+
+void zs_discard(struct zsmalloc *z, struct zspage *zspage)
+{
+	struct class *class = &z->classes[zspage->class];
 	if (!class->spare) {
 		class->spare = zspage;
 		return;
@@ -250,33 +206,35 @@ static void retotal(struct zsmalloc *z)
 	z->base.total_bytes = z->base.held_bytes = z->pages << z->page_shift;
 }
 
+void zs_keep(struct zsmalloc *z, struct zspage *zspage)
+{
+	struct class *class = &z->classes[zspage->class];
+	class->zspages++;
+	class->freed--;
+	z->pages += class->pages;
+	retotal(z);
+	insert(z, class, zspage);
+}
+
 /* -- the driver's calls --------------------------------------------------------------------- */
 
-static int zs_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
+int zs_malloc_from(struct zsmalloc *z, struct zspage *zspage, int64_t size, uint64_t *handle)
 {
-	struct zsmalloc *z = (struct zsmalloc *)pool;
-	if (size <= 0)
-		return -EINVAL;
-	if (size > pool->page_bytes)
-		return -(int)z->too_large;
-	uint32_t number = z->class_of[size];
-	struct class *class = &z->classes[number];
+	struct zc_pool *pool = &z->base;
+	struct class *class = zs_class_of(z, size);
 	struct zc_slot nowhere = {0, 0}, *word = &nowhere;
 	if (z->next_handle >> HANDLE_BITS ||
 	    (!pool->by_ref && !(word = zc_map_put(&z->words, z->next_handle))))
 		return zc_out_of_memory(pool);
 	uint64_t cell = used_cell(z->next_handle, (uint32_t)size);
-	uint32_t room = with_room(z, class), slot;
-	class->searched += z->full - (room ? highest(room) : 0);
-	struct zspage *zspage;
-	if (ZC_LIKELY(room)) {
-		zspage = class->heads[highest(room)];
+	uint32_t slot;
+	if (ZC_LIKELY(zspage != NULL)) {
 		class->revived += zspage->group == EMPTY;
 		slot = pop_slot(zspage, cell);
 		class->used++;
 		fix(z, class, zspage);
 	} else {
-		zspage = new_zspage(z, number);
+		zspage = new_zspage(z, z->class_of[size]);
 		if (!zspage) {
 			z->words.len -= !pool->by_ref; /* its value is still 0 */
 			return zc_out_of_memory(pool);
@@ -297,6 +255,18 @@ static int zs_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
 	return 0;
 }
 
+static int zs_malloc(struct zc_pool *pool, int64_t size, uint64_t *handle)
+{
+	struct zsmalloc *z = (struct zsmalloc *)pool;
+	int refused = zs_refuses(z, size);
+	if (refused)
+		return refused;
+	struct class *class = zs_class_of(z, size);
+	struct zspage *chosen = zs_choose(z, class);
+	class->searched += z->full - (chosen ? chosen->group : 0);
+	return zs_malloc_from(z, chosen, size, handle);
+}
+
 static void note_bad(struct zsmalloc *z, uint64_t handle, const char *call, const char *stale)
 {
 	zc_meet(&z->base, handle && handle < z->next_handle ? stale : "unknown-handle",
@@ -307,6 +277,12 @@ static void note_bad(struct zsmalloc *z, uint64_t handle, const char *call, cons
 static uint64_t word_of(const struct zsmalloc *z, uint64_t object)
 {
 	return z->base.by_ref ? object : zc_map_get(&z->words, object);
+}
+
+struct zspage *zs_holder(const struct zsmalloc *z, uint64_t handle)
+{
+	uint64_t value = word_of(z, handle);
+	return value ? z->zspages[unpack(value).id] : NULL;
 }
 
 static uint64_t zs_handle_of(struct zc_pool *pool, uint64_t ref)
@@ -339,6 +315,10 @@ static int zs_free(struct zc_pool *pool, uint64_t object)
 	if (zspage->group == EMPTY) {
 		give_back(z, class, zspage);
 		retotal(z);
+		if (z->keeps)
+			z->emptied = zspage;
+		else
+			zs_discard(z, zspage);
 	}
 	return 0;
 }
@@ -438,6 +418,7 @@ static void end_source(struct zsmalloc *z, struct class *class, struct zspage *s
 	insert(z, class, source);
 	class->emptied++;
 	give_back(z, class, source);
+	zs_discard(z, source);
 }
 
 static bool compact_once_61(struct zsmalloc *z, struct class *class)

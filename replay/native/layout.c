@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The layouts of play.h, check.h, page_check.h and zswap.h. */
+/* The layouts of play.h, check.h, page_check.h, lock_check.h and zswap.h. */
 #include "layout.h"
 
 #include "check.h"
+#include "lock_check.h"
 #include "page_check.h"
 #include "play.h"
 #include "zswap.h"
@@ -100,6 +101,16 @@ static const struct zc_layout of_pages[] = {
 	{NULL, 0, 0},
 };
 
+static const struct zc_layout of_locks[] = {
+	ZC_LAYOUT(zv_lock_call, now, ts, end, row, size, pages, handle, address, slot, ret, kind),
+	ZC_LAYOUT(zv_lock_tally, places, errors, unknown, compactions, sizes, sure_sizes, moved,
+		  added_beside_room, put_off, ties, beside, differs),
+	ZC_CODE(ZV_LOCK_MALLOC),
+	ZC_CODE(ZV_LOCK_FREE),
+	ZC_CODE(ZV_LOCK_COMPACT),
+	{NULL, 0, 0},
+};
+
 static const struct zc_layout of_zswap[] = {
 	ZC_LAYOUT(zl_reading_options, kind_of, header_bytes, limited, frontswap, first_size),
 	ZC_LAYOUT(zl_columns, rows, first_row, op, pool, key, size, ret, ts_ns, tid, key_valid,
@@ -145,4 +156,9 @@ ZC_API const struct zc_layout *zl_layout(void)
 ZC_API const struct zc_layout *zv_page_layout(void)
 {
 	return of_pages;
+}
+
+ZC_API const struct zc_layout *zv_lock_layout(void)
+{
+	return of_locks;
 }

@@ -9,15 +9,19 @@ although one has room by then is right if there was none at some moment since it
 
 zsmalloc gives an emptied zspage back unless one of its pages is locked. If not, the free's own
 reading of the pool's size shows it, or a later malloc takes one of its slots.
+
+:class:`LockReplay` plays the calls and says what differs; lock_native.py does the same in the core
+as long as nothing does.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ztrace.allocator import create
 from ztrace.allocator.traits import SLOT_BITS
@@ -44,29 +48,24 @@ class Call(NamedTuple):
     total: int
 
 
-class LockOrder:
-    """One pool that began empty, a window of its calls at a time."""
+class Played(Protocol):
+    """Plays a pool's calls on its model."""
 
-    def __init__(self, result: PoolPlacement) -> None:
+    def play(self, calls: Calls, moments: NDArray[np.int64]) -> None:
+        """Play calls sorted by the moments at which they held the lock."""
+
+    def finish(self) -> bool:
+        """The trace has ended. False: the model answers otherwise, and what differs is not told."""
+
+
+class LockOrder:
+    """One pool that began empty, a window of its calls at a time, played by ``played``."""
+
+    def __init__(self, result: PoolPlacement, played: Played) -> None:
         self.result = result
-        model = create(result.backend)
-        assert isinstance(model, Zsmalloc)
-        self.model = model
-        self.counter = Counter(result.sizes)
-        result.counts = {"moved": 0, "added beside room": 0, "put off": 0, "ties": 0}
+        self._played = played
         self._held: Calls | None = None
-        # By recorded handle, the model's; in the order of the lock no free is late.
-        self._lives: Lives[int] = Lives("", whole=False, waits=False)
-        self._recorded: dict[int, int] = {}  # and back
-        self._zspages: dict[int, Zspage] = {}  # by the kernel's address
-        self._addresses: dict[Zspage, int] = {}
-        self._gone: dict[int, Zspage] = {}  # given back; by the address it had
-        self._full_until: dict[SizeClass, int] = {}  # when a class last had no room
         self._returned = -1  # latest end of calls begun so far
-        self._now = -1  # latest moment played
-        self._row = -1  # latest row played
-        self._compacting = -1  # end of a compaction
-        self._compacted_beside = False
 
     def feed(self, calls: Calls, limit: int) -> None:
         """Take over calls sorted by ts, before which no later call began but from ``limit`` on."""
@@ -85,27 +84,65 @@ class LockOrder:
         order = np.lexsort((held["row"], moment))
         ready = int(np.searchsorted(moment[order], limit, side="left"))
         chosen = order[:ready]
-        for call, now in zip(_plain(held[chosen]), moment[chosen].tolist(), strict=True):
-            self.counter.advance(now)
-            self._play(call, now)
+        self._played.play(held[chosen], moment[chosen])
         self._held = held[np.sort(order[ready:])]
 
-    def finish(self) -> PoolPlacement:
-        """End of the trace."""
+    def finish(self) -> PoolPlacement | None:
+        """End of the trace; None if the model answers otherwise and that is not told."""
         assert self._held is not None
         self.feed(self._held[:0], FOREVER)
-        self.counter.advance(FOREVER)
-        if self.result.counts["ties"]:
+        if not self._played.finish():
+            return None
+        if ties := self.result.counts["ties"]:
             self.result.notes.append(
-                f"{self.result.counts['ties']:,} calls held the lock at the recorded moment of "
-                "another; these were played as they returned"
-            )
-        if self._compacted_beside:
-            self.result.notes.append(
-                "a compaction ran beside other calls, and in which order no record tells: "
-                "differences from there on are counted as undetermined"
+                f"{ties:,} calls held the lock at the recorded moment of another; these were "
+                "played as they returned"
             )
         return self.result
+
+
+def note_compacted_beside(result: PoolPlacement) -> None:
+    """Say that a compaction's place among the calls is not known."""
+    result.notes.append(
+        "a compaction ran beside other calls, and in which order no record tells: "
+        "differences from there on are counted as undetermined"
+    )
+
+
+class LockReplay:
+    """Plays a pool's calls, in the order of the lock, on the model in Python."""
+
+    def __init__(self, result: PoolPlacement) -> None:
+        self.result = result
+        model = create(result.backend)
+        assert isinstance(model, Zsmalloc)
+        self.model = model
+        self.counter = Counter(result.sizes)
+        result.counts = {"moved": 0, "added beside room": 0, "put off": 0, "ties": 0}
+        # By recorded handle, the model's; in the order of the lock no free is late.
+        self._lives: Lives[int] = Lives("", whole=False, waits=False)
+        self._recorded: dict[int, int] = {}  # and back
+        self._zspages: dict[int, Zspage] = {}  # by the kernel's address
+        self._addresses: dict[Zspage, int] = {}
+        self._gone: dict[int, Zspage] = {}  # given back; by the address it had
+        self._full_until: dict[SizeClass, int] = {}  # when a class last had no room
+        self._now = -1  # latest moment played
+        self._row = -1  # latest row played
+        self._compacting = -1  # end of a compaction
+        self._compacted_beside = False
+
+    def play(self, calls: Calls, moments: NDArray[np.int64]) -> None:
+        """See Played."""
+        for call, now in zip(_plain(calls), moments.tolist(), strict=True):
+            self.counter.advance(now)
+            self._play(call, now)
+
+    def finish(self) -> bool:
+        """See Played."""
+        self.counter.advance(FOREVER)
+        if self._compacted_beside:
+            note_compacted_beside(self.result)
+        return True
 
     def _play(self, call: Call, now: int) -> None:
         op, row, ts, end = call[:4]

@@ -15,10 +15,10 @@ on what a trace tells of the order in which calls took effect:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ztrace.allocator.registry import recorded, recorded_traits, resolve
+from ztrace.allocator.registry import builtin, recorded, recorded_traits, resolve
 from ztrace.allocator.specification import family
 from ztrace.allocator.traits import Check
 from ztrace.replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
@@ -125,24 +125,48 @@ class Places:
         return [check.result for check in checks.values()]
 
     def _play_windows(self, advance: Callable[[int], object]) -> list[PoolPlacement]:
-        """Play pools in an order made of the recorded times."""
+        """Play pools in an order made of the recorded times.
+
+        What the core does not agree with is played once more, in Python, which tells what differs.
+        """
+        found = self._played_windows(self._by_window, self._engine, advance)
+        differ = {number: self._by_window[number] for number, one in found.items() if one is None}
+        if differ:
+            found |= self._played_windows(differ, "python", lambda rows: None)
+        return [one for one in found.values() if one is not None]
+
+    def _played_windows(
+        self,
+        pools: Mapping[int, Way],
+        engine: str | None,
+        advance: Callable[[int], object],
+    ) -> dict[int, PoolPlacement | None]:
         runs: dict[int, ZbudRun | LockOrder] = {}
-        for number, way in self._by_window.items():
+        for number, way in pools.items():
             result = self._result(number, way)
             if way == Way.FOUND:
                 from ztrace.allocator.zbud.model import Zbud
                 from ztrace.replay.validate.zbud_run import ZbudRun
 
                 model = Zbud(page_bytes=self._page_bytes)
-                runs[number] = ZbudRun(result, model, self._engine)
+                runs[number] = ZbudRun(result, model, engine)
             else:
-                from ztrace.replay.validate.lock_order import LockOrder
-
-                runs[number] = LockOrder(result)
+                runs[number] = _lock_order(result, engine)
         for window in windows(self._reader, advance, ops=OPS, also=("total", "place", "lock_ns")):
             for number, run in runs.items():
                 run.feed(window.calls[window.calls["pool"] == number], window.until)
-        return [run.finish() for run in runs.values()]
+        return {number: run.finish() for number, run in runs.items()}
+
+
+def _lock_order(result: PoolPlacement, engine: str | None) -> LockOrder:
+    """A pool's calls in the order of the lock, played in the core where it can and may."""
+    from ztrace.replay.validate import lock_native
+    from ztrace.replay.validate.lock_order import LockOrder, LockReplay
+
+    in_core = engine == "native" or (
+        engine is None and builtin(result.backend) is not None and not lock_native.reason_missing()
+    )
+    return LockOrder(result, (lock_native.NativeLocks if in_core else LockReplay)(result))
 
 
 def _tells_lock(reader: TraceReader, number: int) -> bool:

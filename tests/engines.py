@@ -10,7 +10,11 @@ import pytest
 from ztrace.allocator import native
 from ztrace.replay import Result, replay
 from ztrace.replay.play.native import can_replay, replay_native
-from ztrace.replay.validate import FoundOrder
+from ztrace.replay.validate import FoundOrder, Verdict, recorded_native, validate_trace
+from ztrace.replay.validate.calls import windows
+from ztrace.replay.validate.lock_native import NativeLocks
+from ztrace.replay.validate.lock_order import OPS, LockOrder
+from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.replay.validate.ztree_run import explain_trees
 from ztrace.replay.validate.ztree_verdict import TreesVerdict
 from ztrace.traces import TraceReader
@@ -45,6 +49,34 @@ def validate_both(reader: TraceReader, **options: Any) -> tuple[TreesVerdict, li
     # Without an order wanted the core does less.
     assert without_time(explain_trees(reader, engine="native", **options)) == without_time(expected)
     return expected, orders
+
+
+def validate_places(reader: TraceReader, **options: Any) -> Verdict:
+    """The verdict of the models in Python, and what the core says of the pools by itself."""
+    verdict = validate_trace(reader, engine="python", **options)
+    found = validate_trace(reader, **options)
+    assert [one.to_dict() for one in found.pools] == [one.to_dict() for one in verdict.pools]
+    for pool in verdict.pools:
+        if pool.order not in (Way.RECORDED, Way.LOCK) or native.reason_missing():
+            continue  # the core searches an order itself, and says what differs
+        seen = _in_core(reader, pool)
+        agrees = pool.agrees and not (pool.undetermined or pool.unknown)
+        assert (seen is not None) == agrees
+        assert seen is None or seen.to_dict() == pool.to_dict()
+    return verdict
+
+
+def _in_core(reader: TraceReader, pool: PoolPlacement) -> PoolPlacement | None:
+    """None where the model in Python is to be asked."""
+    result = PoolPlacement(pool.pool, pool.allocator, pool.backend, pool.starts_empty, pool.order)
+    if pool.order == Way.RECORDED:
+        result.notes = list(pool.notes)
+        pools = {pool.pool: result} if recorded_native.can_play(result) else {}
+        return recorded_native.agreeing(reader, pools, lambda rows: None).get(pool.pool)
+    run = LockOrder(result, NativeLocks(result))
+    for window in windows(reader, ops=OPS, also=("total", "place", "lock_ns")):
+        run.feed(window.calls, window.until)
+    return run.finish()
 
 
 def without_time(verdict: TreesVerdict) -> dict[str, Any]:

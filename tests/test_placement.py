@@ -13,11 +13,12 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
+from tests.engines import validate_places
 from ztrace.allocator import HasPlace, Pool, create
 from ztrace.allocator.registry import recorded
 from ztrace.commands.validate import command
 from ztrace.replay import ReplayError
-from ztrace.replay.validate import Verdict, validate_trace
+from ztrace.replay.validate import Verdict
 from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
 
@@ -74,7 +75,7 @@ def compare(path: Path, rows: list[Row], allocator: str, **options: Any) -> Verd
             | {"op": pa.array([row["op"] for row in rows], pa.int8())}
         )
     with TraceReader(path) as reader:
-        return validate_trace(reader, **options)
+        return validate_places(reader, **options)
 
 
 @pytest.mark.parametrize("allocator", SPECS)

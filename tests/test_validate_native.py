@@ -266,7 +266,7 @@ def test_bytes_that_are_no_calls_crash_nothing() -> None:
         most = int(rng.integers(1, 17))
         tree = c_void_p(core.zv_create(most, int(rng.integers(1, 4)), int(rng.integers(2)), 1))
         for _ in range(4):
-            calls = np.frombuffer(rng.bytes(64 * 12), SEEN).copy()
+            calls = np.frombuffer(rng.bytes(SEEN.itemsize * 12), SEEN).copy()
             if rng.random() < 0.9:  # nearly calls
                 calls["ts"] = np.sort(rng.integers(0, 40, 12))
                 calls["end"] = calls["ts"] + rng.integers(0, 12, 12)

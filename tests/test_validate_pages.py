@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.engines import validate_places
 from ztrace.allocator import HasPlace, Pool, create
 from ztrace.allocator.z3fold.model import Z3fold
 from ztrace.replay.validate import validate_trace
@@ -141,7 +142,7 @@ def write(path: Path, rows: list[Row], guest: Guest, cpus: int = 1) -> TraceRead
 
 def compare(path: Path, rows: list[Row], guest: Guest, cpus: int = 1) -> PoolPlacement:
     with write(path, rows, guest, cpus) as reader:
-        [pool] = validate_trace(reader).pools
+        [pool] = validate_places(reader).pools
     return pool
 
 

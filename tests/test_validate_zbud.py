@@ -32,7 +32,7 @@ TIMES = int(os.environ.get("ZTRACE_HISTORIES", "1"))
 PAGE = 4096
 CHUNK = 64
 SIZES = (700, 1300, 1400, 2000, 2600)
-ROW = np.dtype([*CALL.descr, ("total", np.uint64)])
+ROW = np.dtype([*CALL.descr, ("total", np.uint64), ("lock_ns", np.uint64)])
 FULL = 0
 
 
@@ -48,6 +48,7 @@ class Row(NamedTuple):
     ret: int = 0
     tid: int = 1
     total: int | None = None
+    lock: int | None = None  # when a malloc or free held the lock, the last time
 
     @property
     def handle(self) -> int:
@@ -64,6 +65,7 @@ def columns(rows: list[Row]) -> Calls:
         calls[number] = (
             *(row.ts, row.end, number, row.handle, row.size, row.ret, row.tid, row.tid % 4),
             *(OP_CODE[row.op], 0, ABSENT if row.total is None else row.total * PAGE),
+            ABSENT if row.lock is None else row.lock - row.ts,
         )
     return calls[np.lexsort((calls["row"], calls["ts"]))]
 
@@ -81,7 +83,8 @@ def engines_of(model: type[Zbud]) -> list[str]:
 
 
 def run_by(engine: str, rows: list[Row], pieces: int, model: type[Zbud]) -> PoolPlacement:
-    run = ZbudRun(PoolPlacement(0, "zbud", "zbud", True, Way.FOUND), model(), engine)
+    way = Way.LOCK if any(row.lock is not None for row in rows) else Way.FOUND
+    run = ZbudRun(PoolPlacement(0, "zbud", "zbud", True, way), model(), engine)
     calls = columns(rows)
     cuts = np.linspace(0, len(calls), pieces + 1).astype(int)
     for first, last in pairwise(cuts.tolist()):
@@ -109,8 +112,9 @@ class Pool(NamedTuple):
     reclaimed: frozenset[int] = frozenset()
 
 
-# A thread's step: (what, page, end of page, chunks, offset, earliest, latest)
-Todo = tuple[str, int, int, int, int, int, int]
+# A thread's step: (what, page, end of page, chunks, offset, earliest, latest, and from when on a
+# malloc may have looked for a page in vain)
+Todo = tuple[str, int, int, int, int, int, int, int]
 
 
 def _listed(pool: Pool, number: int, ends: Ends | None) -> Pool:
@@ -141,7 +145,7 @@ def _find(pool: Pool, chunks: int) -> int | None:
 
 def _after(pool: Pool, todo: Todo) -> Pool | str | None:
     """The pool after a step, None if the step cannot be, or the step that must follow first."""
-    what, number, end, chunks, offset, _, _ = todo
+    what, number, end, chunks, offset, *_ = todo
     pages = dict(pool.pages)
     if what == "malloc":
         found = _find(pool, chunks)
@@ -185,7 +189,8 @@ def _threads(rows: list[Row]) -> list[tuple[Todo, ...]]:
         place = (row.page, row.end_of_page, -(-row.size // CHUNK), row.offset)
         if row.op in ("malloc", "free"):
             what = "no page" if row.op == "malloc" and row.ret else row.op
-            threads.append(((what, *place, row.ts, row.end),))
+            held = (row.ts, row.end) if row.lock is None else (row.lock, row.lock)
+            threads.append(((what, *place, *held, row.ts),))
         elif row.op == "shrink":
             evictions = [
                 one
@@ -194,8 +199,9 @@ def _threads(rows: list[Row]) -> list[tuple[Todo, ...]]:
             ]
             if evictions:
                 page = (evictions[0].page, 0, 0, 0)
-                chosen = ("reclaim", *page, row.ts, evictions[0].ts)
-                threads.append((chosen, ("put back", *page, evictions[-1].end, row.end)))
+                chosen = ("reclaim", *page, row.ts, evictions[0].ts, row.ts)
+                back = ("put back", *page, evictions[-1].end, row.end, evictions[-1].end)
+                threads.append((chosen, back))
     return threads
 
 
@@ -222,6 +228,7 @@ def explainable(rows: list[Row]) -> bool:
             if after == "grow":
                 left = (("grow", *steps[0][1:]),)
                 after = pool
+                moment = max(now, steps[0][7])
             if after is not None:
                 assert isinstance(after, Pool)
                 nodes.append((after, (*threads[:number], left, *threads[number + 1 :]), moment))
@@ -239,6 +246,7 @@ class Kernel:
     cpus: int
     calls_left: int
     reclaim: bool
+    locked: bool = False  # the rows tell when calls held the lock, and no sizes
     now: int = 1000
     pool: Pool = field(default_factory=Pool)
     live: list[tuple[int, int]] = field(default_factory=list)  # page, offset
@@ -275,13 +283,17 @@ class Kernel:
         return self._malloc(tid)
 
     def _do(self, what: str, page: int, end: int = 0, chunks: int = 0, offset: int = 0) -> None:
-        after = _after(self.pool, (what, page, end, chunks, offset, 0, 0))
+        after = _after(self.pool, (what, page, end, chunks, offset, 0, 0, 0))
         assert isinstance(after, Pool), (what, page, end)
         self.pool = after
+        self.now += self.locked  # no two calls hold the lock at one moment
 
-    def _row(self, op: str, began: int, **rest: Any) -> None:
-        total = len(self.pool.pages) if op in ("malloc", "free") else None
-        self.rows.append(Row(op, began, self.now, total=total, **rest))
+    def _row(self, op: str, began: int, lock: int, **rest: Any) -> None:
+        if self.locked:
+            rest["lock"] = lock
+        elif op in ("malloc", "free"):
+            rest["total"] = len(self.pool.pages)
+        self.rows.append(Row(op, began, self.now, **rest))
 
     def _malloc(self, tid: int) -> Iterator[Any]:
         began = self.now
@@ -292,26 +304,30 @@ class Kernel:
         if page is not None:
             end = 0 if not dict(self.pool.pages)[page][0] else 1
             offset = PAGE - CHUNK * chunks if end else CHUNK
+            lock = self.now
             self._do("malloc", page, end, chunks, offset)
         else:
+            lock = self.now
+            self.now += self.locked
             yield "looked"
             used = dict(self.pool.pages)
             page = next(n for n in range(99) if n not in used)
             if self.draw(st.integers(0, 15)) == 0:
-                self._row("malloc", began, size=size, ret=-errno.ENOMEM, tid=tid)
+                self._row("malloc", began, lock, size=size, ret=-errno.ENOMEM, tid=tid)
                 return
-            offset = CHUNK
+            offset, lock = CHUNK, self.now
             self._do("grow", page, 0, chunks, offset)
         yield "done"
         self.live.append((page, offset))
-        self._row("malloc", began, page=page, offset=offset, size=size, tid=tid)
+        self._row("malloc", began, lock, page=page, offset=offset, size=size, tid=tid)
 
     def _free(self, tid: int, page: int, offset: int) -> Iterator[Any]:
         began = self.now
         yield "entered"
+        lock = self.now
         self._do("free", page, int(offset != CHUNK), 0, offset)
         yield "freed"
-        self._row("free", began, page=page, offset=offset, tid=tid)
+        self._row("free", began, lock, page=page, offset=offset, tid=tid)
 
     def _shrink(self, tid: int) -> Iterator[Any]:
         began = self.now
@@ -333,7 +349,8 @@ class Kernel:
             if not refused and (page, offset) in self.live:
                 self.live.remove((page, offset))
                 self._do("free", page, end, 0, offset)
-                self.rows.append(Row("free", self.now, self.now, page, offset, tid=tid))
+                lock = self.now if self.locked else None
+                self.rows.append(Row("free", self.now, self.now, page, offset, tid=tid, lock=lock))
             ret = -errno.EEXIST if refused else 0
             self.rows.append(Row("writeback", begun, self.now, page, offset, ret=ret, tid=tid))
             if refused:
@@ -346,8 +363,8 @@ class Kernel:
 
 
 @st.composite
-def histories(draw: Any, reclaim: bool) -> list[Row]:
-    kernel = Kernel(draw, draw(st.integers(2, 3)), draw(st.integers(2, 9)), reclaim)
+def histories(draw: Any, reclaim: bool, locked: bool = False) -> list[Row]:
+    kernel = Kernel(draw, draw(st.integers(2, 3)), draw(st.integers(2, 9)), reclaim, locked)
     rows = kernel.run(draw(st.integers(0, 6)))
     assume(rows and not kernel.odd)
     return rows
@@ -359,12 +376,12 @@ def long_histories(draw: Any) -> list[Row]:
 
 
 @st.composite
-def damaged(draw: Any, reclaim: bool) -> list[Row]:
-    rows = [row._replace(total=None) for row in draw(histories(reclaim))]
+def damaged(draw: Any, reclaim: bool, locked: bool = False) -> list[Row]:
+    rows = [row._replace(total=None) for row in draw(histories(reclaim, locked))]
     for _ in range(draw(st.integers(1, 2))):
         chosen = draw(st.integers(0, len(rows) - 1))
         row = rows[chosen]
-        what = draw(st.sampled_from(["page", "end", "size", "drop", "exchange", "time"]))
+        what = draw(st.sampled_from(["page", "end", "size", "drop", "exchange", "time", "lock"]))
         if what == "drop" and len(rows) > 1:
             rows.pop(chosen)
             continue
@@ -384,17 +401,27 @@ def damaged(draw: Any, reclaim: bool) -> list[Row]:
                 rows[other] = rows[other]._replace(page=row.page, offset=row.offset)
         elif what == "time":
             shift = draw(st.integers(-12, 12))
-            rows[chosen] = row._replace(ts=row.ts + shift, end=row.end + shift)
+            lock = None if row.lock is None else row.lock + shift
+            rows[chosen] = row._replace(ts=row.ts + shift, end=row.end + shift, lock=lock)
+        elif what == "lock" and row.lock is not None:
+            rows[chosen] = row._replace(lock=draw(st.integers(row.ts, row.end)))
     assume(any(row.op in ("malloc", "free") for row in rows))
     return list(rows)
 
 
-@pytest.mark.parametrize("reclaim", [False, True], ids=["objects", "reclaim"])
-def test_histories_that_happened_are_explained(reclaim: bool) -> None:
+WAYS = pytest.mark.parametrize(
+    ("reclaim", "locked"),
+    [(False, False), (True, False), (False, True), (True, True)],
+    ids=["objects", "reclaim", "objects-locked", "reclaim-locked"],
+)
+
+
+@WAYS
+def test_histories_that_happened_are_explained(reclaim: bool, locked: bool) -> None:
     seen = {"histories": 0, "groups": 0, "undecided": 0, "sizes in a range": 0, "shrinks": 0}
 
     @settings(max_examples=300 * TIMES, deadline=None, derandomize=True)
-    @given(histories(reclaim), st.integers(1, 3))
+    @given(histories(reclaim, locked), st.integers(1, 3))
     def explains(rows: list[Row], pieces: int) -> None:
         assert explainable(rows)
         found = check(rows, pieces=pieces)
@@ -409,16 +436,22 @@ def test_histories_that_happened_are_explained(reclaim: bool) -> None:
 
     explains()
     print(f"\n{seen}")
-    assert min(count for name, count in seen.items() if reclaim or name != "shrinks") > 0
+    untold = {"shrinks"} if not reclaim else set()
+    if locked:
+        untold |= {"groups", "undecided", "sizes in a range"}
+    assert min(count for name, count in seen.items() if name not in untold) > 0
+    assert not locked or reclaim or not seen["groups"]  # nothing is left to search
 
 
-@pytest.mark.parametrize("reclaim", [False, True], ids=["objects", "reclaim"])
-def test_damaged_histories_are_explained_exactly_when_brute_force_does(reclaim: bool) -> None:
+@WAYS
+def test_damaged_histories_are_explained_exactly_when_brute_force_does(
+    reclaim: bool, locked: bool
+) -> None:
     """Which page 6.1 reclaims is known less exactly: there nothing possible is refused."""
     seen = {(truth, verdict): 0 for truth in (True, False) for verdict in (True, False)}
 
     @settings(max_examples=300 * TIMES, deadline=None, derandomize=True)
-    @given(damaged(reclaim))
+    @given(damaged(reclaim, locked))
     def agrees(rows: list[Row]) -> None:
         found = check(rows)
         truth, verdict = explainable(rows), explained(found)

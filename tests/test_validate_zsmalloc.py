@@ -16,12 +16,9 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
+from tests.engines import validate_places
 from ztrace.allocator.zsmalloc.model import Zsmalloc
 from ztrace.commands.validate import command
-from ztrace.replay.validate import validate_trace
-from ztrace.replay.validate.calls import windows
-from ztrace.replay.validate.lock_native import NativeLocks
-from ztrace.replay.validate.lock_order import OPS, LockOrder
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.traces import OP_CODE, Metadata, TraceReader, TraceWriter
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
@@ -151,23 +148,8 @@ def compare(path: Path, rows: list[Row], variant: str) -> PoolPlacement:
             }
         )
     with TraceReader(path) as reader:
-        [pool] = validate_trace(reader, engine="python").pools
-        [found] = validate_trace(reader).pools
-        assert found.to_dict() == pool.to_dict()
-        if pool.order == Way.LOCK:
-            seen = in_core(reader, pool)
-            assert (seen is not None) == (pool.agrees and not pool.undetermined)
-            assert seen is None or seen.to_dict() == pool.to_dict()
+        [pool] = validate_places(reader).pools
     return pool
-
-
-def in_core(reader: TraceReader, pool: PoolPlacement) -> PoolPlacement | None:
-    """What the core says of a pool by itself: None where the model in Python is to be asked."""
-    result = PoolPlacement(0, pool.allocator, pool.backend, starts_empty=True, order=Way.LOCK)
-    run = LockOrder(result, NativeLocks(result))
-    for window in windows(reader, ops=OPS, also=("total", "place", "lock_ns")):
-        run.feed(window.calls, window.until)
-    return run.finish()
 
 
 @pytest.mark.parametrize("variant", RELEASES)

@@ -59,6 +59,7 @@ struct zc_config {
 	uint32_t variant;    /* zsmalloc: 61, 612 or 72; zblock: 1 (late ztree), 2022 or 2025 */
 	uint32_t chain_size; /* zsmalloc */
 	uint32_t by_ref;     /* calls name objects by reference, see struct zc_backend */
+	uint32_t has_pages;  /* z3fold: has_page() will be asked */
 	struct zc_block_type table[ZC_TABLE];
 };
 
@@ -120,6 +121,8 @@ struct zc_backend {
 	int (*set_cpu)(struct zc_pool *pool, uint32_t cpu);
 	int64_t (*run_deferred)(struct zc_pool *pool, int64_t limit);
 	int (*compact_page)(struct zc_pool *pool, uint64_t page);
+	/* Whether the page is still the pool's; NULL: it is as long as it holds an object. */
+	bool (*has_page)(struct zc_pool *pool, uint64_t page);
 	int64_t (*compact)(struct zc_pool *pool);
 };
 

@@ -7,7 +7,7 @@
 static const struct zc_layout layout[] = {
 	ZC_LAYOUT(zc_block_type, order, slots),
 	ZC_LAYOUT(zc_config, page_bytes, long_bytes, max_index, table_len, cpus, deferred, variant,
-		  chain_size, by_ref, table),
+		  chain_size, by_ref, has_pages, table),
 	ZC_LAYOUT(zc_hazard, name, first, count),
 	ZC_LAYOUT(zc_place, page, position),
 	ZC_LAYOUT(zc_figures, total_bytes, held_bytes, objects, hazards, broken),

@@ -68,6 +68,7 @@ class Config(Structure):
         ("variant", c_uint32),
         ("chain_size", c_uint32),
         ("by_ref", c_uint32),
+        ("has_pages", c_uint32),
         ("table", Entry * TABLE),
     )
 

@@ -57,6 +57,8 @@ struct z3fold {
 	struct ends lru, queue;
 	uint64_t queue_len;
 	struct zc_map queued; /* number -> page in the queue, if work is deferred */
+	struct zc_map there;  /* numbers of all pages, if that will be asked */
+	bool has_pages;
 	/*
 	 * Slots by number * 2, pages of live headless objects by handle, which is odd. By
 	 * reference only the latter; a reference is the id of slots * 4 + word, or HEADLESS and
@@ -447,8 +449,14 @@ static struct page *new_page(struct z3fold *z, bool headless)
 {
 	uint32_t id = 0;
 	struct page *page = zc_slab_get(&z->page_slab, &id);
+	struct zc_slot unasked = {0, 0}, *entry = &unasked;
+	if (page && z->has_pages && !(entry = zc_map_put(&z->there, z->pages_allocated))) {
+		zc_slab_put(&z->page_slab, page, id);
+		page = NULL;
+	}
 	if (!page)
 		return NULL;
+	entry->value = 1;
 	*page = (struct page){.number = z->pages_allocated++,
 			      .headless = headless,
 			      .cpu = NO_CPU,
@@ -468,6 +476,7 @@ static void give_back(struct z3fold *z, struct page *page)
 	z->pages_freed++;
 	z->headless_pages -= page->headless;
 	retotal(z);
+	zc_map_take(&z->there, page->number);
 	page->gone = true;
 	if (!page->owned)
 		zc_slab_put(&z->page_slab, page, page->id);
@@ -580,6 +589,11 @@ static int64_t z3fold_run_deferred(struct zc_pool *pool, int64_t limit)
 }
 
 /* 1 if the page was queued, else 0. */
+static bool z3fold_has_page(struct zc_pool *pool, uint64_t number)
+{
+	return zc_map_get(&((struct z3fold *)pool)->there, number);
+}
+
 static int z3fold_compact_page(struct zc_pool *pool, uint64_t number)
 {
 	struct z3fold *z = (struct z3fold *)pool;
@@ -933,6 +947,7 @@ static void z3fold_destroy(struct zc_pool *pool)
 	zc_map_clear(&z->named);
 	zc_map_clear(&z->evicted_unfreed);
 	zc_map_clear(&z->queued);
+	zc_map_clear(&z->there);
 	zc_slab_clear(&z->page_slab);
 	zc_slab_clear(&z->slots_slab);
 	free(z->lists);
@@ -957,12 +972,13 @@ static int z3fold_create(const struct zc_config *config, struct zc_pool **made)
 	z->largest = (z->chunks - 1) * (int64_t)z->chunk_bytes;
 	z->cpus = config->cpus;
 	z->deferred = config->deferred;
+	z->has_pages = config->has_pages;
 	zc_slab_init(&z->page_slab, sizeof(struct page));
 	zc_slab_init(&z->slots_slab, sizeof(struct slots));
 	z->lists = calloc(config->cpus, LISTS * sizeof(*z->lists));
 	z->filled = calloc(config->cpus, sizeof(*z->filled));
 	if (!z->lists || !z->filled || zc_map_init(&z->named) || zc_map_init(&z->evicted_unfreed) ||
-	    zc_map_init(&z->queued)) {
+	    zc_map_init(&z->queued) || zc_map_init(&z->there)) {
 		z3fold_destroy(&z->base);
 		return ZC_NO_MEMORY;
 	}
@@ -988,4 +1004,5 @@ const struct zc_backend zc_z3fold = {
 	.set_cpu = z3fold_set_cpu,
 	.run_deferred = z3fold_run_deferred,
 	.compact_page = z3fold_compact_page,
+	.has_page = z3fold_has_page,
 };

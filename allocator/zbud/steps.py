@@ -17,7 +17,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from ztrace.allocator.causes import Cause
-from ztrace.allocator.zbud.model import PAGE_CHUNKS, Page, Zbud
+from ztrace.allocator.zbud.model import CHUNKS, PAGE_CHUNKS, Page, Zbud
 
 
 class PageKind(IntEnum):
@@ -31,7 +31,12 @@ class PageKind(IntEnum):
 
 
 class PageCall(NamedTuple):
-    """A recorded call on the object at one end of page ``number``; times in ns."""
+    """A recorded call on the object at one end of page ``number``; times in ns.
+
+    Where it is known when the call held the pool's lock, ``ts`` and ``end`` are that moment and
+    ``began`` is earlier; else it is ``ts``. A malloc that finds no page lets go of the lock and
+    takes it again to list its own: that is the moment, and it may have looked before.
+    """
 
     ts: int
     end: int
@@ -44,6 +49,7 @@ class PageCall(NamedTuple):
     total: int  # pages of the pool as the call returned, -1 if not recorded
     cpu: int
     tid: int
+    began: int
 
 
 class PageStep(IntEnum):
@@ -138,14 +144,18 @@ class PoolState:
     nodes = 20_000  # after which a search is content
     splits: Sequence[int | None] = (None,)
 
-    def __init__(self, model: Zbud) -> None:
+    def __init__(self, model: Zbud, locked: bool = False) -> None:
+        """``locked``: it is known when calls held the lock, see PageCall."""
         self.model = model
+        self._locked = locked
         self.beginnings: list[PageOrder] = [()]  # arrangements that a group may begin with
         self._beginning = 0
         self._pages: list[int] = []  # those of the group's calls
         self._clock = 0
         self._pushed: dict[int, int] = {}  # page -> when it was put on its list, by our count
         self._used: dict[int, tuple[int, int]] = {}  # page -> when malloc used it last, in ns
+        # By chunks: when no page had room for so many, last; only where the lock is known.
+        self._full_until = [-(2**63)] * CHUNKS
 
     # -- what the search asks -----------------------------------------------------------------
 
@@ -186,6 +196,8 @@ class PoolState:
         grows = [GROW] if page is None and call.first else []
         if made:
             return grows
+        if grows and self._locked and self._full_until[call.chunks] >= call.began:
+            return grows  # it had looked before
         chosen = self.model.choose(call.chunks)
         if chosen is None:
             return [*grows, LOOK] if call.first else []
@@ -223,6 +235,9 @@ class PoolState:
     def do(self, call: PageCall, step: PageStep) -> bool:
         """As :meth:`act`, for a step that is not undone."""
         model, number = self.model, call.number
+        if self._locked:
+            for chunks in range(max(model.filled.bit_length(), 1), CHUNKS):
+                self._full_until[chunks] = max(self._full_until[chunks], call.end)
         if step == PageStep.LOOK or call.kind == PageKind.NO_PAGE:
             return True
         agreed = True

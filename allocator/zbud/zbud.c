@@ -296,7 +296,9 @@ static int zbud_shrink(struct zc_pool *pool, int64_t pages, zc_evict evict, void
 static int zbud_place(struct zc_pool *pool, uint64_t handle, struct zc_place *place)
 {
 	struct zbud *z = (struct zbud *)pool;
-	if (owner_fault(z, handle, page_of(z, handle)))
+	if (pool->by_ref)
+		handle = zbud_handle_of(pool, handle);
+	else if (owner_fault(z, handle, page_of(z, handle)))
 		return -ENOENT;
 	*place = (struct zc_place){number_of(z, handle), handle & (pool->page_bytes - 1)};
 	return 0;

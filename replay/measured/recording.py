@@ -83,12 +83,18 @@ def metadata(
     )
 
 
+def _one_lock(allocator: str) -> bool:
+    """Whether a call's last lock is the one that orders it among those of other CPUs."""
+    return recorded_traits(allocator).check in (Check.LOCKED, Check.SEARCHED)
+
+
 def rows(calls: Calls, answers: Answers, allocator: str) -> Iterator[Batch]:
     """The trace's rows. A call on an object that was refused is none; a compaction that the
     allocator queued and an eviction that the plan did not have are rows after the call after which
     they were. A shrink's row comes after those of all that was done while it ran, and lasts so.
 
-    ``allocator``: of one that is validated by when calls held its lock, that is told, too."""
+    ``allocator``: of one whose calls are put in order by when they held its lock, that is told.
+    """
     alone = len(calls.first) == 2
     events = answers.events
     compacted = events["kind"] == _COMPACTED
@@ -131,7 +137,7 @@ def rows(calls: Calls, answers: Answers, allocator: str) -> Iterator[Batch]:
         "cpu": np.concatenate([thread, none]),
         "tid": np.concatenate([thread + 1, none + 1]),
     }
-    if answers.lock_cycles is not None and recorded_traits(allocator).check is Check.LOCKED:
+    if answers.lock_cycles is not None and _one_lock(allocator):
         of_calls = np.minimum(answers.lock_cycles[at].astype(np.int64), cycles)
         columns["lock_ns"] = np.concatenate([_ns(of_calls, answers), none])
     untold = np.full(len(order), not alone)

@@ -54,7 +54,7 @@ enum { ZV_BAD_CALL = 32, ZV_CONTRADICTION = 33 };
 
 enum { ZV_SLOTS = 16, ZV_KEPT = 20 };
 
-/* Block and slot of the handle; times in ns. */
+/* Block and slot of the handle; times in ns. ``began``: see page_check.h. */
 struct zv_call {
 	int64_t ts, end;
 	int8_t kind;
@@ -63,7 +63,7 @@ struct zv_call {
 	int64_t row;
 	uint16_t cpu;
 	uint32_t tid;
-	int64_t size;
+	int64_t size, began;
 };
 
 /* TreeTally of ztree_checker.py. */

@@ -48,6 +48,12 @@ static inline int64_t total_at(const struct player *p, uint64_t row)
 	return (int64_t)(total < LARGEST_TOTAL ? total : LARGEST_TOTAL);
 }
 
+static inline uint64_t place_at(const struct player *p, uint64_t row)
+{
+	const struct zp_columns *in = p->in;
+	return in->place && valid(in->place_valid, in->place_at, row) ? in->place[row] : 0;
+}
+
 static inline int64_t begin_at(const struct player *p, uint64_t row)
 {
 	int64_t ts = p->in->ts_ns[row];

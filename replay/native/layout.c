@@ -10,7 +10,7 @@
 
 static const struct zc_layout of_play[] = {
 	ZC_LAYOUT(zp_options, kind_of, compared, more_bytes, handles_tell, whole, surveyed, timing,
-		  page_bytes, patience_rows, first_ns, moments, moments_len, compacts, recorded),
+		  page_bytes, patience_rows, first_ns, moments, moments_len, compacts, recorded, tells),
 	ZC_LAYOUT(zp_columns, rows, first_row, op, pool, size, handle, ret, ts_ns, dur_ns, total,
 		  tid, cpu, place, size_valid, handle_valid, total_valid, place_valid, size_at,
 		  handle_at, total_at, place_at, spans, spans_len),
@@ -18,12 +18,17 @@ static const struct zc_layout of_play[] = {
 	ZC_LAYOUT(zp_point, end_ns, objects, stored, held, model, kernel),
 	ZC_LAYOUT(zp_agreement, equal, compared, first),
 	ZC_LAYOUT(zp_pool_result, pool, has_difference, handles, totals, errors, shrinks,
+		  places,
 		  total_difference, unknown, unknown_rank, mallocs, reissued, refused,
 		  shrinks_not_replayed, shrinks_diverged, snapshots, compactions,
 		  compactions_unmatched, stopped),
 	ZC_LAYOUT(zp_result, latest, peaks, area_low, area_high, counts, calls, rows, first_ns,
 		  last_ns, held_near_peak, pools, cpus),
 	ZC_LAYOUT(zp_timing, ns_per_tick, overhead_ticks, counts, most_ticks),
+	ZC_CODE(ZP_TELLS_NOTHING),
+	ZC_CODE(ZP_TELLS_HANDLE),
+	ZC_CODE(ZP_TELLS_MALLOC),
+	ZC_CODE(ZP_TELLS_MAP),
 	ZC_CODE(ZP_MALLOC),
 	ZC_CODE(ZP_FREE),
 	ZC_CODE(ZP_MAP),
@@ -42,7 +47,8 @@ static const struct zc_layout of_play[] = {
 };
 
 static const struct zc_layout of_check[] = {
-	ZC_LAYOUT(zv_call, ts, end, kind, block, slot, row, cpu, tid, size),
+	ZC_LAYOUT(zv_call, ts, end, kind, block, slot, row, cpu, tid, size,
+		  began),
 	ZC_LAYOUT(zv_failure, call, block, slot, said, cause, around, around_len),
 	ZC_LAYOUT(zv_tally, calls, explained, in_part, groups, overlapping, largest_group,
 		  dead_ends, most_hypotheses, out_of_order, cut_short, split),

@@ -3,6 +3,7 @@
 #include "lives.h"
 
 #include "figures.h"
+#include "places.h"
 #include "pools.h"
 
 void zp_leave(struct run *run, struct leaving *old)
@@ -25,6 +26,8 @@ int zp_drop(struct player *p, struct run *run, struct leaving *old)
 	zp_leave(run, old);
 	if (p->options.whole)
 		return zp_fail(p, ZP_REISSUED, lost.row, ZP_MALLOC, lost.handle);
+	if (run->tells)
+		zp_leave_place(p, run, lost.ref);
 	int code = p->backend->free(run->model, lost.ref);
 	if (code)
 		return code;

@@ -46,6 +46,8 @@ struct zv_pages {
 	VECTOR(struct span) spans;
 	VECTOR(uint8_t) finished;
 	struct orders kept, told;
+	VECTOR(size_t) cursors, different; /* see count_different() */
+	zv_bytes key;
 	struct zv_met met;
 	VECTOR(struct zv_reading) readings;
 	struct zv_pages_found found;
@@ -109,11 +111,6 @@ static const uint64_t *segment(const struct orders *orders, size_t order, size_t
 	return at < end ? at : NULL;
 }
 
-static bool same_segment(const uint64_t *a, const uint64_t *b)
-{
-	return a[1] == b[1] && !memcmp(a, b, (2 + a[1]) * sizeof(*a));
-}
-
 /* -- what is not decided ------------------------------------------------------------------------ */
 
 static void forget(struct zv_pages *p, struct open *open)
@@ -163,71 +160,90 @@ static void tell(struct zv_pages *p)
 			if (at[1] > 1)
 				add_words(&p->escape, &told->data, at, 2 + at[1]);
 		size_t bytes = (told->data.len - head) * sizeof(*told->data.at);
-		zv_bytes key = {0};
-		zv_add(&p->escape, &key, told->data.at + head, bytes);
-		bool met = zv_was_met(&p->escape, &p->met, &key);
-		free(key.at);
-		if (met)
+		p->key.len = 0;
+		zv_add(&p->escape, &p->key, told->data.at + head, bytes);
+		if (zv_was_met(&p->escape, &p->met, &p->key))
 			told->data.len = head;
 		else
 			orders_end(&p->escape, told);
 	}
 }
 
-/* How many different segments there are at a position, as alternatives of ``into`` if not NULL. */
-static size_t different(struct zv_pages *p, size_t position, struct orders *into)
+/* Whether a segment is the first of its kind since p->met was emptied. */
+static bool is_new(struct zv_pages *p, const uint64_t *segment)
+{
+	p->key.len = 0;
+	zv_add(&p->escape, &p->key, segment, (2 + segment[1]) * sizeof(*segment));
+	return !zv_was_met(&p->escape, &p->met, &p->key);
+}
+
+/* Of each position, how many different segments the orders of ``told`` have there. */
+static void count_different(struct zv_pages *p)
 {
 	const struct orders *told = &p->told;
-	size_t count = 0;
-	for (size_t n = 0; n < orders_len(told); n++) {
-		const uint64_t *one = segment(told, n, position);
-		if (!one)
-			zv_give_up(&p->escape, ZV_CONTRADICTION);
-		bool is_new = true;
-		for (size_t i = 0; i < n && is_new; i++)
-			is_new = !same_segment(segment(told, i, position), one);
-		if (!is_new)
-			continue;
-		count++;
-		if (into) {
-			add_words(&p->escape, &into->data, one, 2 + one[1]);
-			orders_end(&p->escape, into);
+	size_t orders = orders_len(told);
+	p->cursors.len = p->different.len = 0;
+	for (size_t n = 0; n < orders; n++)
+		*PUSH(&p->escape, p->cursors) = told->at.at[n];
+	while (orders && p->cursors.at[0] < told->at.at[1]) {
+		size_t count = 0;
+		zv_forget(&p->escape, &p->met);
+		for (size_t n = 0; n < orders; n++) {
+			size_t *cursor = &p->cursors.at[n];
+			if (*cursor >= told->at.at[n + 1])
+				zv_give_up(&p->escape, ZV_CONTRADICTION);
+			const uint64_t *one = told->data.at + *cursor;
+			count += is_new(p, one);
+			*cursor += 2 + one[1];
 		}
+		*PUSH(&p->escape, p->different) = count;
 	}
-	return count;
+}
+
+/* What the orders of ``told`` have at a position, each once, is open by itself. */
+static void hold_apart(struct zv_pages *p, size_t position)
+{
+	struct open *open = new_open(p);
+	zv_forget(&p->escape, &p->met);
+	for (size_t n = 0; n < orders_len(&p->told); n++) {
+		const uint64_t *one = segment(&p->told, n, position);
+		if (!is_new(p, one))
+			continue;
+		add_words(&p->escape, &open->alternatives.data, one, 2 + one[1]);
+		orders_end(&p->escape, &open->alternatives);
+	}
+	hold(p, open);
+}
+
+/* All that differs in the orders of ``told`` is open together. */
+static void hold_together(struct zv_pages *p)
+{
+	struct open *open = new_open(p);
+	for (size_t n = 0; n < orders_len(&p->told); n++) {
+		const uint64_t *one = p->told.data.at + p->told.at.at[n];
+		for (size_t i = 0; i < p->different.len; i++, one += 2 + one[1])
+			if (p->different.at[i] > 1)
+				add_words(&p->escape, &open->alternatives.data, one, 2 + one[1]);
+		orders_end(&p->escape, &open->alternatives);
+	}
+	hold(p, open);
 }
 
 /* Keep the alternatives of ``kept`` apart where they can be; the pool lies as the first. */
 static void keep(struct zv_pages *p)
 {
 	tell(p);
-	struct orders *told = &p->told;
-	size_t orders = orders_len(told), positions = 0;
+	size_t orders = orders_len(&p->told);
 	uint64_t product = 1;
-	while (orders && segment(told, 0, positions)) {
-		size_t count = different(p, positions++, NULL);
-		product = product > orders ? product : product * count;
-	}
+	count_different(p);
+	for (size_t i = 0; i < p->different.len; i++)
+		product = product > orders ? product : product * p->different.at[i];
 	if (orders > 1 && product == orders) {
-		for (size_t n = 0; n < positions; n++) {
-			if (different(p, n, NULL) < 2)
-				continue;
-			struct open *open = new_open(p);
-			different(p, n, &open->alternatives);
-			hold(p, open);
-		}
+		for (size_t i = 0; i < p->different.len; i++)
+			if (p->different.at[i] > 1)
+				hold_apart(p, i);
 	} else if (orders > 1) {
-		struct open *open = new_open(p);
-		for (size_t n = 0; n < orders; n++) {
-			for (size_t i = 0; i < positions; i++) {
-				const uint64_t *one = segment(told, n, i);
-				if (different(p, i, NULL) > 1)
-					add_words(&p->escape, &open->alternatives.data, one,
-						  2 + one[1]);
-			}
-			orders_end(&p->escape, &open->alternatives);
-		}
-		hold(p, open);
+		hold_together(p);
 	}
 	if (p->opens > p->found.tally.undecided)
 		p->found.tally.undecided = p->opens;
@@ -587,13 +603,14 @@ ZC_API void zv_pages_destroy(struct zv_pages *p)
 	orders_clear(&p->told);
 	zc_map_clear(&p->met.map);
 	void *vectors[] = {p->asked.at,    p->left.at,     p->touched.at,  p->spans.at,
-			   p->finished.at, p->readings.at, p->met.entries.at, p->met.bytes.at};
+			   p->finished.at, p->readings.at, p->met.entries.at, p->met.bytes.at,
+			   p->cursors.at,  p->different.at, p->key.at};
 	for (size_t i = 0; i < sizeof(vectors) / sizeof(*vectors); i++)
 		free(vectors[i]);
 	free(p);
 }
 
-ZC_API struct zv_pages *zv_pages_create(uint32_t page_bytes)
+ZC_API struct zv_pages *zv_pages_create(uint32_t page_bytes, int locked)
 {
 	if (page_bytes < ZC_LEAST_PAGE_BYTES || page_bytes > ZC_MOST_PAGE_BYTES ||
 	    page_bytes & (page_bytes - 1))
@@ -601,7 +618,7 @@ ZC_API struct zv_pages *zv_pages_create(uint32_t page_bytes)
 	struct zv_pages *p = calloc(1, sizeof(*p));
 	if (!p)
 		return NULL;
-	int failed = page_init(&p->state, &p->escape, page_bytes);
+	int failed = page_init(&p->state, &p->escape, page_bytes, locked);
 	failed |= zv_search_init(&p->search, &zv_page_model, &p->state, &p->escape);
 	failed |= zc_map_init(&p->met.map);
 	if (!failed)

@@ -5,7 +5,8 @@
  * The rules are those of allocator/zbud/steps.py and replay/validate/zbud_checker.py, which are the
  * specification: every count and every refusal is theirs. Calls are those of check.h, whose block is
  * the page's number, slot 0 for its first object and 1 for its last, and size the chunks of a malloc
- * and, from bit 32 on, where in the page the handle is. Structures here are mirrored in
+ * and, from bit 32 on, where in the page the handle is. Where it is known when a call held the lock, ts
+ * and end are that moment, and ``began`` is when it began. Structures here are mirrored in
  * replay/validate/zbud_native.py. One pool is used by one thread at a time.
  */
 #ifndef ZTRACE_PAGE_CHECK_H
@@ -53,8 +54,11 @@ struct zv_pages_found {
 
 struct zv_pages;
 
-/* A pool that began empty; NULL for an impossible size of pages or if there is no memory. */
-ZC_API struct zv_pages *zv_pages_create(uint32_t page_bytes);
+/*
+ * A pool that began empty; NULL for an impossible size of pages or if there is no memory. ``locked``:
+ * it is known when calls held the lock.
+ */
+ZC_API struct zv_pages *zv_pages_create(uint32_t page_bytes, int locked);
 ZC_API void zv_pages_destroy(struct zv_pages *pages);
 
 /*

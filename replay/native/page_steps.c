@@ -165,6 +165,8 @@ uint32_t page_options(const struct page_state *t, const struct zv_call *call, ui
 			options[len++] = ZV_STEP_GROW;
 		if (made)
 			return len;
+		if (len && t->locked && t->full_until[chunks_of(call)] >= call->began)
+			return len; /* it had looked before */
 		const struct page *chosen = choose(&t->lists, chunks_of(call));
 		if (!chosen) {
 			if (!call->slot)
@@ -244,8 +246,19 @@ static bool malloc_in(struct page_state *t, struct seen_page *page, const struct
 	return given == offset_of(call);
 }
 
+/* Note for which sizes there was no room until now. */
+static void note_full(struct page_state *t, int64_t now)
+{
+	uint32_t room = t->lists.filled ? 64 - (uint32_t)__builtin_clzll(t->lists.filled) : 1;
+	for (uint32_t chunks = room; chunks < CHUNKS; chunks++)
+		if (t->full_until[chunks] < now)
+			t->full_until[chunks] = now;
+}
+
 bool page_do(struct page_state *t, const struct zv_call *call, uint8_t step)
 {
+	if (t->locked)
+		note_full(t, call->end);
 	if (step == ZV_STEP_LOOK || call->kind == ZV_PAGE_NO_PAGE)
 		return true;
 	struct seen_page *page = page_for(t, call->block);
@@ -433,11 +446,14 @@ void page_arrange(struct page_state *t, const uint64_t *order, size_t len)
 
 /* -- the state ---------------------------------------------------------------------------------- */
 
-int page_init(struct page_state *t, struct zv_escape *escape, uint32_t page_bytes)
+int page_init(struct page_state *t, struct zv_escape *escape, uint32_t page_bytes, bool locked)
 {
 	*t = (struct page_state){.escape = escape,
 				 .page_bytes = page_bytes,
+				 .locked = locked,
 				 .chunk_bytes = page_bytes / PAGE_CHUNKS};
+	for (uint32_t chunks = 0; chunks < CHUNKS; chunks++)
+		t->full_until[chunks] = INT64_MIN;
 	zc_slab_init(&t->slab, sizeof(struct seen_page));
 	return zc_map_init(&t->pages);
 }

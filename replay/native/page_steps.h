@@ -40,6 +40,8 @@ struct page_state {
 	 */
 	struct zv_hash neighbours;
 	int64_t clock;
+	bool locked; /* it is known when calls held the lock */
+	int64_t full_until[CHUNKS]; /* by chunks: when no page had room for so many, last */
 	struct lists lists;
 	struct zc_map pages; /* number -> page, also of those that are gone */
 	struct zc_slab slab;
@@ -60,7 +62,7 @@ struct page_hidden {
 
 extern const struct zv_model zv_page_model;
 
-int page_init(struct page_state *state, struct zv_escape *escape, uint32_t page_bytes);
+int page_init(struct page_state *state, struct zv_escape *escape, uint32_t page_bytes, bool locked);
 void page_clear(struct page_state *state);
 
 /* The page of a number, or NULL where none was ever named. */

@@ -5,6 +5,7 @@
 #include "columns.h"
 #include "figures.h"
 #include "lives.h"
+#include "places.h"
 #include "rows.h"
 
 /* Rows that are played together; what they will touch is brought nearer in time: struct ahead. */
@@ -242,6 +243,8 @@ static inline ZC_ALWAYS_INLINE void malloc_plain(struct player *p, struct run *r
 		compare_handle(run, size, handle, given, number_at(p, row));
 	slot->value = run->model->last_ref << SIZE_BITS | (uint64_t)size;
 	run->result.mallocs++;
+	if (ZC_UNLIKELY(run->tells != ZP_TELLS_NOTHING) && zp_place_malloc(p, run, row))
+		return;
 	point_plain(p, run, f, row, 1, size);
 }
 
@@ -254,6 +257,8 @@ static inline ZC_ALWAYS_INLINE bool free_plain(struct player *p, struct run *run
 		return false;
 	uint64_t value = slot->value;
 	zc_map_remove_at(&run->live, slot);
+	if (ZC_UNLIKELY(run->tells != ZP_TELLS_NOTHING))
+		zp_leave_place(p, run, ref_of(value));
 	int code = p->backend->free(run->model, ref_of(value));
 	if (ZC_LIKELY(!code)) {
 		point_plain(p, run, f, row, -1, -size_of(value));

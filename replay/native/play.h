@@ -38,6 +38,9 @@ enum {
 /* Of a count of zp_failed_of(): the bits below its rank. */
 enum { ZP_COUNT_BITS = 48 };
 
+/* What of a recording tells where an object lies: Tells of allocator/traits.py. */
+enum { ZP_TELLS_NOTHING, ZP_TELLS_HANDLE, ZP_TELLS_MALLOC, ZP_TELLS_MAP };
+
 enum { ZP_POOLS = 256, ZP_CODES = 128, ZP_FIRST = 200, ZP_WIDTH = 6 };
 
 struct zp_options {
@@ -55,6 +58,7 @@ struct zp_options {
 	uint64_t moments_len;
 	uint8_t compacts[ZP_POOLS]; /* CPUs and compactions of the pool are played */
 	struct zc_config recorded; /* of the models of those pools */
+	uint8_t tells[ZP_POOLS]; /* where its objects lie is compared, and told by this */
 };
 
 /* Columns of equal length; bitmaps as Arrow's, from bit ``*_at``, NULL where nothing is null. */
@@ -70,7 +74,7 @@ struct zp_columns {
 	const uint64_t *total; /* NULL: all null */
 	const uint32_t *tid; /* only used for spans */
 	const uint16_t *cpu;
-	const uint64_t *place; /* only used for compactions; NULL: all null */
+	const uint64_t *place; /* only used for compactions and comparisons; NULL: all null */
 	const uint8_t *size_valid, *handle_valid, *total_valid, *place_valid;
 	uint64_t size_at, handle_at, total_at, place_at;
 	const uint64_t *spans; /* pairs: first and last row of a shrink, ascending, apart */
@@ -95,7 +99,7 @@ struct zp_agreement {
 
 struct zp_pool_result {
 	uint32_t pool, has_difference;
-	struct zp_agreement handles, totals, errors, shrinks;
+	struct zp_agreement handles, totals, errors, shrinks, places;
 	int64_t total_difference;
 	uint64_t unknown[ZP_KINDS]; /* by kind */
 	uint32_t unknown_rank[ZP_KINDS]; /* in which order they were met */

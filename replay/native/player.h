@@ -2,7 +2,7 @@
 /*
  * The player's own state, of which nothing is seen from outside. Its parts, each of which knows only
  * those before it: columns.h reads a row, figures.c keeps time and sums, pools.c begins and ends a
- * pool, lives.c knows its live objects, compact.c plays compactions and timing.c measures calls;
+ * pool, lives.c knows its live objects, places.c compares where they lie, compact.c plays compactions and timing.c measures calls;
  * rows.c plays any row, plain.c nearly all of them and faster; shrink.c plays the rows of a shrink,
  * survey.c looks a batch over before; play.c puts them together and results.c gives what came out.
  */
@@ -41,6 +41,9 @@ struct run {
 	bool compared, compacts, stopped;
 	bool plain; /* see zp_play(): neither stopped nor with objects that need a second look */
 	struct zc_map pages; /* address of the kernel's page / PAGE_SIZE -> the model's + 1 */
+	uint8_t tells; /* see zp_options; what follows is only used if something does */
+	struct zc_map kernel_pages; /* the model's page -> the kernel's + 1 */
+	struct zc_map objects; /* how many are in a page of the model; not where has_page() tells */
 	struct zp_pool_result result;
 };
 

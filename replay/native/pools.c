@@ -14,6 +14,7 @@ int zp_meet(struct player *p, uint32_t number)
 	run->recorded_total = NO_TOTAL;
 	run->compared = p->options.compared[number];
 	run->more_bytes = p->options.more_bytes[number];
+	run->tells = p->options.tells[number];
 	run->compacts =
 		p->options.compacts[number] && (p->backend->compact || p->backend->compact_page);
 	const struct zc_config *config = run->compacts ? &p->options.recorded : &p->config;
@@ -21,7 +22,8 @@ int zp_meet(struct player *p, uint32_t number)
 	zc_slab_init(&run->leaving_slab, sizeof(struct leaving));
 	if (p->backend->create(config, &run->model) || zc_map_init(&run->live) ||
 	    zc_map_init(&run->begun) || zc_map_init(&run->refused) || zc_map_init(&run->leaving) ||
-	    zc_map_init(&run->failed) || zc_map_init(&run->pages))
+	    zc_map_init(&run->failed) || zc_map_init(&run->pages) ||
+	    zc_map_init(&run->kernel_pages) || zc_map_init(&run->objects))
 		return zp_fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
 	run->near_peak = calloc(p->backend->stats_len(run->model), sizeof(int64_t));
 	if (!run->near_peak)
@@ -49,6 +51,8 @@ void zp_part(struct player *p, struct run *run)
 	zc_map_clear(&run->leaving);
 	zc_map_clear(&run->failed);
 	zc_map_clear(&run->pages);
+	zc_map_clear(&run->kernel_pages);
+	zc_map_clear(&run->objects);
 	zc_slab_clear(&run->leaving_slab);
 	if (run->model)
 		p->backend->destroy(run->model);

@@ -6,6 +6,7 @@
 #include "compact.h"
 #include "figures.h"
 #include "lives.h"
+#include "places.h"
 #include "pools.h"
 #include "timing.h"
 
@@ -91,7 +92,7 @@ int zp_note_malloc(struct player *p, struct run *run, int code, int64_t size, ui
 	run->result.mallocs++;
 	p->objects++;
 	p->stored += size;
-	return 0;
+	return run->tells ? zp_place_malloc(p, run, number - p->in->first_row) : 0;
 }
 
 static int play_malloc(struct player *p, struct run *run, int64_t size, uint64_t handle,
@@ -195,6 +196,8 @@ static int play_free(struct player *p, struct run *run, uint64_t handle, uint32_
 	}
 	if (!known)
 		return unknown(p, run, ZP_FREE, handle, number);
+	if (run->tells)
+		zp_leave_place(p, run, given);
 	int code = model_free(p, run, given, size);
 	if (code)
 		return code;

@@ -19,6 +19,7 @@ from ctypes import (
 )
 
 from ztrace.allocator.native.library import Config, Interface, shape
+from ztrace.allocator.traits import Tells
 from ztrace.replay.figures.timing import BUCKETS, CLASSES
 from ztrace.replay.read.rows import FREE, MALLOC, MAP, SHRINK, UNMAP, WRITEBACK
 from ztrace.replay.read.source import INSERT
@@ -38,6 +39,7 @@ KINDS = {
     WRITEBACK: 7,
 }
 COMPACT_KIND = 8
+TELLS = {Tells.NOTHING: 0, Tells.HANDLE: 1, Tells.MALLOC: 2, Tells.MAP: 3}
 NAMES = {kind: OPS[code] for code, kind in KINDS.items() if code < len(OPS)}
 NO_HANDLE_CODE, BAD_SIZE, UNKNOWN, REISSUED, SURVEY = range(16, 21)
 COUNT_BITS = 48
@@ -61,6 +63,7 @@ class OptionsStruct(Structure):
         ("moments_len", c_uint64),
         ("compacts", c_uint8 * 256),
         ("recorded", Config),
+        ("tells", c_uint8 * 256),
     )
 
 
@@ -105,7 +108,7 @@ class PoolResultStruct(Structure):
     _fields_ = (
         ("pool", c_uint32),
         ("has_difference", c_uint32),
-        *((name, AgreementStruct) for name in ("handles", "totals", "errors", "shrinks")),
+        *((name, AgreementStruct) for name in ("handles", "totals", "errors", "shrinks", "places")),
         ("total_difference", c_int64),
         ("unknown", c_uint64 * 9),
         ("unknown_rank", c_uint32 * 9),
@@ -175,6 +178,7 @@ PLAYER = Interface(
     },
     {
         **{f"ZP_{name.upper()}": kind for kind, name in NAMES.items()},
+        **{f"ZP_TELLS_{tells.name}": code for tells, code in TELLS.items()},
         "ZP_INSERT": KINDS[INSERT],
         "ZP_COMPACT": COMPACT_KIND,
         "ZP_NO_HANDLE": NO_HANDLE_CODE,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from ctypes import (
     POINTER,
     byref,
@@ -41,6 +41,7 @@ from ztrace.allocator.native.library import (
 )
 from ztrace.allocator.native.pool import binding, config_of, kind_of, met_hazards
 from ztrace.allocator.registry import Builtin, builtin
+from ztrace.allocator.traits import Tells
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
 from ztrace.replay.figures.timing import CLASSES, Timing, histogram, latency
@@ -56,6 +57,7 @@ from ztrace.replay.play.interface import (
     PLAYER,
     REISSUED,
     SURVEY,
+    TELLS,
     UNKNOWN,
     AgreementStruct,
     ColumnsStruct,
@@ -148,6 +150,29 @@ def replay_native(
     for group in groups:
         found += _play_together(core, reader, group, known, every, timing, share)
     return found
+
+
+def replay_placing(
+    reader: Source,
+    backend: str,
+    tells: Mapping[int, Tells],
+    advance: Callable[[int], object] = lambda rows: None,
+) -> list[tuple[PoolResult, Agreement]]:
+    """Replay a trace and compare where objects lie; arguments and errors of :func:`replay_native`.
+
+    ``tells``: pool -> what of its rows tells where. Returned are the pools that calls were made
+    to, each with the places that were compared. What differs is not described.
+    """
+    core = library(PLAYER)
+    known = survey(reader, advance)
+    play = _Play(core, reader, backend, *_model(backend), known, None, tells=tells)
+    try:
+        with explaining(reader):
+            _run(_batches(reader, (*COLUMNS, "place"), known), [play], True, advance)
+            pools = play.finish(0.0).pools
+        return [(pool, play.places[pool.pool]) for pool in pools]
+    finally:
+        play.close()
 
 
 def _play_together(
@@ -309,6 +334,7 @@ class _Play:
         known: Survey | None,
         every: Every | None,
         timing: bool = False,
+        tells: Mapping[int, Tells] | None = None,
     ) -> None:
         self.core = core
         self.reader = reader
@@ -318,6 +344,7 @@ class _Play:
         metadata = reader.metadata
         self.names = [pool.allocator for pool in metadata.pools]
         self.all_objects = metadata.has_all_objects()
+        self.places: dict[int, Agreement] = {}  # by pool, of those that ``tells`` names
         self.moments: npt.NDArray[np.int64] = np.zeros(0, np.int64)
         if every is not None and known is not None:
             self.moments = every.boundaries(known.first_ns, known.last_ns)
@@ -345,6 +372,9 @@ class _Play:
         if compacts(backend, self.names):
             options.kind_of[COMPACT] = COMPACT_KIND
             options.recorded = self._recorded(config, known)
+        for number, told in (tells or {}).items():
+            options.tells[number] = TELLS[told]
+            options.recorded.has_pages = True
         self.player = c_void_p(core.zp_create(model.name.encode(), byref(config), byref(options)))
         if not self.player:
             raise MemoryError(f"{backend}: the native core has no memory left")
@@ -482,6 +512,7 @@ class _Play:
         self.core.zc_stats(model, figures)
         stats = binding(self.model.name).stats
         near_peak = self.core.zp_near_peak_of(self.player, at)[:count]
+        self.places[raw.pool] = _agreement(raw.places)
         return PoolResult(
             pool=raw.pool,
             allocator=allocator,

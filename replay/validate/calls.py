@@ -57,12 +57,13 @@ SEEN = np.dtype(
     [
         *(("ts", np.int64), ("end", np.int64), ("kind", np.int8), ("block", np.int64)),
         *(("slot", np.int8), ("row", np.int64), ("cpu", np.uint16), ("tid", np.uint32)),
-        ("size", np.int64),
+        *(("size", np.int64), ("began", np.int64)),
     ],
     align=True,
 )
 """What a checker sees of calls, sorted by (ts, row): of ztree the columns of a BlockCall, of zbud
-as the core's page_check.h says. Laid out as struct zv_call of its check.h."""
+as the core's page_check.h says; ``began`` is zbud's alone. Laid out as struct zv_call of its
+check.h."""
 
 Seen = NDArray[np.void]
 
@@ -111,6 +112,15 @@ def groups(calls: Calls, limit: int) -> Iterator[tuple[int, int]]:
     returned before the next call began.
     """
     yield from pairwise([0, *_ends(calls, limit).tolist()])
+
+
+def overlapping(calls: Calls, returned: int) -> tuple[int, int]:
+    """How many calls, sorted by ts, began before all earlier ones had returned; the latest return.
+
+    ``returned``: that of the calls before these.
+    """
+    latest = np.maximum.accumulate(np.append(returned, calls["end"]))
+    return int((calls["ts"] <= latest[:-1]).sum()), int(latest[-1])
 
 
 def last_end(calls: Calls, limit: int) -> int:

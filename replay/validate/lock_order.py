@@ -27,7 +27,15 @@ from ztrace.allocator import create
 from ztrace.allocator.traits import SLOT_BITS
 from ztrace.allocator.zsmalloc.model import SizeClass, Zsmalloc, Zspage
 from ztrace.replay.read.lives import Lives
-from ztrace.replay.validate.calls import ABSENT, COMPACT, FOREVER, FREE, MALLOC, Calls
+from ztrace.replay.validate.calls import (
+    ABSENT,
+    COMPACT,
+    FOREVER,
+    FREE,
+    MALLOC,
+    Calls,
+    overlapping,
+)
 from ztrace.replay.validate.page_counts import Counter
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 
@@ -73,10 +81,8 @@ class LockOrder:
         calls = calls[np.isin(calls["op"], OPS)]
         result.cpus.update(np.unique(calls["cpu"]).tolist())
         result.calls += len(calls)
-        if len(calls):
-            latest = np.maximum.accumulate(np.append(self._returned, calls["end"]))
-            result.overlapping += int((calls["ts"] <= latest[:-1]).sum())
-            self._returned = int(latest[-1])
+        found, self._returned = overlapping(calls, self._returned)
+        result.overlapping += found
         held = calls if self._held is None else np.concatenate([self._held, calls])
         known = held["lock_ns"] != ABSENT
         moment = np.where(held["op"] == COMPACT, held["ts"], held["end"])

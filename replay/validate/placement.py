@@ -7,7 +7,8 @@ share a page (or zspage) and where in it they lie, and the pool's size after eac
 on what a trace tells of the order in which calls took effect:
 
 - one CPU, and any third party's: the recorded order (recorded_order.py);
-- zbud on several: an order is searched (zbud_checker.py);
+- zbud on several: an order is searched (zbud_checker.py), where it is recorded when calls held
+  the lock there is little left to search;
 - zsmalloc on several: calls are played as they held the lock (lock_order.py), where recorded;
 - z3fold on several: not determined. Calls are played in recorded order, and differences told
   apart by whether calls of other CPUs may be their cause (corrected_order.py).
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from ztrace.allocator.registry import builtin, recorded, recorded_traits, resolve
 from ztrace.allocator.specification import family
-from ztrace.allocator.traits import Check
+from ztrace.allocator.traits import Check, Tells
 from ztrace.replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.traces.columns import valid
@@ -84,9 +85,11 @@ class Places:
             return Way.LOCK if self._tells_lock[number] else Way.RECORDED
         if machine.cpus == 1:
             return Way.RECORDED
+        if check is Check.SEARCHED:
+            return Way.LOCK if self._tells_lock[number] else Way.FOUND
         if check is Check.CORRECTED:
             return Way.CORRECTED if machine.cpus else Way.RECORDED
-        return Way.FOUND if check is Check.SEARCHED else Way.RECORDED
+        return Way.RECORDED
 
     def _result(self, number: int, way: Way) -> PoolPlacement:
         metadata = self._reader.metadata
@@ -107,22 +110,42 @@ class Places:
         return recorded(backend or allocator, *rules, metadata.machine.cpus)
 
     def _play_rows(self, advance: Callable[[int], object]) -> list[PoolPlacement]:
-        """Play pools in the order of rows."""
+        """Play pools in the order of rows.
+
+        What the core does not agree with is played once more, in Python, which tells what differs.
+        """
+        from ztrace.replay.validate import recorded_native
+
+        results = {number: self._result(number, way) for number, way in self._by_row.items()}
+        tried = {
+            number: result
+            for number, result in results.items()
+            if self._engine != "python"
+            and result.order == Way.RECORDED
+            and recorded_native.can_play(result)
+        }
+        found = recorded_native.agreeing(self._reader, tried, advance) if tried else {}
+        rest = {number: one for number, one in results.items() if number not in found}
+        if rest:
+            self._play_rows_in_python(rest, (lambda rows: None) if tried else advance)
+        return list(results.values())
+
+    def _play_rows_in_python(
+        self, results: Mapping[int, PoolPlacement], advance: Callable[[int], object]
+    ) -> None:
         from ztrace.replay.validate.by_row import check_by_row
         from ztrace.replay.validate.recorded_order import RecordedOrder
 
         reader = self._reader
         checks: dict[int, RecordedOrder | CorrectedOrder] = {}
-        for number, way in self._by_row.items():
-            result = self._result(number, way)
-            if way == Way.RECORDED:
+        for number, result in results.items():
+            if result.order == Way.RECORDED:
                 checks[number] = RecordedOrder(str(reader.path), reader.metadata, result)
             else:
                 from ztrace.replay.validate.corrected_order import CorrectedOrder
 
                 checks[number] = CorrectedOrder(reader, result)
         check_by_row(reader, checks, self._page_bytes, advance)
-        return [check.result for check in checks.values()]
 
     def _play_windows(self, advance: Callable[[int], object]) -> list[PoolPlacement]:
         """Play pools in an order made of the recorded times.
@@ -144,7 +167,7 @@ class Places:
         runs: dict[int, ZbudRun | LockOrder] = {}
         for number, way in pools.items():
             result = self._result(number, way)
-            if way == Way.FOUND:
+            if recorded_traits(result.allocator).check is Check.SEARCHED:
                 from ztrace.allocator.zbud.model import Zbud
                 from ztrace.replay.validate.zbud_run import ZbudRun
 
@@ -170,12 +193,19 @@ def _lock_order(result: PoolPlacement, engine: str | None) -> LockOrder:
 
 
 def _tells_lock(reader: TraceReader, number: int) -> bool:
-    """Whether each malloc and free of a zsmalloc pool has the moment of its lock and its place."""
-    for batch in reader.batches(columns=("op", "pool", "ret", "place", "lock_ns")):
+    """Whether each malloc and free of a pool has the moment of its lock, and places are told."""
+    traits = recorded_traits(reader.metadata.pools[number].allocator)
+    searched = traits.check is Check.SEARCHED
+    by_malloc = traits.tells is Tells.MALLOC
+    for batch in reader.batches(columns=("op", "pool", "ret", "place", "total", "lock_ns")):
         op = batch.column("op").indices.to_numpy()
         done = (batch.column("pool").to_numpy() == number) & (batch.column("ret").to_numpy() == 0)
         malloc, free = done & (op == MALLOC), done & (op == FREE)
         untold = ~valid(batch.column("lock_ns")) & (malloc | free)
-        if (untold | (~valid(batch.column("place")) & malloc)).any():
+        if searched:  # where sizes are told, they are compared by when calls overlap
+            untold |= valid(batch.column("total")) & (malloc | free)
+        if by_malloc:
+            untold |= ~valid(batch.column("place")) & malloc
+        if untold.any():
             return False
     return True

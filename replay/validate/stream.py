@@ -119,7 +119,7 @@ class PythonStream:
 def call_of(seen: Any) -> BlockCall:
     """A row of dtype SEEN as a BlockCall."""
     values = seen.item()
-    return BlockCall(values[0], values[1], BlockKind(values[2]), *values[3:])
+    return BlockCall(values[0], values[1], BlockKind(values[2]), *values[3:-1])
 
 
 def _shown(steps: BlockSteps) -> Iterator[tuple[BlockCall, BlockStep]]:

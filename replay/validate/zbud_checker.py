@@ -55,8 +55,10 @@ class _Open:
 class PoolChecker(Checker[PageCall, PageStep, PoolHidden, PoolTally]):
     """Checks the calls of one pool, which began empty."""
 
-    def __init__(self, model: Zbud, on_failure: Callable[[Failure[PageCall]], None]) -> None:
-        self.state = PoolState(model)
+    def __init__(
+        self, model: Zbud, on_failure: Callable[[Failure[PageCall]], None], locked: bool = False
+    ) -> None:
+        self.state = PoolState(model, locked)
         super().__init__(self.state, PoolTally(), on_failure)
         self.model = model
         self._open: dict[int, _Open] = {}  # by page

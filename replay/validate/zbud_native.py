@@ -58,7 +58,7 @@ class _Found(Structure):
 PAGES = Interface(
     "zv_page_layout",
     {
-        "zv_pages_create": (c_void_p, (c_uint32,)),
+        "zv_pages_create": (c_void_p, (c_uint32, c_int)),
         "zv_pages_destroy": (None, (c_void_p,)),
         "zv_pages_check": (c_int, (c_void_p, c_void_p, c_void_p, c_uint64)),
         "zv_pages_found_of": (POINTER(_Found), (c_void_p,)),
@@ -85,13 +85,15 @@ def reason_missing() -> str | None:
 class NativePages:
     """Checks one pool in the core; NativeMissing if there is none."""
 
-    def __init__(self, page_bytes: int, on_failure: Callable[[Failure[PageCall]], None]) -> None:
+    def __init__(
+        self, page_bytes: int, on_failure: Callable[[Failure[PageCall]], None], locked: bool
+    ) -> None:
         self._core = library(PAGES)
         self._page_bytes = page_bytes
         self._on_failure = on_failure
         self._failed = 0
         self.tally = PoolTally()
-        made = self._core.zv_pages_create(page_bytes)
+        made = self._core.zv_pages_create(page_bytes, locked)
         if not made:
             raise MemoryError("the native core has no memory left")
         self._pages = c_void_p(made)

@@ -25,15 +25,19 @@ from ztrace.replay.validate.calls import (
     Calls,
     Seen,
     last_end,
+    overlapping,
 )
 from ztrace.replay.validate.checker import Failure
-from ztrace.replay.validate.placement_verdict import PoolPlacement
+from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.replay.validate.zbud_native import NativePages, reason_missing
 from ztrace.replay.validate.zbud_stream import PageStream, PythonPages, seen
 
 
 class ZbudRun:
     """One pool that began empty, a window of its calls at a time.
+
+    If ``result.order`` is that of the lock, each malloc and free is where it held the lock, and
+    only what remains together is searched.
 
     ``engine``: ``python`` or ``native``, the same in the native core, which is the default where
     it is; NativeMissing for ``native`` where there is none. A subclass of the model is Python's.
@@ -43,21 +47,28 @@ class ZbudRun:
         self.result = result
         self._model = model
         self._page_bytes = model.page_bytes
+        self._locked = result.order == Way.LOCK
         in_core = engine == "native" or (
             engine is None and type(model) is Zbud and not reason_missing()
         )
         self._stream: PageStream
         if in_core:
-            self._stream = NativePages(model.page_bytes, self._fail)
+            self._stream = NativePages(model.page_bytes, self._fail, self._locked)
         else:
-            self._stream = PythonPages(model, self._fail)
+            self._stream = PythonPages(model, self._fail, self._locked)
         self._held: Calls | None = None
+        self._returned = -1  # latest end of calls begun so far
 
     def feed(self, calls: Calls, limit: int) -> None:
         """Take over calls sorted by ts, before which no later call began but from ``limit`` on."""
         self.result.cpus.update(np.flatnonzero(np.bincount(calls["cpu"])).tolist())
+        if self._locked:
+            calls = self._narrowed(calls)
         held = calls if self._held is None else np.concatenate([self._held, calls])
-        done = last_end(held, limit)
+        if self._locked:
+            held = held[np.lexsort((held["row"], held["ts"]))]
+        # Those that held the lock from ``limit`` on may share a moment with one that is to come.
+        done = last_end(held[: np.searchsorted(held["ts"], limit)], limit)
         if done:
             self._stream.check(*self._decode(held[:done]), self.result.sizes)
         self._held = held[done:]
@@ -69,7 +80,8 @@ class ZbudRun:
         result, tally = self.result, self._stream.tally
         result.calls = result.places.compared = tally.calls
         result.places.equal = tally.explained
-        result.overlapping = tally.overlapping
+        if not self._locked:
+            result.overlapping = tally.overlapping
         told = ("calls", "explained", "overlapping")
         result.counts = {name: n for name, n in asdict(tally).items() if name not in told}
         if tally.cut_short:
@@ -86,6 +98,19 @@ class ZbudRun:
                 f"row {call.row}: {call.kind.name.lower()} {call.handle:#x}, the model: "
                 f"{failure.answer}; {failure.cause}"
             )
+
+    def _narrowed(self, calls: Calls) -> Calls:
+        """Calls as lasting no longer than the moment at which they held the lock."""
+        found, self._returned = overlapping(
+            calls[np.isin(calls["op"], (MALLOC, FREE))], self._returned
+        )
+        self.result.overlapping += found
+        # A malloc that the size decides takes no lock, and of a shrink's it is not known when.
+        known = calls["lock_ns"] != np.uint64(ABSENT)
+        calls["lock_ns"][~known] = 0
+        calls["ts"] += calls["lock_ns"].astype(np.int64)
+        calls["end"][known] = calls["ts"][known]
+        return calls
 
     # -- decoding ---------------------------------------------------------------------------
 
@@ -106,6 +131,9 @@ class ZbudRun:
         calls = np.zeros(len(chosen), SEEN)
         for name in ("ts", "end", "row", "cpu", "tid"):
             calls[name] = chosen[name]
+        calls["began"] = calls["ts"]
+        if self._locked:
+            calls["began"] -= chosen["lock_ns"].astype(np.int64)
         malloc, failed = chosen["op"] == MALLOC, chosen["ret"] != 0
         offset = (chosen["handle"] % np.uint64(self._page_bytes)).astype(np.int64)
         page = (chosen["handle"] // np.uint64(self._page_bytes)).astype(np.int64) - 1
@@ -163,8 +191,8 @@ class ZbudRun:
             number = int(evicted["handle"][0]) // self._page_bytes - 1
             chosen, done = int(evicted["ts"][0]), int(evicted["end"][-1])
             about = (number, False, 0, 0, -1, *who)
-            yield PageCall(begin, max(begin, chosen), row, PageKind.RECLAIM, *about)
-            yield PageCall(done, max(done, end), row, PageKind.PUT_BACK, *about)
+            yield PageCall(begin, max(begin, chosen), row, PageKind.RECLAIM, *about, begin)
+            yield PageCall(done, max(done, end), row, PageKind.PUT_BACK, *about, done)
 
     def _rounds(self, evictions: Calls) -> Iterator[Calls]:
         """The evictions of one shrink a page at a time: first object, last object."""

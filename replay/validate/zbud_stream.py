@@ -40,8 +40,8 @@ class PageStream(Protocol):
 class PythonPages:
     """Drives :class:`replay.validate.zbud_checker.PoolChecker`, which is the specification."""
 
-    def __init__(self, model: Zbud, on_failure: OnFailure) -> None:
-        self._checker = PoolChecker(model, on_failure)
+    def __init__(self, model: Zbud, on_failure: OnFailure, locked: bool) -> None:
+        self._checker = PoolChecker(model, on_failure, locked)
         self.tally = self._checker.tally
 
     def check(self, calls: Seen, pages: NDArray[np.int64], sizes: Sizes) -> None:
@@ -102,13 +102,14 @@ def seen(call: PageCall, page_bytes: int) -> tuple[int, ...]:
     size = call.chunks | offset << 32
     return (
         *(call.ts, call.end, call.kind, call.number, int(not call.first), call.row),
-        *(call.cpu, call.tid, size),
+        *(call.cpu, call.tid, size, call.began),
     )
 
 
 def call_of(one: Any, page_bytes: int) -> PageCall:
     """A row of dtype SEEN as a PageCall, whose pool's size is not known."""
-    ts, end, kind, number, slot, row, cpu, tid, size = one.item()
+    ts, end, kind, number, slot, row, cpu, tid, size, began = one.item()
     handle = (number + 1) * page_bytes + (size >> 32)
     chunks = size & _CHUNKS
-    return PageCall(ts, end, row, PageKind(kind), number, not slot, chunks, handle, -1, cpu, tid)
+    at = (ts, end, row, PageKind(kind), number, not slot)
+    return PageCall(*at, chunks, handle, -1, cpu, tid, began)

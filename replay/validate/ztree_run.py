@@ -403,7 +403,7 @@ def _sections(shrink: Any, evictions: Calls) -> Iterator[tuple[int, tuple[Any, .
         def section(
             tree: int, first: int, last: int, kind: BlockKind, slot: int = 0, block: int = block
         ) -> Any:
-            return pool * 16 + tree, (first, max(first, last), kind, block, slot, *who)
+            return pool * 16 + tree, (first, max(first, last), kind, block, slot, *who, first)
 
         chosen = int(one["ts"][0])
         for passed in range(number + 1, 16):

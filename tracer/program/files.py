@@ -42,7 +42,7 @@ _PLAN = np.dtype(
         ("deferred", "<u4"),
         ("crowded", "<u4"),
         ("noted", "<u4"),
-        ("reserved", "<u4"),
+        ("unchecked", "<u4"),
     ]
 )
 _ANSWERS = np.dtype(
@@ -100,6 +100,7 @@ class Plan:
     (threads + 1,), the calls of thread i are those from first[i] to before first[i + 1].
     ``deferred``: compactions that the allocator queues run where the plan has one, else at once.
     ``noted``: every round places objects and is noted, and of the last one answers are kept.
+    ``unchecked``: that two objects have one handle goes on unnoticed, as in a kernel.
 
     A shrink has as ``object`` how many of the calls after it are made while it runs, as
     ``size_bytes`` its pages. Among these a writeback ends an eviction of its object, with the errno
@@ -115,6 +116,7 @@ class Plan:
     first: NDArray[np.uint64]
     deferred: bool = False
     noted: bool = False
+    unchecked: bool = False
 
     @property
     def calls(self) -> int:
@@ -141,6 +143,7 @@ def write_plan(plan: Plan, rounds: int, path: Path) -> None:
     head["calls"], head["objects"] = plan.calls, plan.objects
     head["threads"], head["rounds"] = plan.threads, rounds
     head["deferred"], head["noted"] = plan.deferred, plan.noted
+    head["unchecked"] = plan.unchecked
     head["crowded"] = plan.threads > len(os.sched_getaffinity(0))
     with path.open("wb") as file:
         head.tofile(file)

@@ -75,12 +75,12 @@ static __always_inline void z_step(void *pool, struct ztrace_run *run, u32 i, co
 		if (ret)
 			handle = ZTRACE_NO_HANDLE;
 		run->handles[call.object] = handle;
-		if (placing && !ret)
+		if (placing && run->checking && !ret)
 			ztrace_has(call.object, handle);
 	} else if (handle == ZTRACE_NO_HANDLE) {
 		ret = ZTRACE_NOT_LIVE;
 	} else if (op == ZTRACE_FREE) {
-		if (placing)
+		if (placing && run->checking)
 			ztrace_gives_back(call.object, handle);
 		run->handles[call.object] = ZTRACE_NO_HANDLE;
 		begin = ztrace_begin();

@@ -268,6 +268,7 @@ static void prepare(struct thread *thread, struct session *session, int number, 
 		.ret = session->ret,
 		.scratch = thread->run.scratch,
 		.placing = thread->placing,
+		.checking = !plan->unchecked,
 	};
 }
 

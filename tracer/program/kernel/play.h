@@ -43,7 +43,7 @@ struct ztrace_plan {
 	u32 deferred; /* compactions are run where the plan has them, else at once */
 	u32 crowded; /* threads are more than the CPUs that they share */
 	u32 noted; /* answers are noted in every round, and kept of the last one only */
-	u32 reserved;
+	u32 unchecked; /* it is not looked whether two objects have one handle */
 	/* then threads + 1 times u64: where each thread's calls begin; then the calls */
 };
 
@@ -103,6 +103,7 @@ struct ztrace_run {
 	void *scratch; /* a page and a bit */
 	void *memory; /* of the last map */
 	bool placing; /* answers are noted */
+	bool checking; /* that no two objects have one handle */
 	u32 at; /* the call that is being made */
 	u32 next, nested_end; /* within a shrink: calls that are still to be made while it runs */
 	u64 away; /* cycles of this shrink that were not its own: in evictions */

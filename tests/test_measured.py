@@ -287,14 +287,14 @@ def test_of_several_threads_the_middle_round_is_told_and_the_waits_of_all(tmp_pa
     assert of_guest["malloc", "waited"] == 10
 
 
-def test_zsmallocs_recording_tells_when_calls_held_the_lock(tmp_path: Path) -> None:
+def test_a_recording_tells_when_calls_held_the_lock(tmp_path: Path) -> None:
     with TraceReader(
         trace(tmp_path / "t", [("malloc", 1000, n + 1, 0) for n in range(2)])
     ) as reader:
         calls = read_calls(reader, "zsmalloc", threads=2)
     lock = np.where(calls.op == MALLOC, [2000, 0, 0, 400, 0, 0], 0).astype(np.uint32)
     given_back = answers(len(calls.op), lock_cycles=lock)
-    for allocator, told in (("zsmalloc", [490, 200]), ("zbud", None)):
+    for allocator, told in (("zsmalloc", [490, 200]), ("zbud", [490, 200]), ("ztree", None)):
         batch = pa.Table.from_batches(
             [pa.RecordBatch.from_pydict(one) for one in rows(calls, given_back, allocator)]
         )

@@ -128,7 +128,7 @@ def run(program: Program, setting: Setting, calls: Calls) -> tuple[Run, Answers 
         setting,
         calls=int((answers.ret < NOT_PLAYED).sum()),
         said=said,
-        hazard=proof.hazard if proof else None,
+        hazard="H1" if proof else None,
         shared=broken.shared(told),
     )
     if proof:

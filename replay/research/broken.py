@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Which hazard of the posted ztree (docs/hazards.md) a recording of several CPUs proves that ends
-where the allocator broke.
+"""Hazard H1 of the posted ztree (docs/hazards.md), proved by a recording of several CPUs.
 
-What is proved is told by calls that returned, so it rests on no model: H1 by a malloc during which
-other CPUs got every slot of a block, and which got one slot more of it; H3 by a malloc during
-which other CPUs got slots of a block and gave all of them back, and which got a slot of it.
+By calls that returned, so it rests on no model: a malloc during which other CPUs got every slot of
+a block, and which itself got one slot more of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,10 +59,9 @@ class Calls:
 
 @dataclass(frozen=True)
 class Proof:
-    """``hazard`` happened to the call number ``call`` (of Calls), in ``block`` of a ``type``;
-    ``others``, numbers of the calls of other CPUs meanwhile that prove it."""
+    """H1 happened to the call number ``call`` (of Calls), in ``block`` of a ``type``; ``others``:
+    numbers of the mallocs of other CPUs that took its slots meanwhile."""
 
-    hazard: str
     call: int
     type: int
     block: int
@@ -87,37 +83,19 @@ def shared(calls: Calls) -> int:
 
 
 def prove(calls: Calls) -> Proof | None:
-    """The first hazard that the calls prove, by when its malloc returned; None if there is none."""
-    return next(_proofs(calls), None)
-
-
-def _proofs(calls: Calls) -> Iterator[Proof]:
+    """The first H1 that the calls prove, by when its malloc returned; None if there is none."""
     by_block = _ByBlock(calls)
-    mallocs, slots = calls.op == MALLOC, _SLOTS[calls.type]
+    slots = _SLOTS[calls.type]
     # A slot that no block has. Where a block has as many as a handle can tell, one more reads as
     # the first slot of the next block.
     wide = slots == MAX_SLOTS
-    beyond = mallocs & ((calls.slot >= slots) | (wide & (calls.slot == 0) & (calls.block > 0)))
-    for call in np.flatnonzero(beyond | by_block.overtaken()).tolist():
-        kind, block = int(calls.type[call]), int(calls.block[call])
-        if beyond[call]:
-            full = block - int(wide[call])
-            others = by_block.meanwhile(call, full, MALLOC)
-            if len(set(calls.slot[others].tolist())) == slots[call]:
-                yield Proof("H1", call, kind, full, tuple(others))
-        if others := _emptied(calls, by_block, call):
-            yield Proof("H3", call, kind, block, tuple(others))
-
-
-def _emptied(calls: Calls, by_block: _ByBlock, call: int) -> list[int]:
-    """Calls of other CPUs that took slots of a malloc's new block and gave all of them back before
-    it returned; none if they did not."""
-    block = int(calls.block[call])
-    taken = by_block.meanwhile(call, block, MALLOC)
-    freed = by_block.meanwhile(call, block, FREE)
-    if sorted(calls.slot[taken].tolist()) != sorted(calls.slot[freed].tolist()):
-        return []
-    return sorted([*taken, *freed])
+    beyond = (calls.slot >= slots) | (wide & (calls.slot == 0) & (calls.block > 0))
+    for call in np.flatnonzero((calls.op == MALLOC) & beyond).tolist():
+        block = int(calls.block[call]) - int(wide[call])
+        others = [one for one in by_block.meanwhile(call, block) if calls.slot[one] < slots[call]]
+        if len(set(calls.slot[others].tolist())) == slots[call]:
+            return Proof(call, int(calls.type[call]), block, tuple(others))
+    return None
 
 
 class _ByBlock:
@@ -129,32 +107,17 @@ class _ByBlock:
         self._order = np.argsort(self._key, kind="stable")
         self._sorted = self._key[self._order]
 
-    def overtaken(self) -> NDArray[np.bool_]:
-        """Mallocs that overlapped another CPU's of the same block that returned before."""
-        calls = self._calls
-        found = np.zeros(len(calls.op), bool)
-        order = self._order[calls.op[self._order] == MALLOC]
-        # In the order in which they returned within each block.
-        before, after = order[:-1], order[1:]
-        found[after] = (
-            (self._key[before] == self._key[after])
-            & (calls.end[before] >= calls.begin[after])
-            & (calls.cpu[before] != calls.cpu[after])
-        )
-        return found
-
     def _of(self, type_: int, block: int) -> Ints:
         key = type_ << 56 | block
         low, high = np.searchsorted(self._sorted, (key, key + 1)).tolist()
         found: Ints = self._order[low:high]
         return found
 
-    def meanwhile(self, call: int, block: int, op: int) -> list[int]:
-        """Calls of other CPUs in a block of the same type that overlapped ``call``."""
+    def meanwhile(self, call: int, block: int) -> list[int]:
+        """Mallocs of other CPUs in a block of the same type that overlapped ``call``."""
         calls = self._calls
         at = self._of(int(calls.type[call]), block)
-        within = (calls.end[at] >= calls.begin[call]) & (calls.begin[at] <= calls.end[call])
-        found: list[int] = at[
-            within & (calls.op[at] == op) & (calls.cpu[at] != calls.cpu[call])
-        ].tolist()
+        chosen = (calls.end[at] >= calls.begin[call]) & (calls.begin[at] <= calls.end[call])
+        chosen &= (calls.op[at] == MALLOC) & (calls.cpu[at] != calls.cpu[call])
+        found: list[int] = at[chosen].tolist()
         return found

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.dice import Dice, Drawn
 from tests.engines import steps_of, validate_both
 from ztrace.allocator.ztree.model import Ztree
 from ztrace.replay.validate import ztree_run
@@ -259,9 +260,9 @@ class Cpu:
 
 @dataclass
 class Kernel:
-    """CPUs that make calls step by step, in an order that ``draw`` decides."""
+    """CPUs that make calls step by step, in an order that the dice decide."""
 
-    draw: Any
+    dice: Dice
     cpus: int
     calls_left: int
     reclaim: bool
@@ -282,8 +283,8 @@ class Kernel:
             ready = [cpu for cpu in cpus if cpu.call is not None or self.calls_left > 0]
             if not ready:
                 return self.rows
-            cpu = ready[self.draw(st.integers(0, len(ready) - 1))]
-            self.now += self.draw(st.integers(0, 2))
+            cpu = ready[self.dice.number(0, len(ready) - 1)]
+            self.now += self.dice.number(0, 2)
             if cpu.call is None:
                 self.calls_left -= 1
                 cpu.call = self._begin(10 + cpu.number)
@@ -291,13 +292,13 @@ class Kernel:
                 cpu.call = None
 
     def _begin(self, tid: int) -> Iterator[Any]:
-        what = self.draw(st.sampled_from(["malloc", "malloc", "free", "shrink"]))
+        what = self.dice.one_of(["malloc", "malloc", "free", "shrink"])
         if what == "shrink" and self.reclaim:
             return self._shrink(tid)
         if what == "free" and self.live:
-            chosen = self.live.pop(self.draw(st.integers(0, len(self.live) - 1)))
+            chosen = self.live.pop(self.dice.number(0, len(self.live) - 1))
             return self._free(tid, *chosen)
-        return self._malloc(tid, self.draw(st.sampled_from(self.trees)))
+        return self._malloc(tid, self.dice.one_of(self.trees))
 
     def _do(self, tree: int, what: str, index: int = 0, slot: int = 0) -> None:
         after = _after(self.state[tree], what, index, slot, SLOTS[tree])
@@ -362,7 +363,7 @@ class Kernel:
             evicted = True
             begun = self.now
             yield "evicting"
-            refused = self.draw(st.integers(0, 3)) == 0
+            refused = self.dice.number(0, 3) == 0
             if not refused and (tree, index, slot) in self.live:
                 self.live.remove((tree, index, slot))
                 self._do(tree, "free", index, slot)
@@ -381,45 +382,60 @@ class Kernel:
         self.rows.append(Row("shrink", began, self.now, tid=tid))
 
 
-@st.composite
-def histories(draw: Any, reclaim: bool) -> list[Row]:
-    trees = draw(st.sampled_from([(13,), (14,), (15,), (13, 14)]))
-    kernel = Kernel(draw, draw(st.integers(2, 3)), draw(st.integers(2, 8)), reclaim, trees)
-    rows = kernel.run(draw(st.integers(0, 9 if reclaim else 3)))
-    assume(rows and not kernel.odd)
-    return rows
+def made(dice: Dice, reclaim: bool) -> list[Row] | None:
+    """A history; None: nothing that a trace tells happened in it, or more than that."""
+    trees = dice.one_of([(13,), (14,), (15,), (13, 14)])
+    kernel = Kernel(dice, dice.number(2, 3), dice.number(2, 8), reclaim, trees)
+    rows = kernel.run(dice.number(0, 9 if reclaim else 3))
+    return rows if rows and not kernel.odd else None
 
 
-@st.composite
-def damaged(draw: Any, reclaim: bool) -> list[Row]:
-    rows = draw(histories(reclaim))
-    for _ in range(draw(st.integers(1, 2))):
-        chosen = draw(st.integers(0, len(rows) - 1))
+def damage(dice: Dice, rows: list[Row]) -> list[Row] | None:
+    """The same with something else said of one call or two; None: of none that is left."""
+    rows = list(rows)
+    for _ in range(dice.number(1, 2)):
+        chosen = dice.number(0, len(rows) - 1)
         row = rows[chosen]
-        what = draw(st.sampled_from(["slot", "block", "drop", "exchange", "time", "kind"]))
+        what = dice.one_of(["slot", "block", "drop", "exchange", "time", "kind"])
         if what == "drop" and len(rows) > 1:
             rows.pop(chosen)
             continue
         if row.op not in ("malloc", "free"):
             continue
         if what == "slot":
-            rows[chosen] = row._replace(slot=draw(st.integers(0, SLOTS[row.tree])))
+            rows[chosen] = row._replace(slot=dice.number(0, SLOTS[row.tree]))
         elif what == "block":
-            rows[chosen] = row._replace(block=draw(st.integers(0, 3)))
+            rows[chosen] = row._replace(block=dice.number(0, 3))
         elif what == "exchange":
-            other = draw(st.integers(0, len(rows) - 1))
+            other = dice.number(0, len(rows) - 1)
             if rows[other].op == row.op and rows[other].tree == row.tree:
                 rows[chosen] = row._replace(block=rows[other].block, slot=rows[other].slot)
                 rows[other] = rows[other]._replace(block=row.block, slot=row.slot)
         elif what == "time":
-            shift = draw(st.integers(-12, 12))
+            shift = dice.number(-12, 12)
             rows[chosen] = row._replace(ts=row.ts + shift, end=row.end + shift)
         elif row.op == "malloc":
             rows[chosen] = row._replace(op="free")
         else:
             rows[chosen] = row._replace(op="malloc")
-    assume(any(row.op in ("malloc", "free") for row in rows))
-    return list(rows)
+    return rows if any(row.op in ("malloc", "free") for row in rows) else None
+
+
+@st.composite
+def histories(draw: Any, reclaim: bool) -> list[Row]:
+    return _possible(made(Drawn(draw), reclaim))
+
+
+@st.composite
+def damaged(draw: Any, reclaim: bool) -> list[Row]:
+    dice = Drawn(draw)
+    return _possible(damage(dice, _possible(made(dice, reclaim))))
+
+
+def _possible(rows: list[Row] | None) -> list[Row]:
+    assume(rows is not None)
+    assert rows is not None
+    return rows
 
 
 @pytest.mark.parametrize("reclaim", [False, True], ids=["objects", "reclaim"])

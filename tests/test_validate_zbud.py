@@ -21,6 +21,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.dice import Dice, Drawn
 from ztrace.allocator.zbud.model import Page, Zbud
 from ztrace.replay.validate.calls import ABSENT, CALL, Calls
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
@@ -240,9 +241,9 @@ def explainable(rows: list[Row]) -> bool:
 
 @dataclass
 class Kernel:
-    """CPUs that make calls step by step, in an order that ``draw`` decides."""
+    """CPUs that make calls step by step, in an order that the dice decide."""
 
-    draw: Any
+    dice: Dice
     cpus: int
     calls_left: int
     reclaim: bool
@@ -263,8 +264,8 @@ class Kernel:
             ready = [n for n, call in enumerate(calls) if call is not None or self.calls_left > 0]
             if not ready:
                 return self.rows
-            cpu = ready[self.draw(st.integers(0, len(ready) - 1))]
-            self.now += self.draw(st.integers(0, 2))
+            cpu = ready[self.dice.number(0, len(ready) - 1)]
+            self.now += self.dice.number(0, 2)
             call = calls[cpu]
             if call is None:
                 self.calls_left -= 1
@@ -274,11 +275,11 @@ class Kernel:
                 calls[cpu] = None
 
     def _begin(self, tid: int) -> Iterator[Any]:
-        what = self.draw(st.sampled_from(["malloc", "malloc", "free", "free", "shrink"]))
+        what = self.dice.one_of(["malloc", "malloc", "free", "free", "shrink"])
         if what == "shrink" and self.reclaim:
             return self._shrink(tid)
         if what != "malloc" and self.live:
-            chosen = self.live.pop(self.draw(st.integers(0, len(self.live) - 1)))
+            chosen = self.live.pop(self.dice.number(0, len(self.live) - 1))
             return self._free(tid, *chosen)
         return self._malloc(tid)
 
@@ -297,7 +298,7 @@ class Kernel:
 
     def _malloc(self, tid: int) -> Iterator[Any]:
         began = self.now
-        size = self.draw(st.sampled_from(SIZES))
+        size = self.dice.one_of(SIZES)
         chunks = -(-size // CHUNK)
         yield "entered"
         page = _find(self.pool, chunks)
@@ -312,7 +313,7 @@ class Kernel:
             yield "looked"
             used = dict(self.pool.pages)
             page = next(n for n in range(99) if n not in used)
-            if self.draw(st.integers(0, 15)) == 0:
+            if self.dice.number(0, 15) == 0:
                 self._row("malloc", began, lock, size=size, ret=-errno.ENOMEM, tid=tid)
                 return
             offset, lock = CHUNK, self.now
@@ -345,7 +346,7 @@ class Kernel:
             evicted = True
             begun = self.now
             yield "evicting"
-            refused = self.draw(st.integers(0, 3)) == 0
+            refused = self.dice.number(0, 3) == 0
             if not refused and (page, offset) in self.live:
                 self.live.remove((page, offset))
                 self._do("free", page, end, 0, offset)
@@ -362,51 +363,66 @@ class Kernel:
         self.rows.append(Row("shrink", began, self.now, tid=tid))
 
 
-@st.composite
-def histories(draw: Any, reclaim: bool, locked: bool = False) -> list[Row]:
-    kernel = Kernel(draw, draw(st.integers(2, 3)), draw(st.integers(2, 9)), reclaim, locked)
-    rows = kernel.run(draw(st.integers(0, 6)))
-    assume(rows and not kernel.odd)
-    return rows
+def made(dice: Dice, reclaim: bool, locked: bool = False) -> list[Row] | None:
+    """A history; None: nothing that a trace tells happened in it, or more than that."""
+    kernel = Kernel(dice, dice.number(2, 3), dice.number(2, 9), reclaim, locked)
+    rows = kernel.run(dice.number(0, 6))
+    return rows if rows and not kernel.odd else None
 
 
-@st.composite
-def long_histories(draw: Any) -> list[Row]:
-    return Kernel(draw, 2, 40, False).run(6)
-
-
-@st.composite
-def damaged(draw: Any, reclaim: bool, locked: bool = False) -> list[Row]:
-    rows = [row._replace(total=None) for row in draw(histories(reclaim, locked))]
-    for _ in range(draw(st.integers(1, 2))):
-        chosen = draw(st.integers(0, len(rows) - 1))
+def damage(dice: Dice, rows: list[Row]) -> list[Row] | None:
+    """The same with something else said of one call or two; None: of none that is left."""
+    rows = [row._replace(total=None) for row in rows]
+    for _ in range(dice.number(1, 2)):
+        chosen = dice.number(0, len(rows) - 1)
         row = rows[chosen]
-        what = draw(st.sampled_from(["page", "end", "size", "drop", "exchange", "time", "lock"]))
+        what = dice.one_of(["page", "end", "size", "drop", "exchange", "time", "lock"])
         if what == "drop" and len(rows) > 1:
             rows.pop(chosen)
             continue
         if row.op not in ("malloc", "free"):
             continue
         if what == "page":
-            rows[chosen] = row._replace(page=draw(st.integers(0, 4)))
+            rows[chosen] = row._replace(page=dice.number(0, 4))
         elif what == "end":
             offset = PAGE - CHUNK * -(-row.size // CHUNK) if row.offset == CHUNK else CHUNK
             rows[chosen] = row._replace(offset=offset)
         elif what == "size" and row.op == "malloc":
-            rows[chosen] = row._replace(size=draw(st.sampled_from(SIZES)))
+            rows[chosen] = row._replace(size=dice.one_of(SIZES))
         elif what == "exchange":
-            other = draw(st.integers(0, len(rows) - 1))
+            other = dice.number(0, len(rows) - 1)
             if rows[other].op == row.op:
                 rows[chosen] = row._replace(page=rows[other].page, offset=rows[other].offset)
                 rows[other] = rows[other]._replace(page=row.page, offset=row.offset)
         elif what == "time":
-            shift = draw(st.integers(-12, 12))
+            shift = dice.number(-12, 12)
             lock = None if row.lock is None else row.lock + shift
             rows[chosen] = row._replace(ts=row.ts + shift, end=row.end + shift, lock=lock)
         elif what == "lock" and row.lock is not None:
-            rows[chosen] = row._replace(lock=draw(st.integers(row.ts, row.end)))
-    assume(any(row.op in ("malloc", "free") for row in rows))
-    return list(rows)
+            rows[chosen] = row._replace(lock=dice.number(row.ts, row.end))
+    return rows if any(row.op in ("malloc", "free") for row in rows) else None
+
+
+@st.composite
+def histories(draw: Any, reclaim: bool, locked: bool = False) -> list[Row]:
+    return _possible(made(Drawn(draw), reclaim, locked))
+
+
+@st.composite
+def long_histories(draw: Any) -> list[Row]:
+    return Kernel(Drawn(draw), 2, 40, False).run(6)
+
+
+@st.composite
+def damaged(draw: Any, reclaim: bool, locked: bool = False) -> list[Row]:
+    dice = Drawn(draw)
+    return _possible(damage(dice, _possible(made(dice, reclaim, locked))))
+
+
+def _possible(rows: list[Row] | None) -> list[Row]:
+    assume(rows is not None)
+    assert rows is not None
+    return rows
 
 
 WAYS = pytest.mark.parametrize(

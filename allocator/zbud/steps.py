@@ -106,11 +106,12 @@ class PoolHidden(NamedTuple):
     """What of a pool depends on the order of calls unseen, as far as a group of them tells.
 
     ``beginning``: number of the arrangement that the group began with; ``order``: how the pages
-    of its calls lie now.
+    of its calls lie now; ``full_until``: see PoolState, which differs by the way that led here.
     """
 
     beginning: int
     order: PageOrder = ()
+    full_until: tuple[int, ...] = ()
 
     @property
     def key(self) -> PoolHidden:
@@ -154,7 +155,9 @@ class PoolState:
         self._clock = 0
         self._pushed: dict[int, int] = {}  # page -> when it was put on its list, by our count
         self._used: dict[int, tuple[int, int]] = {}  # page -> when malloc used it last, in ns
-        # By chunks: when no page had room for so many, last; only where the lock is known.
+        # By chunks: when no page had room for so many, last; only where the lock is known. What an
+        # order that is given up has shown is kept: so a call may pass that should not, if a shrink
+        # runs beside it, and none is accused.
         self._full_until = [-(2**63)] * CHUNKS
 
     # -- what the search asks -----------------------------------------------------------------
@@ -166,7 +169,8 @@ class PoolState:
 
     def hidden(self) -> PoolHidden:
         """How the pages of the group's calls lie."""
-        return PoolHidden(self._beginning, self.order(self._pages))
+        full_until = tuple(self._full_until) if self._locked else ()
+        return PoolHidden(self._beginning, self.order(self._pages), full_until)
 
     def install(self, hidden: PoolHidden) -> None:
         """Arrange pages as before the group, none of whose calls must be done."""

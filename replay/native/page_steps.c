@@ -117,6 +117,8 @@ static void key(void *state, zv_bytes *into)
 	const struct page_state *t = state;
 	zv_add(t->escape, into, &t->beginning, sizeof(t->beginning));
 	zv_add(t->escape, into, &t->neighbours, sizeof(t->neighbours));
+	if (t->locked)
+		zv_add(t->escape, into, t->full_until, sizeof(t->full_until));
 }
 
 static void install(void *state, const uint8_t *from)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -364,3 +365,45 @@ def test_a_kernel_without_zpool_on_two_cpus(patch: Path, tmp_path: Path) -> None
         assert reader.metadata.machine.cpus == 2
         cpus = {cpu for batch in reader.batches(["cpu"]) for cpu in batch.column("cpu").to_pylist()}
     assert cpus == {0, 1}
+
+
+@pytest.mark.parametrize("where", [("--kernel=6.1",), ("--kernel=7.2", "--cpus=2")])
+@pytest.mark.parametrize(
+    ("name", "instead", "said"),
+    [
+        (
+            "twice",
+            "*handle = last;",
+            r"malloc returned 0x[0-9a-f]+, which object \d+ has, in call",
+        ),
+        (
+            "error",
+            'pr_err("lost page %d\\n", 300);',
+            "lost page 300, in call",
+        ),
+        ("bug", "BUG();", r"BUG: failure at mm/.*bug\.c.*, in call"),
+    ],
+)
+def test_what_breaks_leaves_its_calls_until_then(
+    tmp_path: Path, name: str, instead: str, said: str, where: tuple[str, ...]
+) -> None:
+    """The message, the call and the CPU in one line; the rows are a trace like any other."""
+    later = "static unsigned long last;\n\tstatic int made;\n\n\tif (made++ >= 300)\n\t\t"
+    given = broken(tmp_path, name, f"{later}{instead}\n\tlast = *handle;")
+    output = tmp_path / "until.parquet"
+    done = run(SMALL, f"--allocator={given}", *where, "-o", output)
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    told = re.search(rf"{said} ([\d,]+) of CPU (\d) \(malloc of object ([\d,]+)\); (.*)", line)
+    assert told is not None
+    with TraceReader(output) as reader:
+        rows = reader.num_rows
+        kept = reader.metadata.extra["measure"]["broken"]
+        [cpus] = [batch.column("cpu") for batch in reader.batches(["cpu"])]
+    assert told[4] == f"{output} has the {rows:,} calls until then"
+    assert (kept["round"], kept["thread"]) == (0, int(told[2]))
+    # The call in which the kernel died has not returned.
+    call = int(told[1].replace(",", ""))
+    assert cpus.to_pylist().count(kept["thread"]) == call - (name == "bug")
+    checked = [sys.executable, "-m", "ztrace", "info", str(output)]
+    subprocess.run(checked, check=True, capture_output=True)

@@ -22,7 +22,16 @@ from ztrace.replay.measured.figures import figures
 from ztrace.replay.measured.recording import Where, metadata, rows
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.program.allocators import arguments, parse
-from ztrace.tracer.program.files import EVENT, NOT_LIVE, Answers, Plan, read_answers, write_plan
+from ztrace.tracer.program.files import (
+    EVENT,
+    NOT_LIVE,
+    Answers,
+    Break,
+    Plan,
+    read_answers,
+    write_plan,
+)
+from ztrace.tracer.program.guest import where_broken
 from ztrace.tracer.program.patching import patched
 from ztrace.tracer.program.source import follow
 from ztrace.traces import Kernel, Machine, Metadata, PoolInfo, TraceReader, TraceWriter
@@ -379,14 +388,14 @@ def plan(calls: int) -> Plan:
 def test_a_plan_is_laid_out_as_the_player_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "plan"
     write_plan(plan(3), 2, path)
-    assert path.stat().st_size == 32 + 2 * 8 + 3 * 8  # struct ztrace_plan, first[], calls
-    head = np.fromfile(path, "<u4", 8)
-    assert head[2:].tolist() == [3, 3, 1, 2, 0, 0]
+    assert path.stat().st_size == 40 + 2 * 8 + 3 * 8  # struct ztrace_plan, first[], calls
+    head = np.fromfile(path, "<u4", 10)
+    assert head[2:].tolist() == [3, 3, 1, 2, 0, 0, 0, 0]
 
 
 def test_answers_of_another_plan_or_cut_short_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "answers"
-    head = np.zeros(8, "<u8")
+    head = np.zeros(26, "<u8")
     head[0] = 0x315F7277736E617A
     head.view("<u4")[2:4] = 3, 2
     whole = head.tobytes() + bytes(3 * (4 * 8 + 2 * 4) + 3 * 3 * 4)
@@ -397,6 +406,25 @@ def test_answers_of_another_plan_or_cut_short_are_refused(tmp_path: Path) -> Non
     path.write_bytes(whole[:-1])
     with pytest.raises(TracerError, match="cut short"):
         read_answers(path, plan(3))
+
+
+@pytest.mark.parametrize(("round_", "call", "rounds"), [(0, 2, 1), (2, 1, 2), (1, 0xFFFFFFFF, 1)])
+def test_answers_of_an_allocator_that_broke(
+    tmp_path: Path, round_: int, call: int, rounds: int
+) -> None:
+    """Rounds that were played whole are there, and the one that places objects."""
+    head = np.zeros(26, "<u8")
+    head[0] = 0x315F7277736E617A
+    head.view("<u4")[2:4] = 3, 2
+    head.view("<u4")[16:20] = 1, round_, call, 0
+    said = b"lost".ljust(128, b"\0")
+    path = tmp_path / "answers"
+    path.write_bytes(head[:10].tobytes() + said + bytes(3 * (4 * 8 + 2 * 4) + 3 * 3 * 4))
+    found = read_answers(path, plan(3))
+    in_call = call if call < 3 else None
+    assert found.broken == Break(round=round_, thread=0, call=in_call, said="lost")
+    assert found.cycles.shape == (rounds, 3)
+    assert where_broken(found.broken, plan(3)).startswith("in c" if call < 3 else "in CPU 0")
 
 
 def test_arguments_are_counted_in_the_drivers_source() -> None:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ztrace.tracer.machine import machine
 from ztrace.tracer.program.allocators import Allocator
 from ztrace.tracer.program.build import Program, build_program
 from ztrace.tracer.program.files import Plan
-from ztrace.tracer.program.guest import play
+from ztrace.tracer.program.guest import BrokenError, play
 from ztrace.tracer.program.here import play_here, refuse_locked
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import COMPRESSION_LEVEL, TraceWriter
@@ -154,8 +154,29 @@ def measure(wish: Wish, progress: Progress) -> Iterator[Measured]:
                         answers = play(program, allocator.name, plan, wish.rounds, advance=advance)
                 where = _where(program)
                 yield _understood(wish, reader, allocator, where, calls, answers, progress)
+            except BrokenError as broken:
+                where = _where(program)
+                yield _until_broken(wish, reader, allocator, where, calls, broken, progress)
             except ZtraceError as error:
                 yield _failed(wish, allocator, error)
+
+
+def _until_broken(
+    wish: Wish,
+    reader: TraceReader,
+    allocator: Allocator,
+    where: Where,
+    calls: Calls,
+    broken: BrokenError,
+    progress: Progress,
+) -> Measured:
+    """An allocator that broke; what it answered until then is kept where that was asked for."""
+    path = wish.outputs.get(allocator.name)
+    error: ZtraceError = broken
+    if path:
+        rows = _write(wish, reader, allocator, where, calls, broken.answers, path, progress)
+        error = ZtraceError(f"{broken}; {path} has the {rows:,} calls until then")
+    return replace(_failed(wish, allocator, error), output=path)
 
 
 def _failed(wish: Wish, allocator: Allocator, error: ZtraceError) -> Measured:
@@ -206,6 +227,30 @@ def as_plan(calls: Calls) -> Plan:
     )
 
 
+def _write(
+    wish: Wish,
+    reader: TraceReader,
+    allocator: Allocator,
+    where: Where,
+    calls: Calls,
+    answers: Answers,
+    path: Path,
+    progress: Progress,
+) -> int:
+    """Write what was answered as a trace, and return how many rows it has."""
+    about = metadata(reader.metadata, wish.trace, allocator.name, calls, answers, where)
+    level = COMPRESSION_LEVEL if path in wish.outputs.values() else _FAST_LEVEL
+    with (
+        progress(f"write what {allocator.name} answered", len(calls.op)) as advance,
+        TraceWriter(path, about, force=wish.force, level=level) as writer,
+    ):
+        for batch in rows(calls, answers, allocator.name):
+            before = writer.rows
+            writer.write(batch)
+            advance(writer.rows - before)
+    return writer.rows
+
+
 def _understood(
     wish: Wish,
     reader: TraceReader,
@@ -220,19 +265,10 @@ def _understood(
     compared = Compared()
     with tempfile.TemporaryDirectory(prefix="ztrace-") as scratch:
         path = kept or Path(scratch) / "measured.parquet"
-        about = metadata(reader.metadata, wish.trace, allocator.name, calls, answers, where)
         if kept or wish.compare:
-            level = COMPRESSION_LEVEL if kept else _FAST_LEVEL
-            with (
-                progress(f"write what {allocator.name} answered", len(calls.op)) as advance,
-                TraceWriter(path, about, force=wish.force, level=level) as writer,
-            ):
-                for batch in rows(calls, answers, allocator.name):
-                    before = writer.rows
-                    writer.write(batch)
-                    advance(writer.rows - before)
+            written = _write(wish, reader, allocator, where, calls, answers, path, progress)
         if wish.compare:
-            with progress(f"compare {allocator.name} with its model", writer.rows) as advance:
+            with progress(f"compare {allocator.name} with its model", written) as advance:
                 # Which pages z3fold's own worker compacts, and when, only a program tells.
                 by_page = recorded_traits(allocator.name).compacts is Compacts.PAGES
                 at_once = where.kind == TEST_BOX and by_page

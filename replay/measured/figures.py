@@ -50,6 +50,19 @@ AGREES = 0.1
 N = TypeVar("N", int, float)
 
 
+class Break(Protocol):
+    """How an allocator broke, see ``ztrace.tracer.program.files``."""
+
+    @property
+    def round(self) -> int: ...
+    @property
+    def thread(self) -> int: ...
+    @property
+    def call(self) -> int | None: ...
+    @property
+    def said(self) -> str: ...
+
+
 class Answers(Protocol):
     """What ``ztrace.tracer.program`` brings back; arrays of shape (calls,), see there."""
 
@@ -77,6 +90,8 @@ class Answers(Protocol):
     def lock_cycles(self) -> NDArray[np.uint32] | None: ...
     @property
     def waited_cycles(self) -> NDArray[np.uint32] | None: ...
+    @property
+    def broken(self) -> Break | None: ...
 
 
 @dataclass(frozen=True)
@@ -138,9 +153,10 @@ class Figures:
 
 def least_cycles(calls: Calls, answers: Answers) -> NDArray[np.int64]:
     """Each call's time in cycles, without the clock's cost: its least over the timed rounds, or
-    that of the placing round where several threads played."""
+    that of the placing round where several threads played or the allocator broke in it."""
     alone = len(calls.first) == 2
-    cycles = answers.cycles[1:].min(axis=0) if alone else answers.cycles[0]
+    timed = alone and len(answers.cycles) > 1
+    cycles = answers.cycles[1:].min(axis=0) if timed else answers.cycles[0]
     own: NDArray[np.int64] = np.maximum(cycles.astype(np.int64) - answers.clock_cycles, 0)
     return own
 

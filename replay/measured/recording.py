@@ -77,6 +77,7 @@ def metadata(
                 "ns_per_cycle": answers.ns_per_cycle,
                 "adds_maps": calls.adds_maps,
                 "left_out": calls.left_out,
+                **({"broken": vars(answers.broken)} if answers.broken else {}),
             }
         },
     )
@@ -95,13 +96,13 @@ def rows(calls: Calls, answers: Answers, allocator: str) -> Iterator[Batch]:
     ``allocator``: of one whose calls are put in order by when they held its lock, that is told.
     """
     alone = len(calls.first) == 2
-    origin = int(answers.begin_cycles[answers.begin_cycles > 0].min(initial=2**63))
     events = answers.events
     compacted = events["kind"] == _COMPACTED
     # A page that was compacted from a queue has told so itself.
     told = (calls.op == COMPACT) & compacted.any()
     played = (answers.ret < NOT_PLAYED) & ~told
     at = np.flatnonzero(played)
+    origin = int(answers.begin_cycles[at].min(initial=2**63))
     op, ret = calls.op[at], answers.ret[at]
     is_malloc, is_compaction, is_shrink = op == MALLOC, op == COMPACT, op == SHRINK
     cycles = least_cycles(calls, answers)[at]

@@ -6,6 +6,7 @@ Their layout is that of ``struct ztrace_plan`` and ``struct ztrace_answers`` in 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ ANSWERS_MAGIC = 0x315F7277736E617A
 MALLOC, FREE, READ, WRITE, UNMAP, COMPACT, SHRINK, EVICTED = range(8)
 """``enum ztrace_op``."""
 
-NOT_LIVE, CANNOT, NOT_ASKED = range(1 << 30, (1 << 30) + 3)
+NOT_LIVE, CANNOT, NOT_ASKED, NOT_MADE = range(1 << 30, (1 << 30) + 4)
 """Answers that no call of a kernel gives: the object's malloc was refused before; the allocator
-has no such call, or nothing to do in it; the shrink did not ask for that eviction."""
+has no such call, or nothing to do in it; the shrink did not ask for that eviction; the allocator
+broke before the call returned."""
 
 COMPACTED, REFUSED = 0, 1
 """``enum ztrace_event_kind``: kinds of an event."""
@@ -38,7 +40,9 @@ _PLAN = np.dtype(
         ("threads", "<u4"),
         ("rounds", "<u4"),
         ("deferred", "<u4"),
-        ("reserved", "<u4"),
+        ("crowded", "<u4"),
+        ("noted", "<u4"),
+        ("unchecked", "<u4"),
     ]
 )
 _ANSWERS = np.dtype(
@@ -53,6 +57,11 @@ _ANSWERS = np.dtype(
         ("end_cycles", "<u8"),
         ("end_ns", "<u8"),
         ("base_pages", "<u8"),
+        ("broken", "<u4"),
+        ("broken_round", "<u4"),
+        ("broken_call", "<u4"),
+        ("broken_thread", "<u4"),
+        ("broken_said", "S128"),
     ]
 )
 EVENT = np.dtype(
@@ -90,6 +99,8 @@ class Plan:
     ``size_bytes``: of the object. ``is_write``: whether a map is one to write. ``first``: shape
     (threads + 1,), the calls of thread i are those from first[i] to before first[i + 1].
     ``deferred``: compactions that the allocator queues run where the plan has one, else at once.
+    ``noted``: every round places objects and is noted, and of the last one answers are kept.
+    ``unchecked``: that two objects have one handle goes on unnoticed, as in a kernel.
 
     A shrink has as ``object`` how many of the calls after it are made while it runs, as
     ``size_bytes`` its pages. Among these a writeback ends an eviction of its object, with the errno
@@ -104,6 +115,8 @@ class Plan:
     objects: int
     first: NDArray[np.uint64]
     deferred: bool = False
+    noted: bool = False
+    unchecked: bool = False
 
     @property
     def calls(self) -> int:
@@ -129,11 +142,25 @@ def write_plan(plan: Plan, rounds: int, path: Path) -> None:
     head["magic"] = PLAN_MAGIC
     head["calls"], head["objects"] = plan.calls, plan.objects
     head["threads"], head["rounds"] = plan.threads, rounds
-    head["deferred"] = plan.deferred
+    head["deferred"], head["noted"] = plan.deferred, plan.noted
+    head["unchecked"] = plan.unchecked
+    head["crowded"] = plan.threads > len(os.sched_getaffinity(0))
     with path.open("wb") as file:
         head.tofile(file)
         plan.first.astype("<u8").tofile(file)
         calls.tofile(file)
+
+
+@dataclass(frozen=True)
+class Break:
+    """How an allocator broke: in ``round`` (0 places objects), while ``thread`` was in the plan's
+    call number ``call`` (None: in no call, but in work of the allocator's own), and what it, the
+    player or the dying kernel ``said``."""
+
+    round: int
+    thread: int
+    call: int | None
+    said: str
 
 
 @dataclass(frozen=True)
@@ -147,6 +174,9 @@ class Answers:
     made while it ran, ``place`` its cycles in the placing round with these. ``cycles``: shape
     (1 + rounds, calls), the placing round first, what the clock costs not subtracted. ``events``:
     of dtype EVENT, in the order in which they ran.
+
+    Of an allocator that has ``broken`` there are the answers until then, and in ``cycles`` the
+    placing round and those that were played whole.
 
     Only of several threads: ``lock_cycles``, from the beginning of a call to when it let go of the
     last spinlock of the allocator's own, 0 if it took none, in the placing round; and
@@ -165,6 +195,7 @@ class Answers:
     ns_per_cycle: float
     lock_cycles: NDArray[np.uint32] | None = None
     waited_cycles: NDArray[np.uint32] | None = None
+    broken: Break | None = None
 
 
 def read_answers(path: Path, plan: Plan) -> Answers:
@@ -194,12 +225,23 @@ def read_answers(path: Path, plan: Plan) -> Answers:
     whole = len(cycles) == (1 + rounds) * n and len(waited) == (1 + rounds) * watched
     if not whole or len(events) != head["events"]:
         raise TracerError(f"{path}: the answers are cut short; is the disk full?")
+    broken = None
+    if head["broken"]:
+        at = int(head["broken_call"])
+        broken = Break(
+            round=int(head["broken_round"]),
+            thread=int(head["broken_thread"]),
+            call=at if at < n else None,
+            said=bytes(head["broken_said"]).decode(errors="replace"),
+        )
+    played = 1 + rounds if broken is None or plan.noted else max(1, broken.round)
     lasted_cycles = int(head["end_cycles"] - head["begin_cycles"])
     return Answers(
         **arrays,
-        cycles=cycles.reshape(1 + rounds, n),
+        cycles=cycles.reshape(1 + rounds, n)[:played],
         lock_cycles=lock if watched else None,
-        waited_cycles=waited.reshape(1 + rounds, n) if watched else None,
+        waited_cycles=waited.reshape(1 + rounds, n)[:played] if watched else None,
+        broken=broken,
         events=events,
         clock_cycles=int(head["clock_cycles"]),
         ns_per_cycle=int(head["end_ns"] - head["begin_ns"]) / max(1, lasted_cycles),

@@ -23,11 +23,20 @@ import numpy as np
 from ztrace.tracer.children import uninterrupted
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.program.build import Program
-from ztrace.tracer.program.files import Answers, Plan, read_answers, write_plan
-from ztrace.traces.schema import OP_CODE
+from ztrace.tracer.program.files import Answers, Break, Plan, read_answers, write_plan
+from ztrace.traces.schema import OP_CODE, OPS
 
 SILENT_S = 60.0
 """A guest that says nothing for so long hangs: it tells five times a second how far it is."""
+
+
+class BrokenError(TracerError):
+    """An allocator broke; ``answers`` has ``broken`` and what it had answered until then."""
+
+    def __init__(self, message: str, answers: Answers) -> None:
+        super().__init__(message)
+        self.answers = answers
+
 
 _MIB = 1 << 20
 _SHM = Path("/dev/shm")
@@ -57,9 +66,10 @@ def play(
     ``same_layout``: the guest's memory is at the same addresses each time, so that a run can be
     repeated; else the host chooses. ``advance`` gets numbers of calls done, in all
     (1 + rounds) * plan.calls. TracerError with the kernel's own message if it dies, hangs or cannot
-    do what is asked. Nothing outlives the call.
+    do what is asked; BrokenError if the allocator broke and its answers until then are known.
+    Nothing outlives the call.
     """
-    memory_mib = _memory_mib(plan, rounds)
+    memory_mib = _memory_mib(plan, 0 if plan.noted else rounds)
     with _scratch(plan, rounds, memory_mib) as scratch:
         plan_path, answers = scratch / "plan", scratch / "answers"
         write_plan(plan, rounds, plan_path)
@@ -75,9 +85,30 @@ def play(
         listener = Listener(f"{allocator} in kernel {program.kernel}", advance)
         _run(command, scratch, listener, silent_s, same_layout)
         if not listener.finished:
-            raise listener.failure()
+            raise _broken(listener.failure(), answers, plan)
         advance((1 + rounds) * plan.calls - listener.done)
         return read_answers(answers, plan)
+
+
+def _broken(error: TracerError, path: Path, plan: Plan) -> TracerError:
+    """The same error with where it was and the answers until then, if the guest left them."""
+    try:
+        answers = read_answers(path, plan)
+    except (OSError, TracerError):
+        return error
+    if answers.broken is None:
+        return error
+    return BrokenError(f"{error}, {where_broken(answers.broken, plan)}", answers)
+
+
+def where_broken(broken: Break, plan: Plan) -> str:
+    """In words: the call, its number among those of its CPU, the round."""
+    place = f"CPU {broken.thread}"
+    if broken.call is not None:
+        op = OPS[plan.op[broken.call]]
+        number = broken.call - int(plan.first[broken.thread]) + 1
+        place = f"call {number:,} of {place} ({op} of object {plan.object[broken.call]:,})"
+    return f"in {place}" + (f" in round {broken.round}" if broken.round else "")
 
 
 def _memory_mib(plan: Plan, rounds: int) -> int:
@@ -126,6 +157,8 @@ class Listener:
             self.done = done
         elif mine and said.startswith("error "):
             self.error = self.error or said.removeprefix("error ")
+        elif mine and said.startswith("broken "):
+            self.error = self.error or said.removeprefix("broken ")
         elif mine and said == "finished":
             self.finished = True
         elif line.strip():

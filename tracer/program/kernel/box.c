@@ -112,6 +112,11 @@ bool ztrace_interrupted(void)
 	return signal_pending(current);
 }
 
+void ztrace_yield(void)
+{
+	cond_resched();
+}
+
 /* The machine's ticks are the machine's. */
 void ztrace_ticks(bool on)
 {

@@ -3,12 +3,14 @@
  * The locks of the allocator whose source follows, watched where CPUs are several: how long a call
  * waited for them, and when it let go of the last one, by which the calls that held it are put in
  * order. A lock that is free is taken as ever, by one atomic instruction. Locks of slab and of the
- * page allocator are not seen.
+ * page allocator are not seen. In a crowd, where who holds a lock may not be running, the CPU is
+ * given to others meanwhile, as guests do. And the errors that it prints, wherever it runs.
  */
 #ifndef ZTRACE_LOCKS_H
 #define ZTRACE_LOCKS_H
 
 #include <linux/cache.h>
+#include <linux/printk.h>
 #include <linux/smp.h>
 #include <linux/spinlock.h>
 
@@ -31,7 +33,11 @@ static bool z_watching;
 		if (unlikely(!try_to_take(lock))) {                                    \
 			const u64 begin = ztrace_begin();                              \
                                                                                        \
-			take(lock);                                                    \
+			if (READ_ONCE(ztrace_crowded))                                 \
+				while (!try_to_take(lock))                             \
+					ztrace_yield();                                \
+			else                                                           \
+				take(lock);                                            \
 			z_locking[raw_smp_processor_id()].waited += ztrace_end() - begin; \
 		}                                                                      \
 	}
@@ -85,4 +91,9 @@ static __always_inline void z_note_locks(struct ztrace_run *run, u32 i, u64 begi
 }
 
 #endif
+
+/* What the source says as an error is kept with the call in which it says so. */
+#undef pr_err
+#define pr_err(format, ...) ztrace_break(pr_fmt(format), ##__VA_ARGS__)
+
 #endif

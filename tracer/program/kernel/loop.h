@@ -4,7 +4,7 @@
  * the clock lies what zpool does and nothing else: one call through the driver's table.
  *
  * A backend has defined: z_malloc z_free z_map z_unmap z_compact z_shrink z_is z_total z_place
- * z_run_queue.
+ * z_run_queue, and Z_MAPS: whether a map to write gives memory.
  */
 
 /* What is noted of a call beside its time. */
@@ -54,6 +54,7 @@ static __always_inline void z_step(void *pool, struct ztrace_run *run, u32 i, co
 	u64 begin = 0, end = 0;
 	int ret = 0;
 
+	run->at = i;
 	if (unlikely(op == ZTRACE_SHRINK)) {
 		z_play_shrink(pool, run, i);
 		return;
@@ -74,9 +75,13 @@ static __always_inline void z_step(void *pool, struct ztrace_run *run, u32 i, co
 		if (ret)
 			handle = ZTRACE_NO_HANDLE;
 		run->handles[call.object] = handle;
+		if (placing && run->checking && !ret)
+			ztrace_has(call.object, handle);
 	} else if (handle == ZTRACE_NO_HANDLE) {
 		ret = ZTRACE_NOT_LIVE;
 	} else if (op == ZTRACE_FREE) {
+		if (placing && run->checking)
+			ztrace_gives_back(call.object, handle);
 		run->handles[call.object] = ZTRACE_NO_HANDLE;
 		begin = ztrace_begin();
 		z_free(pool, handle);
@@ -90,6 +95,8 @@ static __always_inline void z_step(void *pool, struct ztrace_run *run, u32 i, co
 		memory = z_map(pool, handle, op == ZTRACE_WRITE, bytes, run->scratch);
 		end = ztrace_end();
 		run->memory = memory;
+		if (unlikely(!memory) && (op == ZTRACE_READ || Z_MAPS))
+			ztrace_break("map returned NULL");
 	}
 	z_note_locks(run, i, begin, end);
 out:
@@ -115,6 +122,8 @@ static __always_inline void z_play(void *pool, struct ztrace_run *run, const boo
 
 	for (i = run->first; i < run->end; i = max(i + 1, run->next)) {
 		z_step(pool, run, i, placing);
+		if (unlikely(READ_ONCE(ztrace_broken)))
+			return;
 		if (++since == 1 << 14) {
 			if (ztrace_breathe(since))
 				return;

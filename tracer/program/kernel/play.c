@@ -3,6 +3,7 @@
 
 #include <linux/delay.h>
 #include <linux/err.h>
+#include <linux/hash.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/sched.h>
@@ -87,6 +88,118 @@ void ztrace_note(enum ztrace_event_kind kind, u64 place, u64 begin, u64 end, u64
 	event->after = after;
 }
 
+/* ---- an allocator that breaks --------------------------------------------------------------- */
+
+bool ztrace_broken;
+
+static struct session *playing; /* while calls are played */
+static int write_answers(struct session *session);
+static void keep_breaking(struct session *session, const char *said);
+
+static void note_breaking(const char *format, va_list arguments)
+{
+	static atomic_t claimed = ATOMIC_INIT(0);
+	char said[sizeof_field(struct ztrace_answers, broken_said)];
+
+	if (!playing || atomic_cmpxchg(&claimed, 0, 1))
+		return;
+	vsnprintf(said, sizeof(said), format, arguments);
+	keep_breaking(playing, strim(said));
+	WRITE_ONCE(ztrace_broken, true);
+}
+
+void ztrace_break(const char *format, ...)
+{
+	va_list arguments;
+
+	va_start(arguments, format);
+	note_breaking(format, arguments);
+	va_end(arguments);
+}
+
+void ztrace_dies(const char *said)
+{
+	struct session *session = playing;
+
+	if (!session)
+		return;
+	ztrace_break("%s", said);
+	playing = NULL; /* writing may fail in the same way */
+	write_answers(session);
+}
+
+/* ---- handles in use ------------------------------------------------------------------------- */
+
+/* Objects by their handle's hash, in lists; a lock for so many of these each. */
+#define LISTS_LOG 20
+#define LOCKS 1024
+
+static u32 *first_object, *next_object; /* by hash, by object; 0: none, else the number and one */
+static spinlock_t list_locks[LOCKS];
+static const unsigned long *object_handles;
+
+static bool handles_begin(u32 objects)
+{
+	int i;
+
+	first_object = vzalloc(sizeof(u32) << LISTS_LOG);
+	next_object = vzalloc(max_t(size_t, objects, 1) * sizeof(u32));
+	for (i = 0; i < LOCKS; i++)
+		spin_lock_init(&list_locks[i]);
+	return first_object && next_object;
+}
+
+static void handles_end(void)
+{
+	vfree(first_object);
+	vfree(next_object);
+	first_object = next_object = NULL;
+}
+
+static void lock_list(u32 list)
+{
+	while (!spin_trylock(&list_locks[list % LOCKS]))
+		ztrace_yield();
+}
+
+static void unlock_list(u32 list)
+{
+	spin_unlock(&list_locks[list % LOCKS]);
+}
+
+void ztrace_has(u32 object, unsigned long handle)
+{
+	const u32 list = hash_long(handle, LISTS_LOG);
+	u32 other;
+
+	lock_list(list);
+	for (other = first_object[list]; other; other = next_object[other - 1])
+		if (object_handles[other - 1] == handle)
+			break;
+	next_object[object] = first_object[list];
+	first_object[list] = object + 1;
+	unlock_list(list);
+	if (other)
+		ztrace_break("malloc returned %#lx, which object %u has", handle, other - 1);
+}
+
+void ztrace_gives_back(u32 object, unsigned long handle)
+{
+	const u32 list = hash_long(handle, LISTS_LOG);
+	u32 *at;
+
+	lock_list(list);
+	for (at = &first_object[list]; *at; at = &next_object[*at - 1]) {
+		if (*at == object + 1) {
+			*at = next_object[object];
+			break;
+		}
+	}
+	unlock_list(list);
+}
+
+bool ztrace_crowded;
+
 /* ---- rounds --------------------------------------------------------------------------------- */
 
 struct session {
@@ -99,6 +212,9 @@ struct session {
 	u64 *begin, *handle, *place, *total;
 	u32 *held, *cycles, *lock, *waited;
 	s32 *ret;
+	struct thread *threads;
+	struct ztrace_file *file; /* for the answers */
+	u32 round;
 	atomic_t ready, running;
 };
 
@@ -108,15 +224,32 @@ struct thread {
 	void *pool;
 	bool placing;
 	int number;
-};
+} ____cacheline_aligned_in_smp;
+
+/* Each thread is alone on the CPU of its number. */
+static void keep_breaking(struct session *session, const char *said)
+{
+	struct ztrace_answers *head = &session->head;
+	const u32 thread = session->plan->threads > 1 ? raw_smp_processor_id() : 0;
+
+	head->broken = 1;
+	head->broken_round = session->round;
+	head->broken_thread = thread;
+	/* Another CPU's work, which is no call. */
+	head->broken_call = U32_MAX;
+	if (thread < session->plan->threads)
+		head->broken_call = session->threads[thread].run.at;
+	strscpy(head->broken_said, said, sizeof(head->broken_said));
+}
 
 static void prepare(struct thread *thread, struct session *session, int number, u32 round)
 {
 	const struct ztrace_plan *plan = session->plan;
+	const size_t kept = plan->noted ? 0 : round;
 
 	thread->session = session;
 	thread->number = number;
-	thread->placing = round == 0;
+	thread->placing = round == 0 || plan->noted;
 	thread->run = (struct ztrace_run){
 		.calls = session->calls,
 		.first = session->first[number],
@@ -129,12 +262,13 @@ static void prepare(struct thread *thread, struct session *session, int number, 
 		.place = session->place,
 		.total = session->total,
 		.held = session->held,
-		.cycles = session->cycles + (size_t)round * plan->calls,
+		.cycles = session->cycles + kept * plan->calls,
 		.lock = session->lock,
-		.waited = session->waited + (size_t)round * plan->calls,
+		.waited = session->waited + kept * plan->calls,
 		.ret = session->ret,
 		.scratch = thread->run.scratch,
 		.placing = thread->placing,
+		.checking = !plan->unchecked,
 	};
 }
 
@@ -152,7 +286,7 @@ static int play_in_thread(void *data)
 
 	atomic_inc(&session->ready);
 	while (atomic_read(&session->ready) < session->plan->threads)
-		cpu_relax();
+		ztrace_yield();
 	play(thread);
 	atomic_dec(&session->running);
 	while (!kthread_should_stop())
@@ -200,6 +334,10 @@ static int play_round(struct session *session, struct thread *threads, u32 round
 
 	for (i = 0; i < plan->objects; i++)
 		session->handles[i] = ZTRACE_NO_HANDLE;
+	for (i = 0; i < plan->calls && (round == 0 || plan->noted); i++)
+		session->ret[i] = ZTRACE_NOT_MADE;
+	memset(first_object, 0, sizeof(u32) << LISTS_LOG);
+	session->round = round;
 	base_pages = ztrace_free_pages();
 	if (round == 0)
 		session->head.base_pages = base_pages;
@@ -216,6 +354,8 @@ static int play_round(struct session *session, struct thread *threads, u32 round
 		play(&threads[0]);
 	else
 		failed = play_together(session, threads);
+	if (ztrace_broken) /* then nothing more is asked of it, and its memory is lost */
+		return failed;
 	session->backend->release(pool, session->handles, plan->objects);
 	session->backend->destroy(pool);
 	return failed ?: ztrace_interrupted() ? -EINTR : 0;
@@ -236,10 +376,10 @@ static u32 clock_cycles(void)
 	return least;
 }
 
-static int write_answers(struct session *session, const char *path)
+static int write_answers(struct session *session)
 {
 	const struct ztrace_plan *plan = session->plan;
-	const size_t calls = plan->calls, rounds = 1 + (size_t)plan->rounds;
+	const size_t calls = plan->calls, rounds = 1 + (size_t)session->head.rounds;
 	const size_t watched = plan->threads > 1 ? calls : 0;
 	const struct {
 		const void *data;
@@ -257,14 +397,14 @@ static int write_answers(struct session *session, const char *path)
 		{ session->waited, rounds * watched * sizeof(u32) },
 		{ events, event_count * sizeof(*events) },
 	};
-	struct ztrace_file *file = ztrace_create(path);
 	int i, failed = 0;
 
-	if (IS_ERR(file))
-		return PTR_ERR(file);
+	session->head.end_ns = ztrace_now_ns();
+	session->head.end_cycles = ztrace_begin();
+	session->head.events = event_count;
 	for (i = 0; i < ARRAY_SIZE(parts) && !failed; i++)
-		failed = ztrace_put(file, parts[i].data, parts[i].bytes);
-	return ztrace_close(file) ?: failed;
+		failed = ztrace_put(session->file, parts[i].data, parts[i].bytes);
+	return failed;
 }
 
 static int play_all(struct session *session, struct thread *threads)
@@ -277,12 +417,13 @@ static int play_all(struct session *session, struct thread *threads)
 	session->head.begin_ns = ztrace_now_ns();
 	session->head.begin_cycles = ztrace_begin();
 	ztrace_ticks(false);
-	for (round = 0; round <= plan->rounds && !failed; round++)
+	session->threads = threads;
+	ztrace_crowded = plan->crowded;
+	playing = session;
+	for (round = 0; round <= plan->rounds && !failed && !ztrace_broken; round++)
 		failed = play_round(session, threads, round);
+	playing = NULL;
 	ztrace_ticks(true);
-	session->head.end_ns = ztrace_now_ns();
-	session->head.end_cycles = ztrace_begin();
-	session->head.events = event_count;
 	return failed;
 }
 
@@ -319,7 +460,7 @@ int ztrace_main(const char *allocator, const char *path, const char *answers)
 	struct thread *threads = NULL;
 	void *data = NULL;
 	bool there = true;
-	size_t bytes, n;
+	size_t bytes, n, rounds;
 	int failed, i;
 
 	if (!session)
@@ -355,12 +496,16 @@ int ztrace_main(const char *allocator, const char *path, const char *answers)
 	session->total = array(n, sizeof(u64), &there);
 	session->held = array(n, sizeof(u32), &there);
 	session->ret = array(n, sizeof(s32), &there);
-	session->cycles = array(n, (1 + (size_t)session->plan->rounds) * sizeof(u32), &there);
+	session->head.rounds = session->plan->noted ? 0 : session->plan->rounds;
+	rounds = 1 + (size_t)session->head.rounds;
+	session->cycles = array(n, rounds * sizeof(u32), &there);
 	if (session->plan->threads > 1) {
 		session->lock = array(n, sizeof(u32), &there);
-		session->waited = array(n, (1 + (size_t)session->plan->rounds) * sizeof(u32), &there);
+		session->waited = array(n, rounds * sizeof(u32), &there);
 	}
 	threads = array(session->plan->threads, sizeof(*threads), &there);
+	object_handles = session->handles;
+	there = handles_begin(session->plan->objects) && there;
 	event_count = event_room = 0;
 	if (session->backend->notes || has_shrinks(session)) {
 		event_room = n + 16;
@@ -377,18 +522,26 @@ int ztrace_main(const char *allocator, const char *path, const char *answers)
 	}
 	session->head.magic = ZTRACE_ANSWERS;
 	session->head.calls = n;
-	session->head.rounds = session->plan->rounds;
-	failed = play_all(session, threads);
-	if (!failed)
-		failed = write_answers(session, answers);
+	/* Now, since a kernel that dies can open nothing. */
+	session->file = ztrace_create(answers);
+	failed = PTR_ERR_OR_ZERO(session->file);
+	if (!failed) {
+		failed = play_all(session, threads);
+		if (!failed)
+			failed = write_answers(session);
+		failed = ztrace_close(session->file) ?: failed;
+	}
 	if (failed)
 		pr_err(SAY "error %d\n", failed);
+	else if (ztrace_broken)
+		pr_err(SAY "broken %s\n", session->head.broken_said);
 	else
 		pr_info(SAY "finished\n");
 out:
 	for (i = 0; threads && i < session->plan->threads; i++)
 		kfree(threads[i].run.scratch);
 	vfree(threads);
+	handles_end();
 	vfree(events);
 	events = NULL;
 	vfree(session->waited);

@@ -25,6 +25,7 @@ enum ztrace_op {
 #define ZTRACE_NOT_LIVE (1 << 30) /* the object's malloc was refused, so there was nothing to call */
 #define ZTRACE_CANNOT (ZTRACE_NOT_LIVE + 1) /* the allocator has no such call */
 #define ZTRACE_NOT_ASKED (ZTRACE_NOT_LIVE + 2) /* the shrink did not ask for this eviction */
+#define ZTRACE_NOT_MADE (ZTRACE_NOT_LIVE + 3) /* the allocator broke before it, or in it */
 
 #define ZTRACE_NO_HANDLE (~0UL)
 
@@ -40,7 +41,9 @@ struct ztrace_plan {
 	u32 threads;
 	u32 rounds; /* timed ones; one that places objects comes before them */
 	u32 deferred; /* compactions are run where the plan has them, else at once */
-	u32 reserved;
+	u32 crowded; /* threads are more than the CPUs that they share */
+	u32 noted; /* answers are noted in every round, and kept of the last one only */
+	u32 unchecked; /* it is not looked whether two objects have one handle */
 	/* then threads + 1 times u64: where each thread's calls begin; then the calls */
 };
 
@@ -71,6 +74,12 @@ struct ztrace_answers {
 	u64 end_cycles;
 	u64 end_ns;
 	u64 base_pages; /* free before the pool was made */
+	/* If the allocator broke: in which round, call and thread, and what was said of it. */
+	u32 broken;
+	u32 broken_round;
+	u32 broken_call;
+	u32 broken_thread;
+	char broken_said[128];
 	/*
 	 * then, one for each call: u64 begin in cycles, handle, place, total in bytes; u32 pages
 	 * taken from the page allocator; s32 ret; then 1 + rounds arrays of u32: cycles
@@ -94,6 +103,8 @@ struct ztrace_run {
 	void *scratch; /* a page and a bit */
 	void *memory; /* of the last map */
 	bool placing; /* answers are noted */
+	bool checking; /* that no two objects have one handle */
+	u32 at; /* the call that is being made */
 	u32 next, nested_end; /* within a shrink: calls that are still to be made while it runs */
 	u64 away; /* cycles of this shrink that were not its own: in evictions */
 };
@@ -118,6 +129,26 @@ bool ztrace_breathe(u32 calls);
 u64 ztrace_held_pages(void);
 void ztrace_note(enum ztrace_event_kind kind, u64 place, u64 begin, u64 end, u64 total, u32 after);
 
+extern bool ztrace_crowded; /* as the plan says */
+
+/*
+ * An allocator has broken: it gave what no caller can use, said an error, or the kernel dies in it.
+ * The first time this is said while calls are played, it is kept with the call that this CPU is in,
+ * and all threads stop.
+ */
+extern bool ztrace_broken;
+void ztrace_break(const char *format, ...) __printf(1, 2);
+
+/*
+ * Between calls: an object has got a handle, or is about to give it back. No two may have one at a
+ * time; an allocator that gives it twice has broken.
+ */
+void ztrace_has(u32 object, unsigned long handle);
+void ztrace_gives_back(u32 object, unsigned long handle);
+
+/* The kernel dies; what has been answered until then is written. */
+void ztrace_dies(const char *said);
+
 /* What the core needs of its surroundings: program.c, box.c. */
 int ztrace_load(const char *path, void **data, size_t *bytes);
 struct ztrace_file;
@@ -128,6 +159,7 @@ u64 ztrace_now_ns(void);
 u64 ztrace_free_pages(void); /* 0: not known */
 bool ztrace_interrupted(void);
 void ztrace_ticks(bool on);
+void ztrace_yield(void); /* of the host's CPU */
 
 /* In a module: what the allocator's source would do as it is loaded and unloaded. */
 int ztrace_source_begin(void);

@@ -9,6 +9,8 @@
 #include <linux/mm.h>
 #include <linux/mmzone.h>
 #include <linux/module.h>
+#include <linux/notifier.h>
+#include <linux/panic_notifier.h>
 #include <linux/reboot.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -149,6 +151,14 @@ bool ztrace_interrupted(void)
 	return false;
 }
 
+/* Of the C library, with which a kernel that is a program is linked. */
+extern int sched_yield(void);
+
+void ztrace_yield(void)
+{
+	sched_yield();
+}
+
 typedef void (*disable_one)(int);
 typedef void (*disable_all)(void);
 
@@ -169,8 +179,18 @@ void ztrace_ticks(bool on)
 #endif
 }
 
+static int on_panic(struct notifier_block *block, unsigned long event, void *said)
+{
+	ztrace_dies(said);
+	return NOTIFY_DONE;
+}
+
+/* Before that of the architecture, which ends the program. */
+static struct notifier_block panic_block = { .notifier_call = on_panic, .priority = INT_MAX };
+
 static int __init run(void)
 {
+	atomic_notifier_chain_register(&panic_notifier_list, &panic_block);
 	if (!allocator || !plan || !answers)
 		pr_err("ztrace: error no allocator, plan or answers named\n");
 	else

@@ -60,6 +60,8 @@ static __always_inline void z_free(void *pool, unsigned long handle)
 
 #ifdef ZTRACE_HAS_zs_map_object /* until 6.14 */
 
+#define Z_MAPS true
+
 static __always_inline void *z_map(void *pool, unsigned long handle, bool write, size_t bytes,
 				   void *scratch)
 {
@@ -72,6 +74,8 @@ static __always_inline void z_unmap(void *pool, unsigned long handle, size_t byt
 }
 
 #else
+
+#define Z_MAPS false
 
 /* A read through a scatter list (from 7.0 on, as zswap does) ends without the list. */
 static __always_inline void *z_map(void *pool, unsigned long handle, bool write, size_t bytes,

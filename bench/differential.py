@@ -16,9 +16,10 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from ztrace.tracer.errors import TracerError
 from ztrace.tracer.program.allocators import parse
 from ztrace.tracer.program.build import Program, build_program
 from ztrace.tracer.program.guest import play
+from ztrace.tracer.program.reached import lines
 from ztrace.traces import TraceReader, TraceWriter
 from ztrace.traces.metadata import Metadata
 
@@ -83,6 +85,7 @@ class Differ:
 
     def __init__(self, program: Program, allocator: str, *, damaging: bool = False) -> None:
         self.program, self.allocator, self.damaging = program, allocator, damaging
+        self.reached: set[int] | None = None  # addresses of blocks, if the program notes them
 
     def model(self, *, deferred: bool) -> str:
         """The specification of its model, whose work waits if it is ``deferred``."""
@@ -95,7 +98,7 @@ class Differ:
         calls = as_calls(
             self.allocator, history, lambda: native.create(spec), damaging=self.damaging
         )
-        answers = play(self.program, self.allocator, as_plan(calls), 0)
+        answers = play(self.program, self.allocator, as_plan(calls), 0, reached=self.reached)
         program = self.program
         where = Where(PROGRAM, program.kernel, program.release, "")
         name = Path("differential")
@@ -196,6 +199,15 @@ def as_test(allocator: str, kernel: str, history: History) -> str:
     return f'    ("{allocator}", "{kernel}", {history.deferred}, "{history.text()}"),'
 
 
+def never_reached(differ: Differ, source: str) -> Iterator[str]:
+    """Lines that say which of an allocator's source no history has run."""
+    found = lines(differ.program, source, differ.reached or ())
+    missed = [one for one in found if not one.run]
+    yield f"{source}: {len(found) - len(missed)} of {len(found)} lines where blocks begin were run"
+    for function, group in groupby(missed, lambda one: one.function):
+        yield f"  never in {function}: {', '.join(str(one.line) for one in group)}"
+
+
 def run(differ: Differ, arguments: argparse.Namespace, given: str) -> int:
     """Play histories until there were enough calls; the exit status."""
     total, seed, began = Tally(), arguments.seed, time.monotonic()
@@ -224,6 +236,8 @@ def run(differ: Differ, arguments: argparse.Namespace, given: str) -> int:
     print(f"core:   {total.text()}, {took:.0f} s")
     if in_python.histories:
         print(f"Python: {in_python.text()}")
+    if differ.reached is not None:
+        print("\n".join(never_reached(differ, f"/{differ.allocator}.c")))
     return 0
 
 
@@ -235,6 +249,9 @@ def main() -> None:
     parser.add_argument("--each", type=float, default=2e6, help="about how many a history")
     parser.add_argument("--seed", type=int, default=1, help="of the first history")
     parser.add_argument("--python", type=int, default=5, help="every so manieth in Python, too")
+    parser.add_argument(
+        "--reached", action="store_true", help="say which lines of the allocator were never run"
+    )
     parser.add_argument("--history", help="only this one, as its text (bench/histories.py)")
     parser.add_argument(
         "--damaging", action="store_true", help="also shrinks that damage the kernel's memory"
@@ -244,8 +261,10 @@ def main() -> None:
     arguments.calls, arguments.each = int(arguments.calls), int(arguments.each)
     try:
         allocator = parse(arguments.allocator)
-        program = build_program(arguments.kernel, [allocator])
+        program = build_program(arguments.kernel, [allocator], reached=arguments.reached)
         differ = Differ(program, allocator.name, damaging=arguments.damaging)
+        if arguments.reached:
+            differ.reached = set()
         if arguments.history is None:
             sys.exit(run(differ, arguments, arguments.allocator))
         done = differ.played(from_text(arguments.history, deferred=arguments.later))

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.differential import Differ, as_test, differs, smallest
+from bench.differential import Differ, as_test, differs, never_reached, smallest
 from bench.histories import from_text, make
 from ztrace.replay.measured.calls import MALLOC, SHRINK
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.lab.cache import cache_dir
 from ztrace.tracer.program.allocators import parse
 from ztrace.tracer.program.build import build_program
+from ztrace.tracer.program.reached import blocks
 
 NAMES = ("zbud", "z3fold", "zsmalloc")
 
@@ -127,3 +128,25 @@ def test_another_rule_is_cut_down_to_few_calls(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "row" in done.stdout
+
+
+@pytest.mark.kernel
+@pytest.mark.usefixtures("compiler")
+def test_what_was_never_run_is_told_by_line() -> None:
+    """Without a shrink those of shrinks are left; then those that nothing here can reach."""
+    program = build_program("6.1", [parse("zbud")], reached=True)
+    differ = Differ(program, "zbud")
+    differ.reached = set()
+    made = make("zbud", 1, 20_000)
+    differ.played(made.part(made.op != SHRINK))
+    first = "\n".join(never_reached(differ, "/zbud.c"))
+    assert "never in zbud_zpool_shrink" in first and "zbud_free" not in first
+    differ.played(made)
+    second = "\n".join(never_reached(differ, "/zbud.c"))
+    # It is asked for pages without a try, or by nobody who evicts; it is no module here.
+    assert [one.split()[2] for one in second.splitlines()[1:]] == [
+        "zbud_reclaim_page:",
+        "exit_zbud:",
+    ]
+    with pytest.raises(TracerError, match="not built to note what is reached"):
+        blocks(differ_of("zbud").program)

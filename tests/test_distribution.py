@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""The archives: the same bytes each time, the whole checkout in one, only what runs in the other."""
+"""The archives: the same bytes each time; the checkout in one, what runs in the other."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tests.dice import Drawn
 from tests.engines import steps_of
 from tests.test_validate_small import TIMES, Kernel, Row, check
 from ztrace.allocator import native
@@ -51,7 +52,7 @@ def long_histories(draw: Any) -> tuple[list[Row], bool]:
     """Up to 60 calls of up to five CPUs, some damaged; whether the trace begins with the pool."""
     trees = draw(st.sampled_from([(13,), (14,), (13, 14)]))
     cpus, calls = draw(st.integers(2, 5)), draw(st.integers(8, 60))
-    kernel = Kernel(draw, cpus, calls, draw(st.booleans()), trees)
+    kernel = Kernel(Drawn(draw), cpus, calls, draw(st.booleans()), trees)
     try:
         rows = kernel.run(draw(st.integers(0, 20)))
     except AssertionError:  # what no kernel survives

@@ -43,18 +43,19 @@ def compare(
     allocator: str,
     *,
     backend: str | None = None,
+    engine: str | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Compared:
     """Validate a measured trace with the model of its allocator. Raises what validation raises.
 
-    ``backend`` replaces the model that validation chooses. ``advance`` gets numbers of rows done,
-    in all the trace's.
+    ``backend`` replaces the model that validation chooses, ``engine`` is as of validate_trace().
+    ``advance`` gets numbers of rows done, in all the trace's.
     """
     traits = recorded_traits(allocator)
     if traits.tells is Tells.NOTHING and traits.check is not Check.TREES:
         return Compared()
     with TraceReader(measured) as reader:
-        verdict = validate_trace(reader, backend=backend, advance=advance)
+        verdict = validate_trace(reader, backend=backend, engine=engine, advance=advance)
     errors = [answer for pool in verdict.pools for answer in (pool.errors, pool.shrinks)]
     model, first, determined = allocator, None, True
     compared = verdict.calls + sum(one.compared for one in errors)

@@ -30,6 +30,7 @@ struct zv_tree {
 	struct zv_order order;
 	VECTOR(struct zv_failure) failures;
 	VECTOR(struct zv_call) around;
+	zv_tried_steps tried;
 	struct zv_found found;
 };
 
@@ -57,6 +58,9 @@ static void report_failure(struct zv_tree *t, const struct zv_call *call)
 	ROOM(&t->escape, t->around, calls);
 	memcpy(t->around.at + t->around.len, t->search.calls.at, calls * sizeof(*t->around.at));
 	t->around.len += calls;
+	failure.tried = t->tried.len;
+	zv_add_redone(&t->search, &t->tried);
+	failure.tried_len = t->tried.len - failure.tried;
 	*PUSH(&t->escape, t->failures) = failure;
 }
 
@@ -327,7 +331,8 @@ ZC_API void zv_destroy(struct zv_tree *t)
 	zv_order_clear(&t->order);
 	zc_map_clear(&t->old);
 	zc_map_clear(&t->fresh);
-	void *vectors[] = {t->same.at, t->hazy.at, t->finished.at, t->failures.at, t->around.at};
+	void *vectors[] = {t->same.at, t->hazy.at, t->finished.at, t->failures.at, t->around.at,
+			   t->tried.at};
 	for (size_t i = 0; i < sizeof(vectors) / sizeof(*vectors); i++)
 		free(vectors[i]);
 	free(t);
@@ -337,7 +342,7 @@ ZC_API void zv_destroy(struct zv_tree *t)
 static void begin(struct zv_tree *t)
 {
 	zv_order_begin(&t->order);
-	t->failures.len = t->around.len = 0;
+	t->failures.len = t->around.len = t->tried.len = 0;
 }
 
 static void publish(struct zv_tree *t)
@@ -346,6 +351,7 @@ static void publish(struct zv_tree *t)
 	zv_order_publish(&t->order, found);
 	found->failures = t->failures.at;
 	found->around = t->around.at;
+	found->tried = t->tried.at;
 	found->failures_len = t->failures.len;
 	found->undecided_since = t->order.wanted ? zv_undecided_since(&t->search) : INT64_MAX;
 }

@@ -72,12 +72,19 @@ struct zv_tally {
 	uint64_t most_hypotheses, out_of_order, cut_short, split;
 };
 
+/* A step of a call that is number ``number`` of its group. */
+struct zv_tried {
+	uint32_t number;
+	uint8_t step;
+};
+
 struct zv_failure {
 	struct zv_call call;
 	int64_t block; /* of the model's answer; -1: none */
 	int32_t slot;
 	uint8_t said, cause;
 	uint64_t around, around_len; /* in zv_found.around: the group that it was in, itself too */
+	uint64_t tried, tried_len; /* in zv_found.tried: the longest order of the group's steps */
 };
 
 /* What the last call found; valid until the next one. */
@@ -94,6 +101,7 @@ struct zv_found {
 	/* the first ZV_KEPT calls of the tree that nothing explains */
 	const struct zv_failure *failures;
 	const struct zv_call *around;
+	const struct zv_tried *tried;
 	uint64_t failures_len;
 	uint64_t failed; /* how many there were, kept or not */
 	/* begin of the earliest call whose place in the order is not certain yet, or INT64_MAX */

@@ -50,6 +50,8 @@ struct zv_pages {
 	zv_bytes key;
 	struct zv_met met;
 	VECTOR(struct zv_reading) readings;
+	VECTOR(struct zv_call) around; /* of the first failure */
+	zv_tried_steps tried;
 	struct zv_pages_found found;
 };
 
@@ -368,7 +370,15 @@ static void report_failure(struct zv_pages *p, const struct zv_call *call, bool 
 	const struct page_state *t = &p->state;
 	const struct page *chosen = choose(&t->lists, chunks_of(call));
 	const struct seen_page *page = page_named(t, call->block);
+	size_t calls = p->search.calls.len;
+	ROOM(&p->escape, p->around, calls);
+	memcpy(p->around.at, p->search.calls.at, calls * sizeof(*p->around.at));
+	zv_add_redone(&p->search, &p->tried);
 	found->first = *call;
+	found->around = p->around.at;
+	found->around_len = calls;
+	found->tried = p->tried.at;
+	found->tried_len = p->tried.len;
 	found->page = -1;
 	found->cause = cut_short ? ZV_CUT_SHORT : ZV_OTHER_RULE;
 	if (call->kind == ZV_PAGE_MALLOC || call->kind == ZV_PAGE_NO_PAGE) {
@@ -604,7 +614,7 @@ ZC_API void zv_pages_destroy(struct zv_pages *p)
 	zc_map_clear(&p->met.map);
 	void *vectors[] = {p->asked.at,    p->left.at,     p->touched.at,  p->spans.at,
 			   p->finished.at, p->readings.at, p->met.entries.at, p->met.bytes.at,
-			   p->cursors.at,  p->different.at, p->key.at};
+			   p->around.at, p->tried.at, p->cursors.at,  p->different.at, p->key.at};
 	for (size_t i = 0; i < sizeof(vectors) / sizeof(*vectors); i++)
 		free(vectors[i]);
 	free(p);

@@ -48,6 +48,9 @@ struct zv_pages_found {
 	uint64_t readings_len;
 	uint64_t failed; /* calls that nothing explains, of which the first is told */
 	struct zv_call first;
+	const struct zv_call *around; /* the group that it was in, and the longest order of its steps */
+	const struct zv_tried *tried;
+	uint64_t around_len, tried_len;
 	int64_t page; /* that the model would have given, of ZV_SAYS_PAGE */
 	uint32_t says, cause;
 };

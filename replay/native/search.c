@@ -330,6 +330,14 @@ void zv_redo(struct zv_search *s, uint32_t origin, uint32_t log, uint32_t base)
 	s->undo.len = 0;
 }
 
+void zv_add_redone(const struct zv_search *s, zv_tried_steps *to)
+{
+	for (size_t i = 0; i < s->redone.len; i++) {
+		const struct zv_log *one = &s->logs.at[s->redone.at[i]];
+		*PUSH(s->escape, *to) = (struct zv_tried){one->number, one->step};
+	}
+}
+
 void zv_forget_logs(struct zv_search *s)
 {
 	struct zv_exits *hypotheses = &s->hypotheses;

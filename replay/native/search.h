@@ -147,6 +147,9 @@ void zv_take_exits(struct zv_search *search);
  * others are left in ``redone``.
  */
 void zv_redo(struct zv_search *search, uint32_t origin, uint32_t log, uint32_t base);
+typedef VECTOR(struct zv_tried) zv_tried_steps;
+/* Add the steps that were made true last. */
+void zv_add_redone(const struct zv_search *search, zv_tried_steps *to);
 /* Leave out logs that no hypothesis leads to, when there are many. */
 void zv_forget_logs(struct zv_search *search);
 /* Begin of the earliest call whose place in the order is not certain yet, or INT64_MAX. */

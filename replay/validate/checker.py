@@ -18,12 +18,16 @@ from ztrace.replay.validate.search import C, Exit, H, Log, Model, S, Search
 
 @dataclass(frozen=True)
 class Failure(Generic[C]):
-    """A call that no order explains, and the calls that it overlapped, itself among them."""
+    """A call that no order explains, and the calls that it overlapped, itself among them.
+
+    ``tried``: the longest order of their steps that gives the recorded answers.
+    """
 
     call: C
     answer: str
     cause: str
     around: tuple[C, ...]
+    tried: tuple[tuple[C, object], ...]
 
 
 @dataclass
@@ -90,7 +94,9 @@ class Checker(Generic[C, S, H, T]):
             return []
         stuck = search.stuck
         cause = Cause.CUT_SHORT if cut_short else model.cause(stuck)
-        self._on_failure(Failure(stuck, model.answer(stuck), cause.text, tuple(calls)))
+        self._on_failure(
+            Failure(stuck, model.answer(stuck), cause.text, tuple(calls), tuple(steps))
+        )
         model.force(stuck)
         self._conclude(steps, stuck)
         return [call for call in calls if call not in finished and call is not stuck]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ztrace.allocator.registry import builtin, recorded_traits
+from ztrace.allocator.registry import builtin, load, recorded_traits
 from ztrace.allocator.specification import family
 from ztrace.allocator.table import Table
 from ztrace.allocator.traits import Check, Tells
@@ -53,6 +53,8 @@ def validate_trace(
     damaged trace.
     """
     began = time.perf_counter()
+    if backend is not None:
+        load(backend)
     refuse_partial(reader)
     check(reader)
     metadata = reader.metadata
@@ -92,10 +94,14 @@ def searches_trees(metadata: Metadata) -> bool:
     return not metadata.pools or any(can_explain(pool.allocator) for pool in metadata.pools)
 
 
-def searches(metadata: Metadata) -> bool:
-    """Whether an order of calls is searched at all, which the core and Python can do."""
-    checks = {recorded_traits(pool.allocator).check for pool in metadata.pools}
-    return searches_trees(metadata) or (Check.SEARCHED in checks and metadata.machine.cpus != 1)
+def in_core(metadata: Metadata) -> bool:
+    """Whether the core can validate a pool of the trace: a third party's, or z3fold's on several
+    CPUs, only Python can.
+    """
+    many = metadata.machine.cpus != 1
+    traits = [recorded_traits(pool.allocator) for pool in metadata.pools]
+    played = any(one.native and not (many and one.check is Check.CORRECTED) for one in traits)
+    return played or searches_trees(metadata)
 
 
 def _allocator(metadata: Metadata, pool: int) -> str:

@@ -44,9 +44,14 @@ _FAILURE = np.dtype(
     [
         *(("call", SEEN), ("block", np.int64), ("slot", np.int32), ("said", np.uint8)),
         *(("cause", np.uint8), ("around", np.uint64), ("around_len", np.uint64)),
+        *(("tried", np.uint64), ("tried_len", np.uint64)),
     ],
     align=True,
 )
+
+
+TRIED = np.dtype([("number", np.uint32), ("step", np.uint8)], align=True)
+"""struct zv_tried."""
 
 
 class _Tally(Structure):
@@ -69,6 +74,7 @@ class _Found(Structure):
         ("races_len", c_uint64),
         ("failures", c_void_p),
         ("around", c_void_p),
+        ("tried", c_void_p),
         ("failures_len", c_uint64),
         ("failed", c_uint64),
         ("undecided_since", c_int64),
@@ -95,6 +101,7 @@ CHECKER = Interface(
     },
     {
         "zv_call": shape_of(SEEN),
+        "zv_tried": shape_of(TRIED),
         "zv_failure": shape_of(_FAILURE),
         "zv_tally": shape(_Tally),
         "zv_found": shape(_Found),
@@ -195,7 +202,11 @@ class NativeStream:
             around = tuple(call_of(each) for each in array(first, int(one["around_len"]), SEEN))
             call = call_of(one["call"])
             answer = Answer(Said(one["said"]), int(one["block"]), int(one["slot"])).text(call)
-            self._sinks.on_failure(BlockFailure(call, answer, Cause(one["cause"]).text, around))
+            first = (found.tried or 0) + int(one["tried"]) * TRIED.itemsize
+            tried = array(first, int(one["tried_len"]), TRIED).tolist()
+            steps = tuple((around[number], BlockStep(step)) for number, step in tried)
+            cause = Cause(one["cause"]).text
+            self._sinks.on_failure(BlockFailure(call, answer, cause, around, steps))
         self._on_more_failures(found.failed - self._failed - found.failures_len)
         self._failed = found.failed
 

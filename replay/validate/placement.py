@@ -116,6 +116,8 @@ class Places:
         """
         from ztrace.replay.validate import recorded_native
 
+        if self._engine == "native":
+            recorded_native.require()
         results = {number: self._result(number, way) for number, way in self._by_row.items()}
         tried = {
             number: result

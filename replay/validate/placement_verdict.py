@@ -7,10 +7,14 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ztrace.replay.read.rows import FREE
 from ztrace.replay.validate.page_counts import Sizes
+
+if TYPE_CHECKING:  # only a search has any use for them
+    from ztrace.allocator.zbud.steps import PageCall
+    from ztrace.replay.validate.checker import Failure
 
 
 @dataclass
@@ -45,7 +49,8 @@ class PoolPlacement:
     ``places``: calls whose object's place was compared. ``undetermined``: of those that differ,
     the ones that calls of other CPUs may have changed, so that they prove nothing. ``shrinks``:
     those in which the model evicted what the kernel did. ``counts``: of the search, or of what had
-    to be corrected.
+    to be corrected. ``refused``: the first call that a search does not explain, which is not part
+    of :meth:`to_dict`.
     """
 
     pool: int
@@ -66,6 +71,7 @@ class PoolPlacement:
     counts: dict[str, int] = field(default_factory=dict)
     cpus: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    refused: Failure[PageCall] | None = field(default=None, repr=False, compare=False)
 
     def note_unknown(self, op: int) -> None:
         """Count a call on an object that no malloc in the trace gave."""
@@ -86,7 +92,11 @@ class PoolPlacement:
         """Everything as plain JSON types."""
         # asdict() would make a Counter anew from its items, counting these.
         return (
-            asdict(replace(self, unknown=Counter()))
+            {
+                name: value
+                for name, value in asdict(replace(self, unknown=Counter(), refused=None)).items()
+                if name != "refused"
+            }
             | {"unknown": dict(self.unknown), "cpus": sorted(self.cpus)}
             | {"explained": self.agrees}
         )

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ztrace.allocator.native.library import library
 from ztrace.allocator.registry import builtin, recorded_traits
 from ztrace.allocator.traits import Compacts, Tells, Traits
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.result import Agreement, PoolResult
 from ztrace.replay.play.backends import models
+from ztrace.replay.play.interface import PLAYER
 from ztrace.replay.play.native import reason_missing, replay_placing
 from ztrace.replay.read.lives import ANSWERS, is_whole
 from ztrace.replay.read.rows import COMPACT, MALLOC, MAP, SHRINK, UNMAP, call_times, op_codes
@@ -26,6 +28,11 @@ from ztrace.replay.validate.placement_verdict import Agreement as Compared
 from ztrace.replay.validate.placement_verdict import PoolPlacement
 from ztrace.traces.columns import valid, values
 from ztrace.traces.reader import TraceReader
+
+
+def require() -> None:
+    """NativeMissing if there is no core."""
+    library(PLAYER)
 
 
 def can_play(result: PoolPlacement) -> bool:

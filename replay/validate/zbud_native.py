@@ -20,7 +20,7 @@ from ztrace.allocator.native.library import Interface, codes_of, library, shape
 from ztrace.allocator.zbud.steps import PageAnswer, PageCall, PageKind, PageStep, Says
 from ztrace.replay.validate.calls import SEEN, Seen
 from ztrace.replay.validate.checker import Failure
-from ztrace.replay.validate.native import array, refuse, shape_of
+from ztrace.replay.validate.native import TRIED, array, refuse, shape_of
 from ztrace.replay.validate.page_counts import Sizes
 from ztrace.replay.validate.zbud_checker import PoolTally
 from ztrace.replay.validate.zbud_stream import call_of
@@ -49,6 +49,8 @@ class _Found(Structure):
         ("readings_len", c_uint64),
         ("failed", c_uint64),
         ("first", c_uint64 * (SEEN.itemsize // 8)),  # struct zv_call
+        *((name, c_void_p) for name in ("around", "tried")),
+        *((name, c_uint64) for name in ("around_len", "tried_len")),
         ("page", c_int64),
         ("says", c_uint32),
         ("cause", c_uint32),
@@ -118,4 +120,8 @@ class NativePages:
     def _failure(self, found: _Found) -> Failure[PageCall]:
         call = call_of(np.frombuffer(bytes(found.first), SEEN)[0], self._page_bytes)
         answer = PageAnswer(Says(found.says), (found.page + 1) * self._page_bytes)
-        return Failure(call, answer.text, Cause(found.cause).text, (call,))
+        group = array(found.around, found.around_len, SEEN)
+        around = tuple(call_of(one, self._page_bytes) for one in group)
+        tried = array(found.tried, found.tried_len, TRIED).tolist()
+        steps = tuple((around[number], PageStep(step)) for number, step in tried)
+        return Failure(call, answer.text, Cause(found.cause).text, around, steps)

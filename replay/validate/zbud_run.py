@@ -94,6 +94,7 @@ class ZbudRun:
     def _fail(self, failure: Failure[PageCall]) -> None:
         call, places = failure.call, self.result.places
         if places.first is None:
+            self.result.refused = failure
             places.first = (
                 f"row {call.row}: {call.kind.name.lower()} {call.handle:#x}, the model: "
                 f"{failure.answer}; {failure.cause}"

@@ -129,30 +129,39 @@ SHARED = (
     *("zsmalloc_backend.h", "play.c"),
 )
 SHIM = "linux/zpool.h"
-PLAYER = (*SHARED, SHIM, "program.c", "zsmalloc_inside.h")
+# Marks are found by their calls: direct ones, as there are in the lowest 2 GiB, where this program
+# is, and none that is a function's last jump.
+REACHED_FLAGS = "-g -fsanitize-coverage=trace-pc -mcmodel=small -fno-optimize-sibling-calls"
+PLAYER = (*SHARED, SHIM, "program.c", "reached.c", "zsmalloc_inside.h")
 MODULE = (*SHARED, "box.c", "source_in_module.h", "zsmalloc_exported.h")
 
 
-def put_player(folder: Path, allocators: Iterable[Allocator], tree: Path) -> None:
+def put_player(
+    folder: Path, allocators: Iterable[Allocator], tree: Path, *, reached: bool = False
+) -> None:
     """Fill ``folder``, which is mm/ztrace of the kernel's source ``tree``, with all to compile.
 
+    ``reached``: so that it notes which blocks of the allocators are run (reached.py).
     A file that is as it was is not written, so that make leaves it alone. TracerError if an
     allocator's source is not there or has no driver in it.
     """
     wanted: dict[str, bytes] = {}
     for name in PLAYER:
         wanted[name] = _file(name)
-    objects = ["play.o", "program.o"]
+    objects = ["play.o", "program.o", *(["reached.o"] if reached else [])]
+    flags = []
     for allocator in (one.in_tree(tree) for one in allocators):
         for name, content in allocator.files.items():
             wanted[f"{allocator.name}/{name}"] = content
         wanted[f"backend-{allocator.name}.c"] = _backend(allocator, tree).encode()
         objects.append(f"backend-{allocator.name}.o")
+        if reached:
+            flags.append(f"CFLAGS_{objects[-1]} := {REACHED_FLAGS}\n")
     wanted["Kconfig"] = b"config ZTRACE\n\tdef_bool y\n\tselect ZSMALLOC\n"
     wanted["Makefile"] = (
         "# The shim stands before the kernel's own zpool.h; files of mm/ are at hand as in mm/.\n"
         "LINUXINCLUDE := -I$(srctree)/mm/ztrace $(LINUXINCLUDE) -I$(srctree)/mm\n"
-        f"obj-y := {' '.join(objects)}\n"
+        f"obj-y := {' '.join(objects)}\n{''.join(flags)}"
     ).encode()
     for path in folder.rglob("*") if folder.is_dir() else ():
         if path.is_file() and str(path.relative_to(folder)) not in wanted:

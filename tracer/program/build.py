@@ -24,7 +24,13 @@ from pathlib import Path
 from ztrace.tracer.children import session_of
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.lab.cache import build_once, cache_dir
-from ztrace.tracer.program.allocators import Allocator, player_digest, put_player, write_if_new
+from ztrace.tracer.program.allocators import (
+    REACHED_FLAGS,
+    Allocator,
+    player_digest,
+    put_player,
+    write_if_new,
+)
 from ztrace.tracer.program.source import PLAYER_FOLDER, Source, find_source
 
 TOOLS = ("make", "gcc", "ld", "flex", "bison", "bc")
@@ -71,9 +77,11 @@ def build_program(
     allocators: Sequence[Allocator],
     *,
     smp: bool = False,
+    reached: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Program:
     """The kernel with all of ``allocators`` in it. ``say`` gets what is being done, line by line.
+    ``reached``: it notes which blocks of the allocators are run (reached.py), and is slower.
 
     TracerError if something needed is missing, the kernel cannot be fetched, does not have what is
     asked for, or does not build; then with the compiler's first error.
@@ -88,13 +96,14 @@ def build_program(
         config = CONFIG + (SMP_CONFIG if smp else "")
         state = [source.digest, config, player_digest(), _compiler()]
         state += [allocator.digest() for allocator in allocators]
+        state += [REACHED_FLAGS] * reached
         digest = hashlib.sha256("\0".join(state).encode()).hexdigest()[:32]
 
         def build(folder: Path) -> None:
             for tool in TOOLS:
                 if shutil.which(tool) is None:
                     raise TracerError(f"{tool} not found; as root: apt install {PACKAGES}")
-            _build(source, work / "build", config, allocators, say)
+            _build(source, work / "build", config, allocators, reached, say)
             for name in ("linux", "include/config/kernel.release"):
                 shutil.copy(work / "build" / name, folder / Path(name).name)
 
@@ -133,12 +142,13 @@ def _build(
     build: Path,
     config: str,
     allocators: Sequence[Allocator],
+    reached: bool,
     say: Callable[[str], None],
 ) -> None:
     tree, unfinished = source.folder, build / "unfinished"
     if unfinished.exists():
         _drop_unfinished(build, unfinished)
-    put_player(tree / PLAYER_FOLDER, allocators, tree)
+    put_player(tree / PLAYER_FOLDER, allocators, tree, reached=reached)
     _put_into(tree)
     # The configuration is made once; make itself sees when Kconfig files have changed.
     asked = build / "asked"

@@ -24,6 +24,7 @@ from ztrace.tracer.children import uninterrupted
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.program.build import Program
 from ztrace.tracer.program.files import Answers, Break, Plan, read_answers, write_plan
+from ztrace.tracer.program.reached import read_reached
 from ztrace.traces.schema import OP_CODE, OPS
 
 SILENT_S = 60.0
@@ -60,13 +61,15 @@ def play(
     advance: Callable[[int], object] = lambda calls: None,
     silent_s: float = SILENT_S,
     same_layout: bool = True,
+    reached: set[int] | None = None,
 ) -> Answers:
     """Play a plan into an allocator of ``program``: once to place objects, then ``rounds`` times.
 
     ``same_layout``: the guest's memory is at the same addresses each time, so that a run can be
     repeated; else the host chooses. ``advance`` gets numbers of calls done, in all
-    (1 + rounds) * plan.calls. TracerError with the kernel's own message if it dies, hangs or cannot
-    do what is asked; BrokenError if the allocator broke and its answers until then are known.
+    (1 + rounds) * plan.calls. ``reached`` gets the addresses of blocks that were run, if
+    the program notes them. TracerError with the kernel's own message if it dies, hangs or cannot do
+    what is asked; BrokenError if the allocator broke and its answers until then are known.
     Nothing outlives the call.
     """
     memory_mib = _memory_mib(plan, 0 if plan.noted else rounds)
@@ -81,12 +84,15 @@ def play(
             *(f"ncpus={plan.threads}", "seccomp=on") * (plan.threads > 1),
             *("loglevel=7", f"ztrace.allocator={allocator}"),
             *(f"ztrace.plan={plan_path}", f"ztrace.answers={answers}"),
+            *([] if reached is None else [f"ztrace.reached={scratch / 'reached'}"]),
         ]
         listener = Listener(f"{allocator} in kernel {program.kernel}", advance)
         _run(command, scratch, listener, silent_s, same_layout)
         if not listener.finished:
             raise _broken(listener.failure(), answers, plan)
         advance((1 + rounds) * plan.calls - listener.done)
+        if reached is not None:
+            reached.update(read_reached(scratch / "reached"))
         return read_answers(answers, plan)
 
 

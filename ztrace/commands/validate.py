@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import click
 
+from ztrace.api import validate
 from ztrace.console import console, print_json, progress
 from ztrace.outputs import OUTPUT, Command
 from ztrace.present.validation import show_verdict
-from ztrace.replay.validate import validate_trace
-from ztrace.replay.validate.door import searches, searches_trees
+from ztrace.replay.validate import Verdict
+from ztrace.replay.validate.door import in_core, searches_trees
 from ztrace.streams import say
 from ztrace.traces import TraceReader
 
@@ -36,12 +37,18 @@ BEGINNINGS = {"trace": None, "empty": True, "late": False}
     type=OUTPUT,
     help="Write the order found, for ztrace replay --order.",
 )
-@click.option("--force", is_flag=True, help="Replace the order file if it exists.")
+@click.option(
+    "--picture",
+    type=OUTPUT,
+    metavar="FILE.svg",
+    help="Draw the calls around the first one that is refused, if there is any.",
+)
+@click.option("--force", is_flag=True, help="Replace a file that exists.")
 @click.option(
     "--engine",
     type=click.Choice(["python", "native"]),
-    help="Search for an order of ztree's or zbud's calls in Python or, the same, in C; native "
-    "where it was built.",
+    help="Play and search in Python or, the same, in C; native where it was built. What differs, "
+    "if anything does, Python says.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -54,8 +61,9 @@ def command(
     trace: Path,
     begins: str,
     order_path: Path | None,
+    picture: Path | None,
     force: bool,
-    engine: str | None,
+    engine: Literal["native", "python"] | None,
     as_json: bool,
     backend: str | None,
 ) -> int:
@@ -73,8 +81,7 @@ def command(
 
     Exit status 0 if all agrees, 1 if a call cannot be explained, 2 for bad input.
     """
-    with ExitStack() as stack:
-        reader = stack.enter_context(TraceReader(trace))
+    with TraceReader(trace) as reader:
         metadata = reader.metadata
         if searches_trees(metadata):
             from ztrace.replay.validate.native import reason_missing
@@ -83,26 +90,39 @@ def command(
                 say(f"{missing}; the search in Python takes longer")
         elif order_path is not None:
             raise click.UsageError("--order is for traces of ztree")
-        elif engine == "native" and not searches(metadata):
+        elif engine == "native" and not in_core(metadata):
             raise click.UsageError(
-                "--engine native is for traces of ztree, and of zbud on several CPUs"
+                "--engine native: none of the trace's pools is validated in the core; z3fold's of "
+                "several CPUs, and those of third parties, are validated in Python"
             )
-        writer = None
-        if order_path is not None:
-            from ztrace.replay.order.file import OrderWriter
-
-            writer = stack.enter_context(OrderWriter(order_path, trace, force=force))
         with progress(trace.name, reader.num_rows) as advance:
-            verdict = validate_trace(
+            verdict = validate(
                 reader,
                 backend=backend,
                 engine=engine,
                 starts_empty=BEGINNINGS[begins],
-                on_order=writer.write if writer else None,
+                order=order_path,
+                force=force,
                 advance=advance,
             )
+        if picture is not None:
+            _draw(reader, verdict, picture, force)
     if as_json:
         print_json(verdict.to_dict())
     else:
         show_verdict(console(), verdict, metadata)
     return 0 if verdict.agrees else 1
+
+
+def _draw(reader: TraceReader, verdict: Verdict, path: Path, force: bool) -> None:
+    """Write a picture of what the verdict refuses first, or say that there is nothing to draw."""
+    from ztrace.present.window import picture
+    from ztrace.replay.validate.window import first_refused
+    from ztrace.traces.writer import AtomicFile
+
+    found = first_refused(reader, verdict)
+    if found is None:
+        say(f"no call is refused; {path} is not written")
+        return
+    with AtomicFile(path, force=force) as file:
+        file.write(picture(found, reader.path.name).encode())

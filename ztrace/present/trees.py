@@ -98,7 +98,7 @@ def _show_unexplained(out: Console, one: Unexplained) -> None:
     out.print(f"  the model: {failure.answer}", soft_wrap=True)
     out.print(f"  likely: {one.cause}", soft_wrap=True)
     for call in failure.around:
-        if call is not failure.call:
+        if call.row != failure.call.row:
             out.print(f"  beside it: {_describe(call)}", soft_wrap=True)
 
 

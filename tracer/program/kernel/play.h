@@ -165,6 +165,8 @@ void ztrace_yield(void); /* of the host's CPU */
 int ztrace_source_begin(void);
 void ztrace_source_end(void);
 
+void ztrace_write_reached(void);
+
 int ztrace_main(const char *allocator, const char *plan, const char *answers);
 
 /*

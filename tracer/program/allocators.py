@@ -215,6 +215,7 @@ def _driver(name: str, source: str, include: str, where: str) -> list[str]:
         f"#define ZTRACE_MALLOC_ARGUMENTS {malloc}",
         '#include "queue.h"',
         '#include "locks.h"',
+        "#include <linux/migrate.h>",
     ]
     if re.search(r"^#define\s+pr_fmt", source, re.MULTILINE):
         lines.append("#undef pr_fmt /* the source has its own */")

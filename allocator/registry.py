@@ -11,6 +11,8 @@ An ITEM is ``key=value`` or the bare name of a variant::
     ztree:late                  the author's later tree; zblock:2022 and zblock:2025 came after it
     ztree:table=FILE            other block types: a line "order slots" each, # begins a comment
 
+    mymodule:Class              a class of one's own, of a module here (allocator/own.py)
+
 All take ``page_bytes=N``. Third parties add theirs under the entry point group
 ``ztrace.backends``: an :class:`allocator.traits.Traits`, or just what makes a pool. See
 docs/add-an-allocator.md.
@@ -22,6 +24,7 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ztrace.allocator.own import own_traits, take_from_module
 from ztrace.allocator.protocol import BackendError, Pool
 from ztrace.allocator.specification import Specification
 from ztrace.allocator.traits import Maker, Traits
@@ -46,13 +49,15 @@ def traits(name: str) -> Traits:
     if name in OURS:
         found: Traits = importlib.import_module(f"ztrace.allocator.{name}").TRAITS
         return found
+    if (own := own_traits(name)) is not None:
+        return own
     for entry in _theirs().select(name=name):
         try:
             loaded: Traits | Maker = entry.load()
         except Exception as failure:  # whatever a third party's module raises
             raise BackendError(f"backend {name} cannot be loaded: {failure!r}") from failure
         return loaded if isinstance(loaded, Traits) else Traits(name, loaded)
-    raise BackendError(f"no backend {name!r}; there are: {', '.join(names())}")
+    raise BackendError(f"no backend {name!r}; there are: {', '.join(names())}, MODULE:CLASS")
 
 
 def recorded_traits(allocator: str) -> Traits:
@@ -63,9 +68,19 @@ def recorded_traits(allocator: str) -> Traits:
         return Traits(allocator, _no_model)
 
 
+def load(spec: str) -> None:
+    """Import the class that a specification as ``mymodule:Class`` names. BackendError if it cannot.
+
+    For what a user asked for, not for what a trace says: a name in it would be imported.
+    """
+    parts = Specification.parse(spec)
+    if parts.variant and parts.name not in OURS and not _theirs().select(name=parts.name):
+        take_from_module(spec, parts)
+
+
 def is_known(name: str) -> bool:
     """Whether there is a backend of that name."""
-    return name in OURS or bool(_theirs().select(name=name))
+    return name in OURS or own_traits(name) is not None or bool(_theirs().select(name=name))
 
 
 def our_traits() -> list[Traits]:

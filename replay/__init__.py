@@ -6,12 +6,15 @@
 >>> result.held_bytes.peak, result.handles_equal  # doctest: +SKIP
 
 These names are imported when they are first asked for, so that a part of the package does not
-load the whole of it.
+load the whole of it. The package itself is called as :func:`replay.door.replay`: that is
+``ztrace.replay(trace, "ztree")``.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,3 +46,15 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(_MODULES.get(name, "ztrace.replay.figures.result"))
     return getattr(module, name)
+
+
+class _Package(ModuleType):
+    """Stands for the function of its name, since ``ztrace.replay`` can be but one of the two."""
+
+    def __call__(self, *given: Any, **options: Any) -> Result:
+        from ztrace.replay.door import replay
+
+        return replay(*given, **options)
+
+
+sys.modules[__name__].__class__ = _Package

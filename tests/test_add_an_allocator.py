@@ -215,3 +215,71 @@ def test_one_that_cannot_be_imported_is_one_line(folder: Path) -> None:
     assert done.returncode == 2
     assert "backend halves cannot be loaded" in done.stderr and "nosuchmodule" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_class_that_is_not_installed(tmp_path: Path) -> None:
+    """By module and class on the command line, from the current folder, and as a class."""
+    (tmp_path / "cut.py").write_text(block("python"))
+    sample = str(ROOT / "traces" / "samples" / "zbud-6.1-small.parquet")
+    done = ztrace(tmp_path, "replay", sample, "--backend", "cut:Halves", "--json")
+    assert not done.returncode, done.stderr
+    [replayed] = json.loads(done.stdout)["replays"]
+    assert replayed["backend"] == "cut:Halves"
+    code = (
+        "import sys, ztrace\n"
+        "sys.path.append('')\n"
+        "from cut import Halves\n"
+        "class Mine(Halves): pass\n"
+        f"found = ztrace.replay_all({sample!r}, [Mine, 'cut:Halves', 'zbud'])\n"
+        "print(*(one.backend for one in found), *(one.held_bytes.peak for one in found))\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    *names_, mine, named, zbud = told.stdout.split()
+    assert names_ == ["__main__:Mine", "cut:Halves", "zbud"]
+    assert int(mine) == int(named) == replayed["held_bytes"]["peak"] != int(zbud)
+
+
+@pytest.mark.parametrize(
+    ("spec", "complaint"),
+    [
+        ("cut:Thirds", "module cut has no class Thirds"),
+        ("cut:Halves,colour=red", "no item 'colour'; cut takes page_bytes=..."),
+        ("broken:Halves", "cannot be loaded: .*nosuchmodule"),
+        ("json:JSONDecoder", "is no model: it has no malloc"),
+        ("nowhere:Halves", "no backend 'nowhere'"),
+    ],
+)
+def test_a_class_that_cannot_be_one(tmp_path: Path, spec: str, complaint: str) -> None:
+    (tmp_path / "cut.py").write_text(block("python"))
+    (tmp_path / "broken.py").write_text("import nosuchmodule\n")
+    sample = str(ROOT / "traces" / "samples" / "zbud-6.1-small.parquet")
+    for command in ("replay", "validate"):
+        done = ztrace(tmp_path, command, sample, "--backend", spec)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert re.search(complaint, done.stderr)
+
+
+def test_a_trace_imports_nothing(tmp_path: Path) -> None:
+    """Whatever allocator it names, also one that is a module and a class here."""
+    (tmp_path / "cut.py").write_text("import pathlib; pathlib.Path('ran').touch()\n")
+    metadata = Metadata(
+        kernel=Kernel(release="6.12.1"),
+        machine=Machine(cpus=1, page_bytes=PAGE_BYTES),
+        pools=[PoolInfo("cut:Halves", "lzo", True, True)],
+    )
+    columns = {
+        "ts_ns": pa.array([1], pa.int64()),
+        "dur_ns": pa.array([1], pa.uint32()),
+        "op": pa.array([OP_CODE["malloc"]], pa.int8()),
+        "size": pa.array([100], pa.uint32()),
+        "handle": pa.array([4096], pa.uint64()),
+    }
+    with TraceWriter(tmp_path / "trace.parquet", metadata) as writer:
+        writer.write(columns)
+    for arguments in (("replay",), ("validate",), ("replay", "--backend", "all"), ("report",)):
+        ztrace(tmp_path, arguments[0], "trace.parquet", *arguments[1:])
+    assert not (tmp_path / "ran").exists()
+    ztrace(tmp_path, "replay", "trace.parquet", "--backend", "cut:Halves")
+    assert (tmp_path / "ran").exists()

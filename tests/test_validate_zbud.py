@@ -111,6 +111,7 @@ class Pool(NamedTuple):
     lists: tuple[tuple[int, ...], ...] = ((),) * 63
     used: tuple[int, ...] = ()
     reclaimed: frozenset[int] = frozenset()
+    given: tuple[tuple[tuple[int, int], int], ...] = ()  # (page, end) -> when its malloc returned
 
 
 # A thread's step: (what, page, end of page, chunks, offset, earliest, latest, and from when on a
@@ -129,7 +130,13 @@ def _listed(pool: Pool, number: int, ends: Ends | None) -> Pool:
             at = FULL if all(ends) else 63 - sum(ends)
             lists[at] = (number, *lists[at])
     used = pool.used if ends is not None else tuple(n for n in pool.used if n != number)
-    return Pool(tuple(sorted(pages.items())), tuple(lists), used, pool.reclaimed)
+    return Pool(tuple(sorted(pages.items())), tuple(lists), used, pool.reclaimed, pool.given)
+
+
+def _given(pool: Pool, number: int, end: int, returned: int) -> Pool:
+    """The page's object at one end was given by a malloc that returned at that time."""
+    given = {**dict(pool.given), (number, end): returned}
+    return pool._replace(given=tuple(sorted(given.items())))
 
 
 def _latest(pool: Pool, number: int) -> Pool:
@@ -146,7 +153,7 @@ def _find(pool: Pool, chunks: int) -> int | None:
 
 def _after(pool: Pool, todo: Todo) -> Pool | str | None:
     """The pool after a step, None if the step cannot be, or the step that must follow first."""
-    what, number, end, chunks, offset, *_ = todo
+    what, number, end, chunks, offset, _, returned, began = todo
     pages = dict(pool.pages)
     if what == "malloc":
         found = _find(pool, chunks)
@@ -155,9 +162,12 @@ def _after(pool: Pool, todo: Todo) -> Pool | str | None:
         free = 0 if not pages[found][0] else 1
         if (found, free) != (number, end) or (end and offset != PAGE - CHUNK * chunks):
             return None
+        pool = _given(pool, number, end, returned)
         return _latest(_listed(pool, number, _filled(pages[number], end, chunks)), number)
     if what == "grow":
-        return None if number in pages else _latest(_listed(pool, number, (chunks, 0)), number)
+        if number in pages:
+            return None
+        return _latest(_listed(_given(pool, number, 0, returned), number, (chunks, 0)), number)
     if what == "no page":
         return pool if _find(pool, chunks) is None else None
     if number not in pages:
@@ -166,6 +176,8 @@ def _after(pool: Pool, todo: Todo) -> Pool | str | None:
         in_use = pages[number][end]
         if not in_use or (end and offset != PAGE - CHUNK * in_use):
             return None
+        if dict(pool.given)[number, end] >= began:
+            return None  # nobody can know of it yet
         ends = _filled(pages[number], end, 0)
         gone = not any(ends) and number not in pool.reclaimed
         return _listed(pool, number, None if gone else ends)
@@ -284,7 +296,7 @@ class Kernel:
         return self._malloc(tid)
 
     def _do(self, what: str, page: int, end: int = 0, chunks: int = 0, offset: int = 0) -> None:
-        after = _after(self.pool, (what, page, end, chunks, offset, 0, 0, 0))
+        after = _after(self.pool, (what, page, end, chunks, offset, 0, 0, 1))
         assert isinstance(after, Pool), (what, page, end)
         self.pool = after
         self.now += self.locked  # no two calls hold the lock at one moment
@@ -348,6 +360,7 @@ class Kernel:
             yield "evicting"
             refused = self.dice.number(0, 3) == 0
             if not refused and (page, offset) in self.live:
+                self.now += 1  # than the malloc returned
                 self.live.remove((page, offset))
                 self._do("free", page, end, 0, offset)
                 lock = self.now if self.locked else None
@@ -570,7 +583,7 @@ def churned(seed: int, count: int, damaged: int) -> list[Row]:
     draw = random.Random(seed)
     model = Zbud()
     numbers: dict[int, int] = {}
-    live: list[int] = []
+    live: list[tuple[int, int]] = []  # handle, when its malloc returned
     free_at = [0] * 4
     rows: list[Row] = []
     for step in range(count):
@@ -580,14 +593,16 @@ def churned(seed: int, count: int, damaged: int) -> list[Row]:
         end = moment + draw.randrange(1 if begin > moment else 250)
         begin, end = min(begin, moment), max(end, moment)
         free_at[task] = end
-        if live and draw.random() < 0.48:
-            handle = live.pop(draw.randrange(len(live)))
+        known = [at for at, (_, returned) in enumerate(live) if returned < moment]
+        if known and draw.random() < 0.48:
+            handle, returned = live.pop(draw.choice(known))
+            begin = max(begin, returned + 1)
             model.free(handle)
             op, size = "free", 0
         else:
             op, size = "malloc", draw.choice(SIZES)
             handle = model.malloc(size)
-            live.append(handle)
+            live.append((handle, end))
         page, offset = divmod(handle, PAGE)
         number = numbers.setdefault(page, len(numbers))
         total = len(model.pages)

@@ -19,6 +19,8 @@ import pyarrow as pa
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ztrace.traces.reader import TraceReader
+
 PANDAS_KEY = b"pandas"
 
 NULLABLE = {
@@ -47,12 +49,20 @@ def read_pandas(path: str | os.PathLike[str], columns: Sequence[str] | None = No
     from ztrace.traces.reader import TraceReader
 
     with TraceReader(path) as reader:
-        batches = list(reader.batches(columns))
-        names = reader.schema.names if columns is None else columns
-        schema = pa.schema([reader.schema.field(name) for name in names])
-        table = pa.Table.from_batches(batches, schema)
-        frame: pd.DataFrame = table.cast(told_to_pandas(schema)).to_pandas()
-        return frame
+        return frame_of(read_table(reader, columns))
+
+
+def read_table(reader: TraceReader, columns: Sequence[str] | None = None) -> pa.Table:
+    """The rows of a trace as one table, columns typed as in the schema; default all."""
+    names = reader.schema.names if columns is None else columns
+    schema = pa.schema([reader.schema.field(name) for name in names])
+    return pa.Table.from_batches(list(reader.batches(names)), schema)
+
+
+def frame_of(table: pa.Table) -> pd.DataFrame:
+    """A frame of a table of a trace's columns; integers that may be null stay integers."""
+    frame: pd.DataFrame = table.cast(told_to_pandas(table.schema)).to_pandas()
+    return frame
 
 
 def _column(field: pa.Field) -> dict[str, Any]:

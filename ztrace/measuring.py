@@ -6,8 +6,8 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,11 @@ class Wish:
     kernel: str
     rounds: int
     threads: int
-    sizes: int
-    outputs: dict[str, Path]
-    force: bool
-    compare: bool
-    here: bool
+    sizes: int = 0
+    outputs: Mapping[str, Path] = field(default_factory=dict)
+    force: bool = False
+    compare: bool = True
+    here: bool = False
 
 
 def measure(wish: Wish, progress: Progress) -> Iterator[Measured]:

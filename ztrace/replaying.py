@@ -6,13 +6,14 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from ztrace import options
 from ztrace.console import about, console, print_json, progress
 from ztrace.options import AskedLimit
+from ztrace.replay.door import RECORDED, in_asked_order, replay_all
 from ztrace.replay.play.backends import ALL, chosen_or_own
 from ztrace.streams import say
 from ztrace.traces.reader import TraceReader
@@ -21,7 +22,6 @@ from ztrace.traces.writer import AtomicFile
 if TYPE_CHECKING:
     from ztrace.replay.figures.result import Every, Result
     from ztrace.replay.limit import Rules, Worker
-    from ztrace.replay.read.source import Source
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Asked:
     trace: Path
     backends: tuple[str, ...]
     every: Every | None
-    engine: str | None
+    engine: Literal["native", "python"] | None
     timing: bool
     anomalies: bool
     limit: AskedLimit | None
@@ -72,17 +72,10 @@ class Asked:
         elif self.timing and self.several:
             raise click.UsageError("--time measures one backend at a time")
 
-    def source(self, reader: TraceReader, backend: str) -> Source:
-        """The trace in the order asked for; of ztree, if nothing is said, in the one found."""
-        if self.recorded_order or (self.order is None and reader.metadata.machine.cpus == 1):
-            return reader
-        # Searching an order takes all that validation needs, which one CPU's calls do not.
-        from ztrace.replay.order.file import read_order
-        from ztrace.replay.order.found import InOrder, in_order
-
-        if self.order is not None:
-            return InOrder(reader, list(read_order(self.order, reader.num_rows)))
-        return in_order(reader, backend)
+    @property
+    def order_of_calls(self) -> Path | Literal["recorded"] | None:
+        """As :func:`replay.door.replay` takes it."""
+        return RECORDED if self.recorded_order else self.order
 
 
 def run(asked: Asked) -> int:
@@ -97,19 +90,17 @@ def run(asked: Asked) -> int:
 
 def _replayed(asked: Asked) -> int:
     """Replay through one model, or through several side by side."""
-    from ztrace.replay.play.fastest import replay_each
-
     with ExitStack() as stack:
         reader = stack.enter_context(TraceReader(asked.trace))
         metadata = reader.metadata
-        backends = chosen_or_own(asked.backends, metadata)
         file = None
         if asked.output is not None:  # opened first: an existing file is refused before the work
             file = stack.enter_context(AtomicFile(asked.output, force=asked.force))
         with progress(asked.trace.name, 2 * reader.num_rows) as advance:
-            results = replay_each(
-                asked.source(reader, backends[0]),
-                backends,
+            results = replay_all(
+                reader,
+                asked.backends,
+                order=asked.order_of_calls,
                 engine=asked.engine,
                 every=asked.every,
                 timing=asked.timing,
@@ -145,7 +136,9 @@ def _anomalies(asked: Asked) -> int:
     trace = asked.trace
     with TraceReader(trace) as reader, progress(trace.name, 3 * reader.num_rows) as advance:
         [backend] = chosen_or_own(asked.backends, reader.metadata)
-        found = find_anomalies(asked.source(reader, backend), backend, advance)
+        found = find_anomalies(
+            in_asked_order(reader, backend, asked.order_of_calls), backend, advance
+        )
         metadata = reader.metadata
         recorded = about(trace, reader.num_rows, metadata)
     if asked.as_json:

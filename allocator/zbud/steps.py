@@ -131,7 +131,10 @@ class PageSaved(NamedTuple):
     pages: dict[int, Page] | None  # the list, unless the page was its newest
     pushed: int
     used: tuple[int, int] | None
+    given: tuple[int, int]
 
+
+_LONG_AGO = -(2**63)
 
 # What may come next of a call: steps that are taken at once.
 WHOLE = (PageStep.WHOLE,)
@@ -155,10 +158,12 @@ class PoolState:
         self._clock = 0
         self._pushed: dict[int, int] = {}  # page -> when it was put on its list, by our count
         self._used: dict[int, tuple[int, int]] = {}  # page -> when malloc used it last, in ns
+        # Page -> when the mallocs of its first and last object returned, in ns, as far as known.
+        self._given: dict[int, tuple[int, int]] = {}
         # By chunks: when no page had room for so many, last; only where the lock is known. What an
         # order that is given up has shown is kept: so a call may pass that should not, if a shrink
         # runs beside it, and none is accused.
-        self._full_until = [-(2**63)] * CHUNKS
+        self._full_until = [_LONG_AGO] * CHUNKS
 
     # -- what the search asks -----------------------------------------------------------------
 
@@ -209,9 +214,13 @@ class PoolState:
         return [WHOLE] if fits else []
 
     def holds(self, call: PageCall) -> bool:
-        """Whether there is an object at the call's handle."""
+        """Whether there is an object at the call's handle that its caller can know of.
+
+        Nobody frees what a malloc has yet to return. So what is in a page once some calls are done
+        does not depend on their order, though two of them may have given the same handle.
+        """
         page = self.model.pages.get(call.number)
-        if page is None:
+        if page is None or self._given[call.number][not call.first] >= call.began:
             return False
         if call.first:
             return bool(page.first)
@@ -246,6 +255,7 @@ class PoolState:
             return True
         agreed = True
         if call.kind == PageKind.MALLOC:
+            self._give(call)
             if step == PageStep.GROW:
                 agreed = model.grow(call.chunks, number) == call.handle
             else:
@@ -268,6 +278,11 @@ class PoolState:
         self._pushed[number] = self._clock
         return agreed
 
+    def _give(self, call: PageCall) -> None:
+        """Note when the malloc of an object returns."""
+        first, last = self._given.get(call.number, (_LONG_AGO, _LONG_AGO))
+        self._given[call.number] = (call.end, last) if call.first else (first, call.end)
+
     def _use(self, call: PageCall) -> None:
         """Note that a page went to the head of the order of use.
 
@@ -281,20 +296,22 @@ class PoolState:
         """What it takes to undo the next step, which must be about page ``number``."""
         page = self.model.pages.get(number)
         pushed, used = self._pushed.get(number, 0), self._used.get(number)
+        given = self._given.get(number, (_LONG_AGO, _LONG_AGO))
         if page is None:
-            return PageSaved(number, None, 0, 0, False, -1, None, pushed, used)
+            return PageSaved(number, None, 0, 0, False, -1, None, pushed, used, given)
         at, pages = -1, None
         if not page.under_reclaim:
             at = page.list_number()
             if next(reversed(self.model.lists[at])) != number:
                 pages = dict(self.model.lists[at])
         ends = (page.first, page.last, page.under_reclaim)
-        return PageSaved(number, page, *ends, at, pages, pushed, used)
+        return PageSaved(number, page, *ends, at, pages, pushed, used, given)
 
     def undo(self, saved: PageSaved) -> None:
         """Take a step back; counters of work are not restored."""
         model, number, page = self.model, saved.number, saved.page
         self._pushed[number] = saved.pushed
+        self._given[number] = saved.given
         if saved.used is not None:
             self._used[number] = saved.used
         else:
@@ -330,6 +347,8 @@ class PoolState:
         page.under_reclaim = call.kind == PageKind.RECLAIM
         if call.kind in (PageKind.MALLOC, PageKind.FREE):
             chunks = call.chunks if call.kind == PageKind.MALLOC else 0
+            if chunks:
+                self._give(call)
             if call.first:
                 page.first = chunks
             else:

@@ -10,7 +10,7 @@ enum { NODES = 20000 };
 struct saved {
 	struct seen_page *page; /* NULL: nothing to take back */
 	struct page *older, *newer;
-	int64_t pushed, used_ts, used_end;
+	int64_t pushed, used_ts, used_end, given[2];
 	uint8_t first, last;
 	bool under_reclaim, present, is_used;
 };
@@ -29,7 +29,8 @@ struct seen_page *page_for(struct page_state *t, int64_t number)
 	page = zc_slab_get(&t->slab, &id);
 	if (!page)
 		zv_give_up(t->escape, ZC_NO_MEMORY);
-	*page = (struct seen_page){.page = {.number = (uint64_t)number, .id = id}};
+	*page = (struct seen_page){.page = {.number = (uint64_t)number, .id = id},
+				   .given = {INT64_MIN, INT64_MIN}};
 	zv_put_key(t->escape, &t->pages, (uint64_t)number, (uintptr_t)page);
 	*PUSH(t->escape, t->all) = page;
 	return page;
@@ -131,10 +132,12 @@ static void install(void *state, const uint8_t *from)
 	page_arrange(t, t->arrangements.at + at[0], at[1] - at[0]);
 }
 
-/* Whether there is an object at the call's handle. */
+/* Whether there is an object at the call's handle that its caller can know of. */
 static bool holds(const struct page_state *t, const struct seen_page *page,
 		  const struct zv_call *call)
 {
+	if (page->given[call->slot] >= call->began)
+		return false;
 	if (!call->slot)
 		return page->page.first;
 	return page->page.last &&
@@ -267,6 +270,7 @@ bool page_do(struct page_state *t, const struct zv_call *call, uint8_t step)
 	bool agreed = true;
 	switch (call->kind) {
 	case ZV_PAGE_MALLOC:
+		page->given[call->slot] = call->end;
 		agreed = malloc_in(t, page, call, step);
 		break;
 	case ZV_PAGE_FREE:
@@ -300,6 +304,7 @@ static struct saved save(struct seen_page *page)
 		.pushed = page->pushed,
 		.used_ts = page->used_ts,
 		.used_end = page->used_end,
+		.given = {page->given[0], page->given[1]},
 		.first = page->page.first,
 		.last = page->page.last,
 		.under_reclaim = page->page.under_reclaim,
@@ -325,6 +330,8 @@ static void take_back(struct page_state *t, const struct saved *saved)
 	page->pushed = saved->pushed;
 	page->used_ts = saved->used_ts;
 	page->used_end = saved->used_end;
+	page->given[0] = saved->given[0];
+	page->given[1] = saved->given[1];
 	page->is_used = saved->is_used;
 	if (is_listed(page))
 		list_between(t, &page->page, saved->older, saved->newer);
@@ -371,6 +378,8 @@ void page_force(struct page_state *t, const struct zv_call *call)
 	if (call->kind == ZV_PAGE_MALLOC || call->kind == ZV_PAGE_FREE) {
 		uint32_t chunks = call->kind == ZV_PAGE_MALLOC ? chunks_of(call) : 0;
 		*(call->slot ? &page->page.last : &page->page.first) = (uint8_t)chunks;
+		if (chunks)
+			page->given[call->slot] = call->end;
 	}
 	page->pushed = ++t->clock;
 	note_use(page, call);

@@ -18,6 +18,7 @@ struct seen_page {
 	struct page page;
 	bool present, is_used, is_touched;
 	int64_t pushed, used_ts, used_end;
+	int64_t given[2]; /* when the mallocs of its objects returned */
 	size_t span; /* where it may be among those of the group's pages */
 	struct open *open; /* what is not decided about its place, or NULL */
 };

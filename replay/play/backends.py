@@ -19,8 +19,10 @@ def resolve(backend: str, metadata: Metadata) -> str:
     """What a backend means for a trace: the recorded kernel's rules and pages if it says none.
 
     Every command that plays traces asks this, so that a bare name never stands for the rules of
-    another release than the trace's. BackendError for an unknown backend.
+    another release than the trace's. A class that it names is imported. BackendError for an
+    unknown backend.
     """
+    registry.load(backend)
     return registry.resolve(backend, metadata.kernel.release, metadata.machine.page_bytes)
 
 

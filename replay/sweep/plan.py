@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from ztrace.allocator import BackendError, create
+from ztrace.allocator.registry import load
 from ztrace.replay.errors import ReplayError
 
 REPLAY_PARAMETERS = ("scale",)
@@ -66,6 +67,7 @@ def plan_runs(
     backend, a value that is impossible for all of them, or more than MOST_RUNS runs.
     """
     for backend in backends:
+        load(backend)
         create(backend)
     for name, values in parameters.items():
         _check(name, values, backends)

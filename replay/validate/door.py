@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ztrace.allocator.registry import builtin, recorded_traits
+from ztrace.allocator.registry import builtin, load, recorded_traits
 from ztrace.allocator.specification import family
 from ztrace.allocator.table import Table
 from ztrace.allocator.traits import Check, Tells
@@ -53,6 +53,8 @@ def validate_trace(
     damaged trace.
     """
     began = time.perf_counter()
+    if backend is not None:
+        load(backend)
     refuse_partial(reader)
     check(reader)
     metadata = reader.metadata

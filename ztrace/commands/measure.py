@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from ztrace.api import measure
 from ztrace.console import console, print_json, progress
-from ztrace.measuring import Wish, contrast, measure
+from ztrace.measuring import Wish, contrast
 from ztrace.outputs import OUTPUT, Command
 from ztrace.present.measured import show_contrast, show_measured
 from ztrace.streams import say
@@ -94,33 +95,35 @@ def command(
     names = [one.name for one in chosen]
     if len(set(names)) < len(names):
         raise click.UsageError("an allocator is given twice")
-    wish = Wish(
-        trace=trace,
-        allocators=chosen,
-        kernel=kernels[0],
-        rounds=repeat,
-        threads=cpus,
-        sizes=by_size or 0,
-        outputs=_outputs(output, names),
-        force=force,
-        compare=compare,
-        here=here,
-    )
+    kept = _outputs(output, names)
     if here and context.get_parameter_source("kernels") != ParameterSource.DEFAULT:
         raise click.UsageError("--here is the running kernel; leave --kernel out")
     if len(kernels) > 1:
         if len(kernels) > 2 or len(chosen) > 1 or output is not None:
             raise click.UsageError("two kernels are compared with one allocator, and no output")
+        wish = Wish(trace, chosen, kernels[0], rounds=repeat, threads=cpus)
         contrasted = contrast(wish, (kernels[0], kernels[1]), pairs, progress)
         if as_json:
             print_json(contrasted.to_dict())
         else:
             show_contrast(console(), str(trace), contrasted)
         return 0
-    for path in wish.outputs.values():
+    for path in kept.values():
         if path.exists() and not force:
             raise click.ClickException(f"{path} exists; --force replaces it")
-    found = list(measure(wish, progress))
+    found = measure(
+        trace,
+        chosen,
+        kernel=kernels[0],
+        here=here,
+        cpus=cpus,
+        repeat=repeat,
+        by_size=by_size or 0,
+        outputs=kept,
+        force=force,
+        compare=compare,
+        progress=progress,
+    )
     if as_json:
         print_json([{"trace": str(trace), **one.to_dict()} for one in found])
     else:

@@ -8,28 +8,13 @@ from pathlib import Path
 
 import click
 
-from ztrace.allocator import BackendError, create
+from ztrace.api import report as make_report
 from ztrace.console import console, progress
 from ztrace.options import backends_option
 from ztrace.outputs import OUTPUT, Command
-from ztrace.replay.play.backends import chosen
-from ztrace.replay.report import (
-    FORMATS,
-    Recording,
-    Thresholds,
-    assemble,
-    default_backends,
-    gather_one,
-    labels,
-    passes,
-    render,
-    sweep_document,
-)
-from ztrace.replay.research.claims import judge
-from ztrace.replay.sweep import is_results, read_results
+from ztrace.replay.report import FORMATS, Thresholds, labels
+from ztrace.replay.sweep import is_results
 from ztrace.streams import say, show
-from ztrace.traces.metadata import Metadata
-from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import AtomicFile
 from ztrace.units import share
 
@@ -109,26 +94,24 @@ def command(
         file = None
         if output is not None:
             file = stack.enter_context(AtomicFile(output, force=force))
-        if sweep:
-            rows, _ = read_results(traces[0])
-            document = sweep_document(rows)
-        else:
-            recordings = [
-                _gather(path, name, backends, timing=timing)
-                for path, name in zip(traces, names, strict=True)
-            ]
-            document = assemble(recordings, limits, judge(recordings))
-        text = render(document, form)
+        made = make_report(
+            traces,
+            labels=names,
+            backends=backends,
+            timing=timing,
+            thresholds=limits,
+            progress=progress,
+        )
+        text = made.render(form)
         if file is not None:
             file.write(text.encode("utf-8", "backslashreplace"))
     if output is None:
         console()  # makes stdout take what its encoding cannot say
         show(text, nl=False)
-    failed = [one for one in document.get("checks", ()) if not one["passed"]]
-    for one in failed:
+    for one in made.failed:
         value = "not known" if one["value"] is None else f"{one['value']:.3%}"
         say(f"{one['recording']}: {one['check']} {one['limit']:.3%}: {value}")
-    return 1 if failed else 0
+    return 1 if made.failed else 0
 
 
 def _by_name(output: Path | None) -> str:
@@ -140,23 +123,3 @@ def _by_name(output: Path | None) -> str:
             f"{output}: its ending names no format; give {', '.join(SUFFIXES)}, or --format"
         )
     return SUFFIXES[output.suffix.lower()]
-
-
-def _gather(path: Path, name: str, backends: tuple[str, ...], *, timing: bool) -> Recording:
-    with TraceReader(path) as reader:
-        models = _models(reader.metadata, backends)
-        with progress(path.name, passes(len(models)) * reader.num_rows) as advance:
-            return gather_one(reader, name, models, advance, timing=timing)
-
-
-def _models(metadata: Metadata, backends: tuple[str, ...]) -> list[str]:
-    """The backends to replay; BackendError for one that does not exist."""
-    if not backends:
-        return default_backends(metadata)
-    models = chosen(backends, metadata)
-    for name in models:
-        try:
-            create(name)
-        except TypeError as error:  # a third party's, with an item it does not take
-            raise BackendError(f"{name}: {error}") from error
-    return models

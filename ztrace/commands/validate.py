@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
+from typing import Literal
 
 import click
 
+from ztrace.api import validate
 from ztrace.console import console, print_json, progress
 from ztrace.outputs import OUTPUT, Command
 from ztrace.present.validation import show_verdict
-from ztrace.replay.validate import Verdict, validate_trace
+from ztrace.replay.validate import Verdict
 from ztrace.replay.validate.door import in_core, searches_trees
 from ztrace.streams import say
 from ztrace.traces import TraceReader
@@ -62,7 +63,7 @@ def command(
     order_path: Path | None,
     picture: Path | None,
     force: bool,
-    engine: str | None,
+    engine: Literal["native", "python"] | None,
     as_json: bool,
     backend: str | None,
 ) -> int:
@@ -80,8 +81,7 @@ def command(
 
     Exit status 0 if all agrees, 1 if a call cannot be explained, 2 for bad input.
     """
-    with ExitStack() as stack:
-        reader = stack.enter_context(TraceReader(trace))
+    with TraceReader(trace) as reader:
         metadata = reader.metadata
         if searches_trees(metadata):
             from ztrace.replay.validate.native import reason_missing
@@ -95,18 +95,14 @@ def command(
                 "--engine native: none of the trace's pools is validated in the core; z3fold's of "
                 "several CPUs, and those of third parties, are validated in Python"
             )
-        writer = None
-        if order_path is not None:
-            from ztrace.replay.order.file import OrderWriter
-
-            writer = stack.enter_context(OrderWriter(order_path, trace, force=force))
         with progress(trace.name, reader.num_rows) as advance:
-            verdict = validate_trace(
+            verdict = validate(
                 reader,
                 backend=backend,
                 engine=engine,
                 starts_empty=BEGINNINGS[begins],
-                on_order=writer.write if writer else None,
+                order=order_path,
+                force=force,
                 advance=advance,
             )
         if picture is not None:

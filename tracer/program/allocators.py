@@ -221,6 +221,7 @@ def _driver(name: str, source: str, include: str, where: str) -> list[str]:
         '#include "queue.h"',
         '#include "locks.h"',
         '#include "pages.h"',
+        "#include <linux/migrate.h>",
     ]
     if re.search(r"^#define\s+pr_fmt", source, re.MULTILINE):
         lines.append("#undef pr_fmt /* the source has its own */")

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ztrace import __version__
 from ztrace.arrow import load_arrow_without_pandas
 from ztrace.errors import ZtraceError
 from ztrace.outputs import Group
@@ -29,6 +28,7 @@ from ztrace.streams import (
     say,
     show,
 )
+from ztrace.version import __version__
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

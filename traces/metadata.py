@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
 
-from ztrace import __version__
 from ztrace.text import UNPROBED
 from ztrace.traces.errors import TraceError
 from ztrace.traces.schema import SCHEMA_VERSION
+from ztrace.version import __version__
 
 FOOTER_KEY = b"ztrace"
 """Key of the document in the Parquet file's key-value metadata."""

@@ -15,6 +15,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ztrace.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from ztrace.allocator.protocol import BackendError, Pool
     from ztrace.api import Report, measure, open, report, validate
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     from ztrace.replay.validate import Verdict
     from ztrace.traces.errors import TraceError
     from ztrace.traces.trace import Trace
-
-__version__ = "0.2.0"
 
 __all__ = [
     "BackendError",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ztrace import __version__
 from ztrace.present.recording import say, show_counted, status_line
 from ztrace.spooled import finish, free_spool, hand_over_spools, numbered_output
 from ztrace.text import counted
+from ztrace.version import __version__
 
 if TYPE_CHECKING:
     from ztrace.tracer.filters import Filters

@@ -10,7 +10,7 @@ no model, so that whoever records or anonymises can look at them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -95,6 +95,18 @@ def release_number(release: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What can be set of an allocator: items of its model, and what a person does for them."""
+
+    items: Mapping[str, str]
+    how: str
+
+
+def _no_settings(release: str) -> Sequence[Setting]:
+    return ()
+
+
 def _nothing(cpus: int, compactions: bool) -> Mapping[str, str]:
     return {}
 
@@ -130,7 +142,7 @@ class Traits:
         ``native``: the core's kind by variant. ``colour``: its number in all plots, 1 to 8; those
         that have one are what a report compares, in this order. ``kernels``: those of the lab
         that have it, and whether it is a module there. ``out_of_tree``: no kernel has it, it is
-        built from a patch.
+        built from a patch. ``settings(release)``: what else a kernel lets one set.
     """
 
     name: str
@@ -152,6 +164,7 @@ class Traits:
     colour: int = 0
     kernels: Mapping[str, bool] = field(default_factory=dict)
     out_of_tree: bool = False
+    settings: Callable[[str], Sequence[Setting]] = _no_settings
 
     def with_rules(self, spec: Specification, release: str) -> Specification:
         """A specification of this allocator with the variant that a kernel has, if it says none.

@@ -42,6 +42,9 @@ from ztrace.tracer.program.reached import lines
 from ztrace.traces import TraceReader, TraceWriter
 from ztrace.traces.metadata import Metadata
 
+NO_PAGE = 0.03
+"""Share of mallocs that find no page, where the program can refuse them."""
+
 PYTHON_CALLS = 20_000
 """What of a history the model in Python is asked, too."""
 
@@ -213,7 +216,10 @@ def run(differ: Differ, arguments: argparse.Namespace, given: str) -> int:
     total, seed, began = Tally(), arguments.seed, time.monotonic()
     in_python = Tally()
     while total.calls < arguments.calls:
-        history = make(differ.allocator, seed, min(arguments.each, arguments.calls))
+        history = make(
+            *(differ.allocator, seed, min(arguments.each, arguments.calls)),
+            no_page=NO_PAGE if differ.reached is not None else 0.0,
+        )
         small = history.part(slice(0, PYTHON_CALLS))
         done = differ.played(history)
         total.add(done)
@@ -261,7 +267,7 @@ def main() -> None:
     arguments.calls, arguments.each = int(arguments.calls), int(arguments.each)
     try:
         allocator = parse(arguments.allocator)
-        program = build_program(arguments.kernel, [allocator], reached=arguments.reached)
+        program = build_program(arguments.kernel, [allocator], watched=arguments.reached)
         differ = Differ(program, allocator.name, damaging=arguments.damaging)
         if arguments.reached:
             differ.reached = set()

@@ -7,7 +7,8 @@ that are played; there, what makes no sense any more is left out. Thus any part 
 history again, and a difference can be cut down to a small one. Its text is words, one a call:
 
     m3:100   allocate object 3 with 100 bytes     w3 r3   map it to write or read, and unmap it
-    f3       free it                              s2      shrink by 2 pages
+    n3:100   the same without a page to be had    s2      shrink by 2 pages
+    f3       free it
     c        compact: zsmalloc the pool, z3fold the page that has waited longest
 """
 
@@ -55,8 +56,8 @@ PAGE_BYTES = 4096
 REFUSED = (0, PAGE_BYTES + 1, 5000, (1 << 24) - 1)
 """Sizes that no allocator takes. Of those below them some take not all; that is compared, too."""
 
-_LETTERS = {"m": MALLOC, "f": FREE, "r": MAP, "w": MAP, "s": SHRINK, "c": COMPACT}
-_WORD = re.compile(r"([mfrwsc])(\d*)(?::(\d+))?")
+_LETTERS = {"m": MALLOC, "n": MALLOC, "f": FREE, "r": MAP, "w": MAP, "s": SHRINK, "c": COMPACT}
+_WORD = re.compile(r"([mnfrwsc])(\d*)(?::(\d+))?")
 
 # Of a pool with fewer objects a shrink may find nothing to evict, where ztree leaves its tables.
 _FEW_OBJECTS = 300
@@ -67,8 +68,9 @@ _ODD_BYTES = 3000  # what has a page of its own goes with it whatever an evictio
 @dataclass(frozen=True)
 class History:
     """Arrays of one length: ``op`` (codes of traces.schema), ``object``, ``size_bytes`` of a malloc
-    or the pages of a shrink, ``is_write`` of a map. ``deferred``: queued compactions run where the
-    history has one, else at once. ``about`` says what kind it is."""
+    or the pages of a shrink, ``is_write`` of a map; of a malloc it is that there is no page to be
+    had, which no history with shrinks has. ``deferred``: queued compactions run where the history
+    has one, else at once. ``about`` says what kind it is."""
 
     op: NDArray[np.int8]
     object: Ints
@@ -98,7 +100,7 @@ class History:
         for op, object_, size, write in zip(*(c.tolist() for c in columns), strict=True):
             number = numbers.setdefault(object_, len(numbers)) if op in (MALLOC, FREE, MAP) else 0
             if op == MALLOC:
-                words.append(f"m{number}:{size}")
+                words.append(f"{'n' if write else 'm'}{number}:{size}")
             elif op == FREE:
                 words.append(f"f{number}")
             elif op == MAP:
@@ -113,11 +115,11 @@ def from_text(text: str, *, deferred: bool = False) -> History:
     rows = []
     for word in text.split():
         found = _WORD.fullmatch(word)
-        if found is None or (found[3] is None) != (found[1] != "m"):
+        if found is None or (found[3] is None) != (found[1] not in "mn"):
             raise ValueError(f"no call: {word!r}")
         letter, number = found[1], int(found[2] or 0)
         size = number if letter == "s" else int(found[3] or 0)
-        rows.append((_LETTERS[letter], 0 if letter in "sc" else number, size, letter == "w"))
+        rows.append((_LETTERS[letter], 0 if letter in "sc" else number, size, letter in "nw"))
     op, object_, size_bytes, is_write = zip(*rows, strict=True)
     return History(
         np.array(op, np.int8),
@@ -158,8 +160,11 @@ def _weighted(text: str, weights: NDArray[np.float64]) -> Sizes:
     return Sizes(text, np.cumsum(weights) / weights.sum())
 
 
-def make(allocator: str, seed: int, calls: int) -> History:
-    """A history of about ``calls`` calls that an allocator can do, the same for the same seed."""
+def make(allocator: str, seed: int, calls: int, *, no_page: float = 0.0) -> History:
+    """A history of about ``calls`` calls that an allocator can do, the same for the same seed.
+
+    ``no_page``: of so many of the mallocs there is no page to be had, if it has no shrinks.
+    """
     random = np.random.default_rng(seed)
     kinds = (
         *(border_sizes(), half_sizes(), few_sizes(random)),
@@ -190,6 +195,9 @@ def make(allocator: str, seed: int, calls: int) -> History:
         "compactions": compacted.get(traits.compacts, 0),
     }
     history = _with_extras(random, (is_malloc, objects, size_bytes), extras)
+    if not shrinks and no_page:
+        dry = (history.op == MALLOC) & (random.random(len(history)) < no_page)
+        history = replace(history, is_write=history.is_write | dry)
     about = [sizes.text, pattern, "shrinks"] if shrinks else [sizes.text, pattern]
     if traits.compacts is Compacts.PAGES:
         about.append("work later" if deferred else "work at once")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from bench.posted_ztree import Run
@@ -17,6 +18,9 @@ from ztrace.replay.research.broken import Calls, prove, shared
 from ztrace.replay.validate import validate_trace
 from ztrace.traces import TraceReader
 from ztrace.traces.schema import OP_CODE
+
+LEFT = Path(__file__).parent / "measure" / "posted-ztree-h1.parquet"
+COLUMNS = ("ts_ns", "dur_ns", "cpu", "handle")
 
 Call = tuple[str, int, int, int, int, int]
 """Op, CPU, begin, end, block, slot."""
@@ -78,6 +82,25 @@ def test_a_handle_is_shared_until_the_free_begins() -> None:
     assert shared(told(15, [first, ("free", 0, 20, 40, 7, 0), ("malloc", 1, 15, 30, 7, 0)])) == 0
     assert shared(told(15, [first, ("free", 0, 31, 40, 7, 0), ("malloc", 1, 15, 30, 7, 0)])) == 1
     assert shared(told(15, [first, ("malloc", 1, 15, 30, 7, 1)])) == 0
+
+
+def test_what_a_kernel_left_is_h1_to_the_proof_and_to_the_model() -> None:
+    """Two CPUs of 7.2: one was away for 16 ms while the other got all eleven slots."""
+    with TraceReader(LEFT) as reader:
+        table = pa.Table.from_batches(list(reader.batches(["op", *COLUMNS])))
+        verdict = validate_trace(reader).trees
+    begin, lasted, cpu, handle = (table[name].to_numpy() for name in COLUMNS)
+    op = table["op"].combine_chunks().indices.to_numpy()
+    calls = Calls.of(op, cpu, begin, begin + lasted, handle)
+    proof = prove(calls)
+    assert proof is not None
+    assert (proof.type, proof.block, len(proof.others)) == (13, 3239, 11)
+    assert int(calls.end[proof.call] - calls.begin[proof.call]) == 16_098_575
+    assert shared(calls) == 1
+    assert verdict is not None and verdict.explained
+    assert verdict.total("explained") == verdict.total("calls") == 35_580
+    [race] = [one for one in verdict.races if one.hazard == "H1"]
+    assert {(call.block, call.slot) for call in race.calls} == {(3239, n) for n in range(12)}
 
 
 @pytest.mark.kernel

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from functools import partial
@@ -13,12 +14,15 @@ import numpy as np
 import pytest
 
 from bench.differential import Differ, as_test, differs, never_reached, smallest
-from bench.histories import from_text, make
+from bench.histories import as_calls, from_text, make
+from ztrace.allocator import create
+from ztrace.measuring import as_plan
 from ztrace.replay.measured.calls import MALLOC, SHRINK
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.lab.cache import cache_dir
 from ztrace.tracer.program.allocators import parse
 from ztrace.tracer.program.build import build_program
+from ztrace.tracer.program.guest import play
 from ztrace.tracer.program.reached import blocks
 
 NAMES = ("zbud", "z3fold", "zsmalloc")
@@ -134,7 +138,7 @@ def test_another_rule_is_cut_down_to_few_calls(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("compiler")
 def test_what_was_never_run_is_told_by_line() -> None:
     """Without a shrink those of shrinks are left; then those that nothing here can reach."""
-    program = build_program("6.1", [parse("zbud")], reached=True)
+    program = build_program("6.1", [parse("zbud")], watched=True)
     differ = Differ(program, "zbud")
     differ.reached = set()
     made = make("zbud", 1, 20_000)
@@ -150,3 +154,23 @@ def test_what_was_never_run_is_told_by_line() -> None:
     ]
     with pytest.raises(TracerError, match="not built to note what is reached"):
         blocks(differ_of("zbud").program)
+
+
+@pytest.mark.kernel
+@pytest.mark.usefixtures("compiler")
+def test_a_malloc_that_needs_a_page_fails_where_there_is_none() -> None:
+    """It takes the room that there is; the model, which is told of the failure, agrees."""
+    history = from_text("n0:100 m1:100 n2:60 n3:3000 f1 n4:10 f2 f4 n5:1")
+    program = build_program("6.1", [parse("zbud")], watched=True)
+    differ = Differ(program, "zbud")
+    calls = as_calls("zbud", history, lambda: create("zbud"))
+    ret = play(program, "zbud", as_plan(calls), 0).ret
+    no_page = -errno.ENOMEM
+    assert ret.tolist() == [no_page, 0, 0, no_page, 0, 0, 0, 0, no_page]
+    done = differ.played(history)
+    assert (done.different, done.answers) == (0, 3)
+    made = make("zsmalloc", 2, 20_000, no_page=0.3)
+    assert made.text().count(" n") > 1000
+    differ = Differ(build_program("6.1", [parse("zsmalloc")], watched=True), "zsmalloc")
+    done = differ.played(made)
+    assert done.different == 0 and done.answers < 0.9 * done.mallocs

@@ -407,3 +407,18 @@ def test_what_breaks_leaves_its_calls_until_then(
     assert cpus.to_pylist().count(kept["thread"]) == call - (name == "bug")
     checked = [sys.executable, "-m", "ztrace", "info", str(output)]
     subprocess.run(checked, check=True, capture_output=True)
+
+
+def test_drivers_of_6_1_on_two_cpus_of_7_2() -> None:
+    """zbud in the order of its lock; z3fold, whose pages no longer tell that they can be moved,
+    wherever a trace tells what its CPUs' lists and its worker did."""
+    measured(SMALL, "--allocator=zbud")  # so that the source is there
+    folder = cache_dir() / "program" / "source" / "6.1" / "mm"
+    found = measured(
+        *(SAMPLES / "ztree-6.1-bursts.parquet", "--kernel=7.2", "--cpus=2"),
+        *(f"--allocator={name}={folder / name}.c" for name in ("zbud", "z3fold")),
+    )
+    assert found["zbud"]["compared"] == found["zbud"]["equal"] > 11_000
+    assert found["zbud"]["determined"]
+    assert found["z3fold"]["compared"] >= found["z3fold"]["equal"] > 5_000
+    assert found["z3fold"]["malloc_ns"]["calls"] == 5569

@@ -55,6 +55,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "synth": ("ztrace.commands.synth", "Write a synthetic trace of any length."),
     "replay": ("ztrace.commands.replay", "Drive an allocator model with a trace."),
     "validate": ("ztrace.commands.validate", "Prove that the model is what the kernel ran."),
+    "advise": (
+        "ztrace.commands.advise",
+        "Say what else would hold a workload, and how well.",
+    ),
     "tune": ("ztrace.commands.tune", "Fit ztree's block table to traces."),
     "report": ("ztrace.commands.report", "Say what recordings show of the claims for ztree."),
     "compare": ("ztrace.commands.compare", "Say what changed between two recordings."),

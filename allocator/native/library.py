@@ -256,4 +256,5 @@ def _function(loaded: ctypes.CDLL, name: str) -> Any:
 def _path() -> Path | None:
     if override := os.environ.get(OVERRIDE):
         return Path(override)
-    return next(iter(sorted(Path(__file__).parent.glob(_PATTERN))), None)
+    built = Path(__file__).parent.glob(_PATTERN)
+    return max(built, key=lambda path: path.stat().st_mtime_ns, default=None)

@@ -4,6 +4,7 @@
 from ztrace.allocator.traits import (
     Check,
     Compacts,
+    Setting,
     Tells,
     Traits,
     page_size,
@@ -28,6 +29,17 @@ def variant_of(release: str) -> str:
     return "6.12" if number < (6, 15) else "7.2"
 
 
+def settings(release: str) -> list[Setting]:
+    """Chain sizes that a kernel can be built with; 6.1 has four pages and no choice."""
+    if variant_of(release) == "6.1":
+        return []
+    return [
+        Setting({"chain_size": f"{pages}"}, f"CONFIG_ZSMALLOC_CHAIN_SIZE={pages}, build the kernel")
+        for pages in range(4, 17)
+        if pages != 8  # as it comes
+    ]
+
+
 TRAITS = Traits(
     name="zsmalloc",
     model="ztrace.allocator.zsmalloc.model:Zsmalloc",
@@ -45,5 +57,6 @@ TRAITS = Traits(
     module="zsmalloc",
     native=dict.fromkeys(("", "6.1", "6.12", "7.2"), "zsmalloc"),
     colour=2,
+    settings=settings,
     kernels={"6.1": True, "6.12": False, "7.2": False},
 )

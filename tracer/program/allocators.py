@@ -125,38 +125,42 @@ def player_digest() -> str:
 
 
 SHARED = (
-    *("play.h", "loop.h", "locks.h", "queue.h", "zpool_backend.h", "z3fold_backend.h"),
-    *("zsmalloc_backend.h", "play.c"),
+    *("play.h", "loop.h", "locks.h", "pages.h", "queue.h", "zpool_backend.h"),
+    *("z3fold_backend.h", "zsmalloc_backend.h", "play.c"),
 )
 SHIM = "linux/zpool.h"
 # Marks are found by their calls: direct ones, as there are in the lowest 2 GiB, where this program
 # is, and none that is a function's last jump.
-REACHED_FLAGS = "-g -fsanitize-coverage=trace-pc -mcmodel=small -fno-optimize-sibling-calls"
+WATCHED_FLAGS = (
+    "-g -fsanitize-coverage=trace-pc -mcmodel=small -fno-optimize-sibling-calls "
+    "-DZTRACE_REFUSES_PAGES"
+)
 PLAYER = (*SHARED, SHIM, "program.c", "reached.c", "zsmalloc_inside.h")
 MODULE = (*SHARED, "box.c", "source_in_module.h", "zsmalloc_exported.h")
 
 
 def put_player(
-    folder: Path, allocators: Iterable[Allocator], tree: Path, *, reached: bool = False
+    folder: Path, allocators: Iterable[Allocator], tree: Path, *, watched: bool = False
 ) -> None:
     """Fill ``folder``, which is mm/ztrace of the kernel's source ``tree``, with all to compile.
 
-    ``reached``: so that it notes which blocks of the allocators are run (reached.py).
+    ``watched``: so that it notes which blocks of the allocators are run (reached.py), and can
+    refuse them pages.
     A file that is as it was is not written, so that make leaves it alone. TracerError if an
     allocator's source is not there or has no driver in it.
     """
     wanted: dict[str, bytes] = {}
     for name in PLAYER:
         wanted[name] = _file(name)
-    objects = ["play.o", "program.o", *(["reached.o"] if reached else [])]
+    objects = ["play.o", "program.o", *(["reached.o"] if watched else [])]
     flags = []
     for allocator in (one.in_tree(tree) for one in allocators):
         for name, content in allocator.files.items():
             wanted[f"{allocator.name}/{name}"] = content
         wanted[f"backend-{allocator.name}.c"] = _backend(allocator, tree).encode()
         objects.append(f"backend-{allocator.name}.o")
-        if reached:
-            flags.append(f"CFLAGS_{objects[-1]} := {REACHED_FLAGS}\n")
+        if watched:
+            flags.append(f"CFLAGS_{objects[-1]} := {WATCHED_FLAGS}\n")
     wanted["Kconfig"] = b"config ZTRACE\n\tdef_bool y\n\tselect ZSMALLOC\n"
     wanted["Makefile"] = (
         "# The shim stands before the kernel's own zpool.h; files of mm/ are at hand as in mm/.\n"
@@ -197,7 +201,8 @@ def _backend(allocator: Allocator, tree: Path) -> str:
     if name == ZSMALLOC:
         lines += _zsmalloc_functions(tree / "include" / "linux" / "zsmalloc.h")
         lines += ["#define _ZPOOL_H_ /* it is called by its own functions */"]
-        lines += ['#include "locks.h"', f'#include "{include}"', '#include "play.h"']
+        lines += ['#include "locks.h"', '#include "pages.h"', f'#include "{include}"']
+        lines += ['#include "play.h"']
         lines += ['#include "zsmalloc_backend.h"', '#include "zsmalloc_inside.h"']
         return "\n".join(lines) + "\n"
     where = allocator.given or f"mm/{name}.c"
@@ -215,6 +220,8 @@ def _driver(name: str, source: str, include: str, where: str) -> list[str]:
         f"#define ZTRACE_MALLOC_ARGUMENTS {malloc}",
         '#include "queue.h"',
         '#include "locks.h"',
+        '#include "pages.h"',
+        "#include <linux/migrate.h>",
     ]
     if re.search(r"^#define\s+pr_fmt", source, re.MULTILINE):
         lines.append("#undef pr_fmt /* the source has its own */")
@@ -248,7 +255,7 @@ def put_module(folder: Path, allocator: Allocator, include: Path) -> str:
             lines.append("void ztrace_source_end(void)\n{\n}")
     elif name == ZSMALLOC:
         lines += _zsmalloc_functions(include / "linux" / "zsmalloc.h")
-        lines += ['#include "locks.h"', '#include "zsmalloc_backend.h"']
+        lines += ['#include "locks.h"', '#include "pages.h"', '#include "zsmalloc_backend.h"']
         lines.append('#include "zsmalloc_exported.h"')
     else:
         lines += _driver_of_running_kernel(name, include / "linux" / "zpool.h")
@@ -294,7 +301,12 @@ def _driver_of_running_kernel(name: str, header: Path) -> list[str]:
             else []
         ),
         *(f"#include <linux/{one}.h>" for one in ("delay", "module", "zpool")),
-        *('#include "queue.h"', '#include "locks.h"', '#include "zpool_backend.h"'),
+        *(
+            '#include "queue.h"',
+            '#include "locks.h"',
+            '#include "pages.h"',
+            '#include "zpool_backend.h"',
+        ),
     ]
 
 

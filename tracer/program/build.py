@@ -25,7 +25,7 @@ from ztrace.tracer.children import session_of
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.lab.cache import build_once, cache_dir
 from ztrace.tracer.program.allocators import (
-    REACHED_FLAGS,
+    WATCHED_FLAGS,
     Allocator,
     player_digest,
     put_player,
@@ -77,11 +77,12 @@ def build_program(
     allocators: Sequence[Allocator],
     *,
     smp: bool = False,
-    reached: bool = False,
+    watched: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Program:
     """The kernel with all of ``allocators`` in it. ``say`` gets what is being done, line by line.
-    ``reached``: it notes which blocks of the allocators are run (reached.py), and is slower.
+    ``watched``: it notes which blocks of the allocators are run (reached.py), can refuse them
+    pages, and is slower.
 
     TracerError if something needed is missing, the kernel cannot be fetched, does not have what is
     asked for, or does not build; then with the compiler's first error.
@@ -96,14 +97,14 @@ def build_program(
         config = CONFIG + (SMP_CONFIG if smp else "")
         state = [source.digest, config, player_digest(), _compiler()]
         state += [allocator.digest() for allocator in allocators]
-        state += [REACHED_FLAGS] * reached
+        state += [WATCHED_FLAGS] * watched
         digest = hashlib.sha256("\0".join(state).encode()).hexdigest()[:32]
 
         def build(folder: Path) -> None:
             for tool in TOOLS:
                 if shutil.which(tool) is None:
                     raise TracerError(f"{tool} not found; as root: apt install {PACKAGES}")
-            _build(source, work / "build", config, allocators, reached, say)
+            _build(source, work / "build", config, allocators, watched, say)
             for name in ("linux", "include/config/kernel.release"):
                 shutil.copy(work / "build" / name, folder / Path(name).name)
 
@@ -142,13 +143,13 @@ def _build(
     build: Path,
     config: str,
     allocators: Sequence[Allocator],
-    reached: bool,
+    watched: bool,
     say: Callable[[str], None],
 ) -> None:
     tree, unfinished = source.folder, build / "unfinished"
     if unfinished.exists():
         _drop_unfinished(build, unfinished)
-    put_player(tree / PLAYER_FOLDER, allocators, tree, reached=reached)
+    put_player(tree / PLAYER_FOLDER, allocators, tree, watched=watched)
     _put_into(tree)
     # The configuration is made once; make itself sees when Kconfig files have changed.
     asked = build / "asked"

@@ -20,7 +20,7 @@ from ztrace.traces.schema import OP_CODE
 PLAN_MAGIC = 0x315F6E616C707A74
 ANSWERS_MAGIC = 0x315F7277736E617A
 
-MALLOC, FREE, READ, WRITE, UNMAP, COMPACT, SHRINK, EVICTED = range(8)
+MALLOC, FREE, READ, WRITE, UNMAP, COMPACT, SHRINK, EVICTED, NO_PAGE = range(9)
 """``enum ztrace_op``."""
 
 NOT_LIVE, CANNOT, NOT_ASKED, NOT_MADE = range(1 << 30, (1 << 30) + 4)
@@ -96,8 +96,9 @@ class Plan:
     """What is to be played, all arrays of shape (calls,).
 
     ``op``: codes of traces.schema. ``object``: below ``objects``, which object a call is about.
-    ``size_bytes``: of the object. ``is_write``: whether a map is one to write. ``first``: shape
-    (threads + 1,), the calls of thread i are those from first[i] to before first[i + 1].
+    ``size_bytes``: of the object. ``is_write``: whether a map is one to write, or a malloc one
+    for which there is no page to be had (only of a program that was built ``watched``). ``first``:
+    shape (threads + 1,), the calls of thread i are those from first[i] to before first[i + 1].
     ``deferred``: compactions that the allocator queues run where the plan has one, else at once.
     ``noted``: every round places objects and is noted, and of the last one answers are kept.
     ``unchecked``: that two objects have one handle goes on unnoticed, as in a kernel.
@@ -135,6 +136,7 @@ def write_plan(plan: Plan, rounds: int, path: Path) -> None:
     kinds[list(_KINDS)] = list(_KINDS.values())
     played = kinds[plan.op]
     played[plan.is_write & (played == READ)] = WRITE
+    played[plan.is_write & (played == MALLOC)] = NO_PAGE
     calls = np.empty(plan.calls, _CALL)
     calls["object"] = plan.object
     calls["what"] = played.astype(np.uint32) << np.uint32(24) | plan.size_bytes

@@ -44,6 +44,29 @@ static noinline void z_play_shrink(void *pool, struct ztrace_run *run, u32 i)
 	z_run_queue(pool, run, i, run->placing, !run->deferred);
 }
 
+/* A malloc that gets no page from the page allocator; it may not need one. */
+static noinline void z_play_no_page(void *pool, struct ztrace_run *run, u32 i)
+{
+	const struct ztrace_call call = run->calls[i];
+	unsigned long handle = 0;
+	int ret = ZTRACE_CANNOT;
+	u64 begin, end;
+
+	begin = ztrace_begin();
+	if (z_refuse_pages(true))
+		ret = z_malloc(pool, call.what & 0xffffff, &handle);
+	z_refuse_pages(false);
+	end = ztrace_end();
+	if (ret)
+		handle = ZTRACE_NO_HANDLE;
+	run->handles[call.object] = handle;
+	run->cycles[i] = min_t(u64, end - begin, U32_MAX);
+	if (run->placing)
+		z_note(pool, run, i, begin, ret, handle,
+		       ret ? 0 : z_place(pool, ZTRACE_MALLOC, handle, NULL));
+	z_run_queue(pool, run, i, run->placing, !run->deferred);
+}
+
 static __always_inline void z_step(void *pool, struct ztrace_run *run, u32 i, const bool placing)
 {
 	const struct ztrace_call call = run->calls[i];
@@ -57,6 +80,10 @@ static __always_inline void z_step(void *pool, struct ztrace_run *run, u32 i, co
 	run->at = i;
 	if (unlikely(op == ZTRACE_SHRINK)) {
 		z_play_shrink(pool, run, i);
+		return;
+	}
+	if (unlikely(op == ZTRACE_NO_PAGE)) {
+		z_play_no_page(pool, run, i);
 		return;
 	}
 	if (unlikely(op >= ZTRACE_COMPACT)) { /* of no object */

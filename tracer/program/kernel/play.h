@@ -19,6 +19,7 @@ enum ztrace_op {
 	ZTRACE_COMPACT, /* zsmalloc: the pool; z3fold: the page that waits longest */
 	ZTRACE_SHRINK, /* "object" counts the calls after it that are made while it runs */
 	ZTRACE_EVICTED, /* among these: an eviction of the object ends with -size */
+	ZTRACE_NO_PAGE, /* a malloc for which there is no page to be had */
 };
 
 /* Values of an answer's "ret" that no call returns: nothing was called. */

@@ -12,6 +12,17 @@
 #define WARN_ON(condition) ({ const bool met = (condition); unlikely(met); })
 #endif
 
+#ifndef PAGE_MAPPING_MOVABLE
+/*
+ * From 6.17 on a page is marked as movable by its type, and z3fold's have none. Nothing moves pages
+ * where it is played.
+ */
+#define __SetPageMovable(page, operations) ((void)(operations))
+#define __ClearPageMovable(page) ((void)(page))
+#define PageMovable(page) ((void)(page), true)
+#define PageIsolated(page) ((void)(page), false)
+#endif
+
 #include ZTRACE_SOURCE
 
 #define ZTRACE_IS_COMPACTION(work) ((work)->func == compact_page_work)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: GPL-2.0-only
+"""A trace played through all that its kernel could have used instead, ranked by memory held.
+
+What a kernel could have used is told by the allocators' traits: those that it has, and how each can
+be set. Only what the trace determines is advised; what it does not tell is said, with what would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ztrace.allocator.registry import all_traits, recorded_traits
+from ztrace.allocator.specification import Specification
+from ztrace.allocator.traits import Traits, release_number
+from ztrace.replay.errors import ReplayError
+from ztrace.replay.figures.qualified import of_result
+from ztrace.replay.figures.result import Every, Result
+from ztrace.replay.limit import AT_ONCE, Limit, play, recorded_rules
+from ztrace.replay.play.backends import own_model, resolve
+from ztrace.replay.play.fastest import replay_each
+from ztrace.replay.read.rows import FREE, MALLOC, op_codes
+from ztrace.traces.metadata import Metadata
+from ztrace.traces.reader import TraceReader
+
+SHARES = (100, 90, 75, 50)
+"""Pool limits that are tried, in percent of the most that the recorded allocator held."""
+
+_MOMENTS = 20  # at which memory is compared
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Medians of the real allocator's calls in ns, as ``ztrace measure`` has recorded them."""
+
+    malloc_ns: float
+    free_ns: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One allocator with one setting. ``mean_bytes`` and ``peak_bytes`` are held memory.
+
+    ``change``: of the mean, against what was recorded, and ``least`` and ``most`` of it over the
+    trace's time; all are shares, -0.1 is a tenth less. ``density``: objects a page held, over time.
+    ``how``: what to set, empty for what was recorded. ``failed``: objects that it refused.
+    """
+
+    backend: str
+    how: str
+    mean_bytes: float
+    peak_bytes: int
+    density: float | None
+    change: float = 0.0
+    least: float = 0.0
+    most: float = 0.0
+    failed: int = 0
+    timed: Timed | None = None
+
+
+@dataclass(frozen=True)
+class UnderLimit:
+    """What a pool limit of ``share`` percent of the peak would have cost the workload, in pages.
+
+    ``of_memory``: the limit as a share of the machine's memory, None where that is not recorded.
+    """
+
+    share: int
+    limit_bytes: int
+    rejected: int
+    written_back: int
+    refaults: int
+    mean_held_bytes: float
+    of_memory: float | None
+
+
+@dataclass
+class Advice:
+    """``choices``: the recorded one first, then by mean memory, those that refuse objects last.
+
+    ``untold``: what no trace like this can tell, and what would; ``qualified``: what limits the
+    figures.
+    """
+
+    trace: str
+    recorded: str
+    choices: list[Choice]
+    limits: list[UnderLimit] = field(default_factory=list)
+    untold: list[str] = field(default_factory=list)
+    qualified: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON types."""
+        return asdict(self)
+
+
+def advise(
+    reader: TraceReader,
+    *,
+    times: dict[str, Timed] | None = None,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> Advice:
+    """What could be changed for a trace's workload, and what it would give.
+
+    ``times``: by allocator, see :func:`measured_times`. ``advance`` gets three times the rows.
+    ReplayError for a trace whose allocator has no model, or without time or calls.
+    """
+    metadata = reader.metadata
+    own = own_model(metadata)
+    if own is None:
+        raise ReplayError(f"{reader.path}: recorded on an allocator that ztrace has no model of")
+    settings = dict(_settings(metadata, own))
+    results = replay_each(
+        reader, [own, *settings], every=Every(percent=100 / _MOMENTS), advance=advance
+    )
+    now = results[0]
+    if not now.held_bytes.mean:
+        raise ReplayError(f"{reader.path}: nothing is held over any time; nothing to advise on")
+    others = [_choice(result, settings[result.backend], now, times or {}) for result in results[1:]]
+    others.sort(key=lambda choice: (choice.failed > 0, choice.mean_bytes))
+    advice = Advice(
+        str(reader.path),
+        own,
+        [_choice(now, "", now, times or {}), *others],
+        qualified=of_result(now),
+    )
+    try:
+        advice.limits = _limits(reader, own, now, advance)
+    except ReplayError as error:
+        advice.untold.append(f"pool limits: {str(error).removeprefix(f'{reader.path}: ')}")
+    if not times:
+        advice.untold.append(
+            "time a store or load takes: ztrace measure TRACE --allocator NAME -o FILE, then "
+            "--measured FILE"
+        )
+    advice.untold.append("other compressors: ztrace resize TRACE gives it another one's sizes")
+    return advice
+
+
+def _settings(metadata: Metadata, own: str) -> Iterable[tuple[str, str]]:
+    """(backend, what to set) of all that the recorded kernel has, or can be built with."""
+    for traits in all_traits():
+        if traits.out_of_tree or not _has(traits, metadata):
+            continue
+        select = f"echo {traits.name} > /sys/module/zswap/parameters/zpool"
+        plain = resolve(traits.name, metadata)
+        recorded = plain == own
+        if not recorded:
+            yield plain, select
+        for setting in traits.settings(metadata.kernel.release):
+            spec = Specification.parse(plain).completed(items=setting.items)
+            if str(spec) != own:
+                yield str(spec), setting.how if recorded else f"{setting.how}; {select}"
+
+
+def _has(traits: Traits, metadata: Metadata) -> bool:
+    """Whether the recorded kernel has an allocator, as far as the lab's kernels tell."""
+    if any(pool.allocator == traits.name for pool in metadata.pools):
+        return True
+    number = release_number(metadata.kernel.release)
+    return metadata.source != "zram" and number in {release_number(one) for one in traits.kernels}
+
+
+def _choice(result: Result, how: str, now: Result, times: dict[str, Timed]) -> Choice:
+    mean, before = result.held_bytes.mean, now.held_bytes.mean
+    assert mean is not None and before
+    ratios = [
+        there.held_bytes / here.held_bytes
+        for there, here in zip(result.series, now.series, strict=True)
+        if here.held_bytes
+    ]
+    return Choice(
+        backend=result.backend,
+        how=how,
+        mean_bytes=mean,
+        peak_bytes=result.held_bytes.peak,
+        density=result.mean_density,
+        change=mean / before - 1,
+        least=min(ratios, default=1.0) - 1,
+        most=max(ratios, default=1.0) - 1,
+        failed=result.count("refused"),
+        timed=times.get(Specification.parse(result.backend).name),
+    )
+
+
+def _limits(
+    reader: TraceReader, own: str, now: Result, advance: Callable[[int], object]
+) -> list[UnderLimit]:
+    """The recorded allocator under several pool limits. ReplayError if the trace cannot tell."""
+    metadata = reader.metadata
+    page_bytes = metadata.machine.page_bytes or 4096
+    peak = now.held_bytes.peak // page_bytes
+    memory = metadata.machine.memory_bytes
+    found = []
+    rules = recorded_rules(metadata)
+    for share in SHARES:
+        limit = Limit(max(1, peak * share // 100))
+        [outcome] = play(
+            reader,
+            [(own, AT_ONCE)],
+            limit,
+            rules,
+            advance=lambda rows: advance(rows // len(SHARES)),
+        )
+        limit_bytes = limit.memory_pages * page_bytes
+        counts = outcome.counts
+        found.append(
+            UnderLimit(
+                share,
+                limit_bytes,
+                counts.rejected,
+                counts.written_back,
+                counts.refaults,
+                outcome.mean_held_bytes,
+                limit_bytes / memory if memory else None,
+            )
+        )
+    return found
+
+
+def measured_times(paths: Sequence[Path]) -> dict[str, Timed]:
+    """Medians of malloc and free by allocator, of files that ``ztrace measure`` wrote.
+
+    ReplayError for a trace that was not measured: a recorder's durations hold its own work.
+    """
+    found = {}
+    for path in paths:
+        with TraceReader(path) as reader:
+            if reader.metadata.source != "measure":
+                raise ReplayError(f"{path}: not measured; ztrace measure writes such files")
+            spent: dict[int, list[Any]] = {MALLOC: [], FREE: []}
+            for batch in reader.batches(columns=("op", "dur_ns", "ret")):
+                op, done = op_codes(batch), batch.column("ret").to_numpy() == 0
+                for code, parts in spent.items():
+                    parts.append(batch.column("dur_ns").to_numpy()[done & (op == code)])
+            malloc, free = (np.concatenate(parts) for parts in spent.values())
+            for pool in reader.metadata.pools:
+                name = recorded_traits(pool.allocator).name
+                if len(malloc) and len(free):
+                    found[name] = Timed(float(np.median(malloc)), float(np.median(free)))
+    return found

@@ -17,19 +17,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ztrace.text import printable, printable_lines
+from ztrace.text import columns, is_width_told, printable, printable_lines, wrapped
 from ztrace.traces.metadata import Metadata
 from ztrace.units import bytes_text as bytes_text
 from ztrace.units import count_text as count_text
 from ztrace.units import ns_text as ns_text
 
-WIDTH = 80
-"""Columns of a terminal that nobody measured: a pipe, a file, a mail."""
-
 _WHOLE = 24
 """Names up to that long are not broken to fit a line."""
 
 _GAP = 2
+_KEPT = 2
+"""Columns that a table keeps however narrow it must be."""
 _TRAILING = re.compile(r" +$", re.MULTILINE)
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|B|[KMGTP]iB|[num]?s)(?!\w))")
 _TIED = "\ue000"
@@ -39,21 +38,52 @@ _TIED = "\ue000"
 class _Plain(Console):
     """Prints text as it is: control characters escaped, no blanks at the ends of lines.
 
-    A table that does not fit is as wide as it has to be, rather than with names broken in two. A
-    number and its unit stand on one line.
+    Lines are broken between words. A table that does not fit loses columns, and says which,
+    rather than names broken in two. A number and its unit stand on one line.
     """
 
-    def print(self, *objects: Any, **how: Any) -> None:
-        """As rich, but what it raises about the stream is left to the caller."""
+    def print(self, *objects: Any, soft_wrap: bool | None = None, **how: Any) -> None:
+        """As rich, but what it raises about the stream is left to the caller.
+
+        ``soft_wrap``: a line stays one where nobody says how wide it may be, for who searches it.
+        """
+        whole = bool(soft_wrap) and not is_width_told()
+        left_out: list[str] = []
         for one in objects:
             if isinstance(one, Table):
-                least = sum(column.min_width or 0 for column in one.columns)
-                least += _GAP * (len(one.columns) - 1)
-                one.width = least if least > self.width else None
+                left_out += _narrowed(one, self.width)
         with self.capture() as captured:
-            safe = (_tied(one) if isinstance(one, str) else one for one in objects)
-            super().print(*safe, crop=False, **how)
+            safe = (
+                (_tied(one) if whole else wrapped(_tied(one), self.width))
+                if isinstance(one, str)
+                else one
+                for one in objects
+            )
+            super().print(*safe, crop=False, soft_wrap=_are_texts(objects), **how)
         self.file.write(_TRAILING.sub("", captured.get().replace(_TIED, " ")))
+        if left_out:
+            self.print(f"(too narrow for: {', '.join(left_out)})")
+
+
+def _are_texts(objects: Sequence[Any]) -> bool:
+    return all(isinstance(one, str) for one in objects)
+
+
+def _narrowed(table: Table, width: int) -> list[str]:
+    """Take columns from a table's right until it fits; the headers of those, if any.
+
+    Its first column of text and one of numbers stay, as wide as they have to be.
+    """
+    left_out: list[str] = []
+    while (least := _least(table)) > width and len(table.columns) > _KEPT:
+        left_out.insert(0, " ".join(str(table.columns.pop().header).split()))
+    table.width = least if least > width else None
+    return left_out
+
+
+def _least(table: Table) -> int:
+    widths = [column.min_width or 0 for column in table.columns]
+    return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def _tied(text: str) -> str:
@@ -61,7 +91,7 @@ def _tied(text: str) -> str:
 
 
 def console() -> Console:
-    """Return a console on stdout: 80 columns and neither colour nor escapes in a pipe."""
+    """Return a console on stdout: 80 columns, or COLUMNS, neither colour nor escapes in a pipe."""
     out = sys.stdout
     if isinstance(out, io.TextIOWrapper):
         # A name in a trace may hold what the locale's encoding cannot say.
@@ -70,7 +100,7 @@ def console() -> Console:
         return _Plain(file=out, highlight=False, markup=False, emoji=False)
     return _Plain(
         file=out,
-        width=WIDTH,
+        width=columns(),
         force_terminal=False,
         color_system=None,
         highlight=False,
@@ -86,7 +116,7 @@ def table(
     texts: int = 1,
     title: str | None = None,
 ) -> Table:
-    """Return a table without lines that fits 80 columns.
+    """Return a table without lines that fits the console that prints it.
 
     The first ``texts`` columns are text, flush left, folded when too long; the others are
     numbers, flush right, never broken. Cells are shown as they are, control characters escaped.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import click
 
-from ztrace.text import printable, printable_lines
+from ztrace.text import columns, printable, printable_lines, wrapped
 
 STDOUT = 1
 
@@ -49,12 +49,23 @@ def forget_output() -> None:
 
 
 def say(text: str) -> None:
-    """Print a line about the work on stderr; control characters of names and records escaped."""
-    click.echo(f"ztrace: {printable(text)}", err=True)
+    """Print a line about the work on stderr; control characters of names and records escaped.
+
+    It is one line, for programs that read it; at a terminal it is broken between words.
+    """
+    line = f"ztrace: {printable(text)}"
+    if sys.stderr.isatty():
+        line = wrapped(line, columns())
+    click.echo(line, err=True)
 
 
-def show(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Print text as it is, but for control characters, which are escaped."""
+def show(text: str, *, err: bool = False, nl: bool = True, wrap: bool = False) -> None:
+    """Print text as it is, but for control characters, which are escaped.
+
+    ``wrap``: with lines that are too wide broken between words.
+    """
+    if wrap:
+        text = wrapped(text, columns())
     click.echo(printable_lines(text), err=err, nl=nl)
 
 

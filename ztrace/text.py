@@ -3,6 +3,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import textwrap
+
+LEAST_WIDTH = 40
+"""Below that no table is readable."""
+
 UNPROBED = " is not probed: "
 """In a note of the recorder: the kernel has a function whose calls it could not see."""
 
@@ -21,6 +29,37 @@ def printable(text: str) -> str:
 def printable_lines(text: str) -> str:
     """As :func:`printable`, but lines and tabs stay what they are, and nothing is cut."""
     return "\n".join("\t".join(map(_escaped, line.split("\t"))) for line in text.split("\n"))
+
+
+def columns() -> int:
+    """How wide a line may be: what COLUMNS says, or the terminal on stdout, or 80."""
+    return max(LEAST_WIDTH, shutil.get_terminal_size().columns)
+
+
+def is_width_told() -> bool:
+    """Whether somebody says how wide a line may be: COLUMNS, or a terminal."""
+    return bool(os.environ.get("COLUMNS")) or (sys.stdout is not None and sys.stdout.isatty())
+
+
+def wrapped(text: str, width: int) -> str:
+    """Break lines that are wider between words; what follows is indented by two more.
+
+    A word that is wider stands on a line of its own, whole: a path can be copied.
+    """
+    return "\n".join(
+        line if len(line) <= width else "\n".join(_wrap(line, width)) for line in text.split("\n")
+    )
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    return textwrap.wrap(
+        line,
+        width,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def counted(number: int, noun: str) -> str:

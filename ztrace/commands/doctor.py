@@ -47,9 +47,9 @@ def command(probes: bool, source: str, as_json: bool) -> int:
 
 
 def _show(finding: Finding) -> None:
-    show(f"  {'ok' if finding.works else 'NO':3}{finding.name:20}{finding.found}")
+    show(f"  {'ok' if finding.works else 'NO':3}{finding.name:20}{finding.found}", wrap=True)
     if not finding.works:
-        show(f"     -> {finding.remedy}")
+        show(f"     -> {finding.remedy}", wrap=True)
 
 
 def _show_probes(source: str, as_json: bool) -> None:
@@ -62,4 +62,4 @@ def _show_probes(source: str, as_json: bool) -> None:
     rows = [(one.symbol, one.op or "-", one.kind or "NO", one.reason) for one in found]
     console().print(table(["function", "call", "probe", "why not"], rows, texts=4))
     lacking = sorted({one.lacks for one in found if one.lacks})
-    show(f"a trace will lack: {', '.join(lacking) or 'nothing'}")
+    show(f"a trace will lack: {', '.join(lacking) or 'nothing'}", wrap=True)

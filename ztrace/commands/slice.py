@@ -74,7 +74,14 @@ def _number(bits: int) -> click.IntRange:
 @click.option(
     "--pool", "pools", type=_number(8), multiple=True, metavar="N", help="Calls to this pool."
 )
-@click.option("--op", "ops", type=click.Choice(OPS), multiple=True, help="Calls of this op.")
+@click.option(
+    "--op",
+    "ops",
+    type=click.Choice(OPS),
+    multiple=True,
+    metavar="OP",
+    help=f"Calls of this op: {', '.join(OPS)}.",
+)
 def command(
     trace: Path,
     output: Path,

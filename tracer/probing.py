@@ -160,6 +160,7 @@ class Probing:
             **abi.defines,
             "RING_PAGES": ring_bytes // mmap.PAGESIZE,
             "CPUS": machine.possible_cpus(),
+            "PAGE_BYTES": mmap.PAGESIZE,
             **filters.defines(source, machine.machine()["memory_bytes"]),
             **({"HISTOGRAM": 1} if histogram else {}),
         }

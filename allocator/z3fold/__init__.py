@@ -26,6 +26,7 @@ TRAITS = Traits(
     members={
         "Z3FOLD_PAGES": ("z3fold_pool", "pages_nr"),
         "Z3FOLD_HEADER_POOL": ("z3fold_header", "pool"),
+        "Z3FOLD_HEADER_START": ("z3fold_header", "start_middle"),  # 16 bits, first_num behind it
     },
     module="z3fold",
     native={"": "z3fold"},

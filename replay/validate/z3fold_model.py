@@ -3,13 +3,36 @@
 
 from __future__ import annotations
 
-from ztrace.allocator.z3fold.model import FIRST, LAST, MIDDLE, PAGE_CHUNKS, WORDS, Page, Z3fold
+from collections.abc import Callable
+
+from ztrace.allocator.z3fold.model import (
+    FIRST,
+    LAST,
+    MIDDLE,
+    NO_CPU,
+    PAGE_CHUNKS,
+    WORDS,
+    Page,
+    Z3fold,
+)
+
+UNTOLD = -2
+"""Nobody knows which page was found."""
+NONE = -1
+"""No page was found."""
 
 
 class Correctable(Z3fold):
     """``listed`` and ``taken``: pages put on a list, taken off one, since they were last cleared.
 
     ``renamed``: (old, new) handles of objects that were moved, likewise.
+
+    ``told``: the number of the page that the next malloc finds, NONE or UNTOLD. ``moves``: the same
+    of a compaction that may move an object, by its handle. Where the model would have found
+    another, that goes back where it was. ``absent`` says whether other calls may have
+    had all of some pages at one moment: if without these the model finds what it was told,
+    ``excused`` counts it. Else the number that it found (or NONE) is added to
+    ``overruled``.
     """
 
     def __init__(self, cpus: int, page_bytes: int = 4096) -> None:
@@ -17,6 +40,11 @@ class Correctable(Z3fold):
         self.listed: set[int] = set()
         self.taken: set[int] = set()
         self.renamed: list[tuple[int, int]] = []
+        self.told = UNTOLD
+        self.moves: Callable[[int], int] = lambda handle: UNTOLD
+        self.absent: Callable[[list[int]], bool] = lambda numbers: False
+        self.overruled: list[int] = []
+        self.excused = 0
         self._came_from: dict[int, int] = {}  # the CPU of the list that a page was last taken off
 
     def _add(self, page: Page) -> None:
@@ -28,6 +56,50 @@ class Correctable(Z3fold):
         self.taken.add(page)
         self._came_from[page] = cpu
         return super()._take(cpu, number)
+
+    def _find(self, chunks: int) -> Page | None:
+        told, self.told = self.told, UNTOLD
+        own = super()._find(chunks)
+        number = own.number if own is not None else NONE
+        if told in (UNTOLD, number):
+            return own
+        page = self.pages.get(told)
+        if told != NONE and (page is None or not self._has_room(page, chunks)):
+            return own  # what is known of that page is wrong: its object is moved there later
+        aside: list[Page] = []
+        instead = own
+        while instead is not None and instead.number != told:
+            aside.append(instead)
+            if not self.absent([one.number for one in aside]):
+                break
+            instead = super()._find(chunks)
+        for one in reversed(aside):  # each was the first of its list
+            one.references -= 1
+            now, self._cpu = self._cpu, self._came_from[one.number]
+            self._add(one)
+            self._cpu = now
+        if (instead.number if instead is not None else NONE) == told:
+            self.excused += 1
+            return instead
+        self.overruled.append(number)
+        if page is not None:
+            self.taken.add(page.number)
+            self._unlink(page)
+            page.cpu = NO_CPU
+            page.references += 1
+        return page
+
+    def _has_room(self, page: Page, chunks: int) -> bool:
+        usable = not (page.headless or page.needs_compacting or page.claimed)
+        return usable and not all(page.chunks[FIRST:]) and self._free_chunks(page) >= chunks
+
+    def _empty(self, page: Page) -> bool:
+        buddies = page.buddies()
+        if not page.foreign and len(buddies) == 1 and not page.mapped and page.slots is not None:
+            self.told = self.moves(page.slots.address(page.word_of(buddies[0])))
+        done = super()._empty(page)
+        self.told = UNTOLD
+        return done
 
     def is_alone(self, number: int) -> bool:
         """Whether compaction of a page may move its only object."""

@@ -57,7 +57,7 @@ struct frame {
 	u64 sp, ts, key, handle, aux, place, locked;
 	u32 size, pool;
 	u32 op, has;
-	u32 slot, exact;	/* exact: sp is the same at entry and return */
+	u64 exact;		/* sp is the same at entry and return */
 };
 
 struct stack {
@@ -202,6 +202,39 @@ static u64 page_count_of(struct pool *info, u64 private)
 #endif
 	return 0;
 }
+
+#if defined(Z3FOLD_HEADER_START) && !defined(HISTOGRAM)
+/*
+ * Where an object of z3fold lies now. The handle is the address of a word: the page, which of its
+ * three places, counted from the page's first number, and of the last one how many chunks. Where
+ * the middle begins stands in the page's header, with the first number behind it.
+ */
+static u64 z3fold_place(u64 handle)
+{
+	u64 chunk = PAGE_BYTES / 64, word, page, header;
+
+	if (handle & 1)
+		return handle & ~(u64)(PAGE_BYTES - 1);
+	word = read_word(handle);
+	page = word & ~(u64)(PAGE_BYTES - 1);
+	if (!page)
+		return 0;
+	header = read_word(page + Z3FOLD_HEADER_START);
+	switch ((word - (header >> 16)) & 3) {
+	case 1: return page + (Z3FOLD_HEADER_START + 4 + chunk - 1) / chunk * chunk;
+	case 2: return page + (header & 0xffff) * chunk;
+	case 3: return page + PAGE_BYTES - (word % PAGE_BYTES >> 2) * chunk;
+	default: return 0;
+	}
+}
+
+static int is_z3fold(u32 id)
+{
+	struct pool *info = pools.lookup(&id);
+
+	return info && info->type[0] == 'z' && info->type[1] == '3';
+}
+#endif
 
 static u32 number_pool(u64 pool, u32 created)
 {
@@ -619,8 +652,7 @@ static int emit(struct frame *frame, u32 op, s32 ret)
 	record->key = frame->key;
 	record->handle = frame->handle;
 	record->aux = frame->aux;
-	/* Of a zsmalloc place the lower 48 bits of the zspage's address and the slot are kept. */
-	record->place = op == MALLOC ? frame->place << 16 | frame->slot : frame->place;
+	record->place = frame->place;
 	record->cgroup = bpf_get_current_cgroup_id();
 	record->dur = dur > 0xffffffff ? 0xffffffff : dur;
 	record->lock = frame->locked - frame->ts;
@@ -817,6 +849,18 @@ static void set_pages(struct frame *frame)
 #endif
 }
 
+/* Objects that the allocator moves: a malloc and a free tell where theirs lies. */
+static void set_place(struct frame *frame)
+{
+#if defined(Z3FOLD_HEADER_START) && !defined(HISTOGRAM)
+	if (!is_z3fold(frame->pool))
+		return;
+	frame->place = z3fold_place(frame->handle);
+	if (frame->place)
+		frame->has |= HAS_PLACE;
+#endif
+}
+
 static int finish_malloc(struct frame *frame, struct frame *caller, s32 ret)
 {
 	set_pages(frame);
@@ -835,8 +879,10 @@ static int exit_malloc(struct call call)
 
 	if (!frame)
 		return 0;
-	if (!ret && !bpf_probe_read_kernel(&frame->handle, 8, (void *)frame->aux))
+	if (!ret && !bpf_probe_read_kernel(&frame->handle, 8, (void *)frame->aux)) {
 		frame->has |= HAS_HANDLE;
+		set_place(frame);
+	}
 	return finish_malloc(frame, caller, ret);
 }
 
@@ -875,6 +921,8 @@ static int enter_object(struct call call, u32 op)
 		set_pool(frame, argument(call, 1));
 		frame->handle = argument(call, 2);
 		frame->has |= HAS_HANDLE;
+		if (op == FREE)
+			set_place(frame);
 		meet_object(frame, op);
 	}
 	return 0;
@@ -1002,8 +1050,8 @@ static int enter_obj_malloc(struct call call)
 	u64 zspage = argument(call, 2);
 
 	if (caller) {
-		caller->place = zspage;
-		caller->slot = read_word(zspage + ZSPAGE_FREEOBJ) & 0xffff;
+		/* The lower 48 bits of the zspage's address, and the slot. */
+		caller->place = zspage << 16 | (read_word(zspage + ZSPAGE_FREEOBJ) & 0xffff);
 		caller->locked = bpf_ktime_get_ns();
 		caller->has |= HAS_PLACE | HAS_LOCK;
 	}

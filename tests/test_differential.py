@@ -147,7 +147,7 @@ def test_what_was_never_run_is_told_by_line() -> None:
     assert "never in zbud_zpool_shrink" in first and "zbud_free" not in first
     differ.played(made)
     second = "\n".join(never_reached(differ, "/zbud.c"))
-    # It is asked for pages without a try, or by nobody who evicts; it is no module here.
+    # The pool is never empty as it is shrunk; it is no module here.
     assert [one.split()[2] for one in second.splitlines()[1:]] == [
         "zbud_reclaim_page:",
         "exit_zbud:",

@@ -11,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from ztrace.commands.corpus import command as corpus
 from ztrace.commands.validate import command
 from ztrace.replay import replay_trace
 from ztrace.replay.validate import validate_trace
 from ztrace.traces import TraceReader
+from ztrace.traces.corpus import cards, differences
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
 LEAST_CALLS = {"small": 4_000, "bursts": 10_000, "limit": 70_000}  # by a part of the name
@@ -100,3 +102,23 @@ def test_every_recording_is_explained(name: str) -> None:
     assert pool["sizes"]["equal"] + sizes == pool["sizes"]["compared"] > 450
     assert not pool["unknown"]
     assert f"{pool['sizes']['equal']:,} of {pool['sizes']['compared']:,}" in plain.output
+
+
+def test_every_recording_has_its_card() -> None:
+    assert sorted(f"{card.name}.parquet" for card in cards()) == EVERY
+    done = CliRunner().invoke(corpus, ["--verify", "--json"], standalone_mode=False)
+    assert done.return_value == 0, done.output
+    told = json.loads(done.stdout)["recordings"]
+    assert [one["differences"] for one in told] == [[]] * len(EVERY)
+    assert {one["licence"] for one in told} == {"GPL-2.0-only"}
+    shown = CliRunner().invoke(corpus, ["zbud-6.1-small"], standalone_mode=False).output
+    assert "bursts-small" in shown and "12282" in shown
+
+
+def test_a_file_that_is_another_is_told(tmp_path: Path) -> None:
+    [card] = [card for card in cards() if card.name == "zbud-6.1-small"]
+    other = SAMPLES / "z3fold-6.1-small.parquet"
+    card.path(tmp_path).write_bytes(other.read_bytes())
+    found = list(differences(card, tmp_path))
+    assert "SHA-256" in found[0]
+    assert "rows 13313, not 12282" in found and "allocator 'z3fold', not 'zbud'" in found

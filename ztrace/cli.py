@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("ztrace.commands.doctor", "Say what works on this machine and what mends the rest."),
     "info": ("ztrace.commands.info", "Show a trace's metadata and losses."),
     "stat": ("ztrace.commands.stat", "Count a trace's calls, sizes and durations."),
+    "corpus": ("ztrace.commands.corpus", "List and verify the bundled recordings."),
     "import": ("ztrace.commands.import_", "Turn a CSV file into a trace."),
     "export": ("ztrace.commands.export", "Write a trace as CSV."),
     "slice": ("ztrace.commands.slice", "Keep a part of a trace: times, tasks, pools, ops."),

@@ -26,8 +26,26 @@ from ztrace.traces.reader import TraceReader
     help="The CSV to write; .gz or .zst compresses it. Default stdout.",
 )
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")
-def command(trace: Path, output: Path | None, force: bool) -> None:
-    """Write all rows of TRACE as CSV, null as an empty field."""
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", "oracleGeneral"]),
+    default="csv",
+    show_default=True,
+    help="oracleGeneral is libCacheSim's: zswap's stores and loads, by swap slot.",
+)
+def command(trace: Path, output: Path | None, force: bool, form: str) -> None:
+    """Write all rows of TRACE as CSV, null as an empty field, or its requests for pages as a
+    trace for simulators of caches.
+    """
+    if form == "oracleGeneral":
+        if output is None or str(output) == "-":
+            raise click.UsageError("oracleGeneral is binary: name a file with -o")
+        from ztrace.traces.oracle import export_oracle
+
+        with TraceReader(trace) as reader:
+            export_oracle(reader, output, force=force)
+        return
     with TraceReader(trace) as reader, progress(trace.name, reader.num_rows) as advance:
         if output is None or str(output) == "-":
             export_csv(reader, sys.stdout.buffer, advance=advance)

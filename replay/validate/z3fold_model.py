@@ -22,6 +22,10 @@ NONE = -1
 """No page was found."""
 
 
+PASSES = 4
+"""How often a page that is first of its list may be passed over, as one that is locked."""
+
+
 class Correctable(Z3fold):
     """``listed`` and ``taken``: pages put on a list, taken off one, since they were last cleared.
 
@@ -29,10 +33,10 @@ class Correctable(Z3fold):
 
     ``told``: the number of the page that the next malloc finds, NONE or UNTOLD. ``moves``: the same
     of a compaction that may move an object, by its handle. Where the model would have found
-    another, that goes back where it was. ``absent`` says whether other calls may have
-    had all of some pages at one moment: if without these the model finds what it was told,
-    ``excused`` counts it. Else the number that it found (or NONE) is added to
-    ``overruled``.
+    another, that goes back where it was; if the kernel has passed it over more than PASSES times,
+    it is taken to be on no list. ``absent`` says whether other calls may have had all of some pages
+    at one moment: if without these the model finds what it was told, ``excused`` counts it. Else
+    the number that it found (or NONE) is added to ``overruled``.
     """
 
     def __init__(self, cpus: int, page_bytes: int = 4096) -> None:
@@ -45,6 +49,7 @@ class Correctable(Z3fold):
         self.absent: Callable[[list[int]], bool] = lambda numbers: False
         self.overruled: list[int] = []
         self.excused = 0
+        self._passed: dict[int, int] = {}  # how often the kernel did not find what was first
         self._came_from: dict[int, int] = {}  # the CPU of the list that a page was last taken off
 
     def _add(self, page: Page) -> None:
@@ -73,12 +78,17 @@ class Correctable(Z3fold):
             if not self.absent([one.number for one in aside]):
                 break
             instead = super()._find(chunks)
+        excused = (instead.number if instead is not None else NONE) == told
         for one in reversed(aside):  # each was the first of its list
             one.references -= 1
+            if one is own and not excused:
+                self._passed[number] = passes = self._passed.get(number, 0) + 1
+                if passes > PASSES:
+                    continue
             now, self._cpu = self._cpu, self._came_from[one.number]
             self._add(one)
             self._cpu = now
-        if (instead.number if instead is not None else NONE) == told:
+        if excused:
             self.excused += 1
             return instead
         self.overruled.append(number)

@@ -280,7 +280,7 @@ def test_no_line_ends_in_blanks(capsys: pytest.CaptureFixture[str]) -> None:
 def test_names_are_whole_on_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ztrace.console.WIDTH", 20)
+    monkeypatch.setenv("COLUMNS", "20")
     console().print(table(["backend", "held"], [["zsmalloc:6.1", "1,234,567,890"]]))
     # How far apart columns stand then is rich's, and not the same in its versions 13 and 14.
     assert re.search(r"^zsmalloc:6\.1 +1,234,567,890$", capsys.readouterr().out, re.MULTILINE)
@@ -294,14 +294,15 @@ def test_a_number_and_its_unit_stand_on_one_line(
         console().print(f"{'x' * (72 + room)} 99 {unit} of it")
         assert f"99 {unit}" in capsys.readouterr().out
     console().print(f"{'x' * 77} 99 buckets")  # a noun may stand on the next line
-    assert "99\nbuckets" in capsys.readouterr().out
+    assert "99\n  buckets" in capsys.readouterr().out
 
 
 def test_a_comparison_names_its_confidence_whole(ztrace: Runner) -> None:
     asked = ("compare", SMALL, "--replay", "zbud", "z3fold", "--confidence")
     for given, shown in (("99%", "99"), ("0.95", "95"), ("99.9%", "99.9")):
         out = ztrace(*asked, given).out
-        assert re.search(rf"interval(\s)of {shown} % confidence", out.replace("of\n", "of "))
+        assert f"{shown} %" in out
+        assert f"interval of {shown} % confidence" in " ".join(out.split())
         assert "0.99" not in out
 
 

@@ -113,7 +113,7 @@ def run(program: Program, setting: Setting, calls: Calls) -> tuple[Run, Answers 
     os.sched_setaffinity(0, cores[: setting.cores])
     said = None
     try:
-        answers = play(program, ZTREE, plan, 0, silent_s=20)
+        answers = play(program, ZTREE, plan, 0, silent_s=60)
     except BrokenError as error:
         answers = error.answers
         assert answers.broken is not None

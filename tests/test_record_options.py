@@ -44,7 +44,7 @@ from ztrace.traces.schema import OP_CODE
 from ztrace.units import size_or_duration
 
 PROBES = files("ztrace.tracer").joinpath("probes/zswap.c").read_text()
-SAMPLE = Path(str(files("ztrace.traces").joinpath("samples/ztree-6.1-1cpu.parquet")))
+SAMPLE = Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-1cpu.parquet"
 ROWS = 6000
 
 HAS = {"key": 1, "size": 2, "handle": 4, "place": 16, "lock_ns": 64}

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.dice import Dice, Drawn
+from tests.dice import Dice, Drawn, Thrown
 from tests.engines import steps_of, validate_both
 from ztrace.allocator.ztree.model import Ztree
 from ztrace.replay.validate import ztree_run
@@ -477,6 +477,15 @@ def test_damaged_histories_are_explained_exactly_when_brute_force_does(reclaim: 
     agrees()
     print(f"\n{seen[True]} explainable, {seen[False]} not")
     assert min(seen.values()) > 50
+
+
+def test_a_shrink_may_begin_as_the_last_one_of_its_task_ends() -> None:
+    """An eviction at that moment is the second's. Found by bench.brute_force, seed 11."""
+    rows = made(Thrown("ztree:reclaim False 11 5724"), True)
+    assert rows is not None
+    shrinks = [row for row in rows if row.op == "shrink" and row.tid == 11]
+    assert shrinks[0].end == shrinks[1].ts
+    assert explainable(rows) and check(rows)[0].explained
 
 
 # -- known answers ---------------------------------------------------------------------------

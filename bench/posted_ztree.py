@@ -30,6 +30,7 @@ from statistics import median
 
 import numpy as np
 
+from ztrace.allocator.ztree.model import TYPE_SHIFT
 from ztrace.errors import ZtraceError
 from ztrace.measuring import as_plan
 from ztrace.replay.measured.calls import FREE, MALLOC, Calls, read_calls
@@ -48,7 +49,6 @@ CPUS = "2/2,2/1,4/2"
 LIVE = "1e4,1e5,1e6"
 KERNEL = "7.2"
 ZTREE = "ztree"
-TYPE_SHIFT = np.uint64(60)
 
 
 @dataclass(frozen=True)
@@ -141,14 +141,14 @@ def keep(path: Path, reader: TraceReader, calls: Calls, answers: Answers, progra
     """Write the mallocs and frees of the block type that broke: trees share nothing."""
     proof = broken.prove(returned(calls, answers))
     at = answers.broken.call if answers.broken else None
-    kind = proof.type if proof else int(answers.handle[at or 0] >> TYPE_SHIFT)
+    kind = proof.type if proof else int(answers.handle[at or 0] >> np.uint64(TYPE_SHIFT))
     where = Where(PROGRAM, program.kernel, program.release, machine()["cpu_model"])
     about = metadata(reader.metadata, reader.path, ZTREE, calls, answers, where)
     with TraceWriter(path, about, force=True) as writer:
         for batch in rows(calls, answers, ZTREE):
             op, handle = (batch[name].to_numpy(zero_copy_only=False) for name in ("op", "handle"))
             chosen = np.isin(op, (MALLOC, FREE))
-            chosen[chosen] = handle[chosen].astype(np.uint64) >> TYPE_SHIFT == kind
+            chosen[chosen] = handle[chosen].astype(np.uint64) >> np.uint64(TYPE_SHIFT) == kind
             writer.write({name: column.filter(chosen) for name, column in batch.items()})
     print(f"{path}: {writer.rows:,} mallocs and frees of block type {kind}", file=sys.stderr)
 

@@ -36,6 +36,7 @@ from ztrace.allocator.protocol import (
 
 SLOT_BITS = 4
 TYPE_BITS = 4
+TYPE_SHIFT = 64 - TYPE_BITS  # of a 64-bit kernel's handle
 MAX_SLOTS = 1 << SLOT_BITS
 U16 = 0xFFFF
 U32 = 0xFFFF_FFFF

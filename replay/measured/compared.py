@@ -68,8 +68,7 @@ def compare(
             first = f"{failure.call}: model: {failure.answer}"
     for pool in verdict.pools:
         model = pool.backend
-        told = (pool.places, pool.errors, pool.shrinks, pool.sizes)
-        first = min((one.first for one in told if one.first is not None), key=_row, default=None)
+        first = pool.first and "row {}: {}".format(*pool.first)
         determined = pool.order is not Way.RECORDED or len(pool.cpus) <= 1
     return Compared(
         model=model,
@@ -80,8 +79,3 @@ def compare(
         determined=determined,
         first=first,
     )
-
-
-def _row(difference: str) -> int:
-    """The row that a difference says it is in."""
-    return int(difference.removeprefix("row ").partition(":")[0])

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ztrace.allocator.ztree.model import MAX_SLOTS, POSTED_TABLE, SLOT_BITS, TYPE_BITS
+from ztrace.allocator.ztree.model import MAX_SLOTS, POSTED_TABLE, SLOT_BITS, TYPE_SHIFT
 from ztrace.traces.schema import OP_CODE
 
 MALLOC, FREE = OP_CODE["malloc"], OP_CODE["free"]
-_TYPE_SHIFT = np.uint64(64 - TYPE_BITS)
-_INDEX_MASK = np.uint64((1 << (64 - TYPE_BITS - SLOT_BITS)) - 1)
+_INDEX_MASK = np.uint64((1 << (TYPE_SHIFT - SLOT_BITS)) - 1)
 _SLOTS = np.array([slots for _, slots in POSTED_TABLE])
 
 Ints = NDArray[np.int64]
@@ -51,7 +50,7 @@ class Calls:
             cpu=cpu[at].astype(np.int64),
             begin=begin[at],
             end=end[at],
-            type=(told >> _TYPE_SHIFT).astype(np.int64),
+            type=(told >> np.uint64(TYPE_SHIFT)).astype(np.int64),
             block=(told >> np.uint64(SLOT_BITS) & _INDEX_MASK).astype(np.int64),
             slot=(told & np.uint64(MAX_SLOTS - 1)).astype(np.int64),
         )

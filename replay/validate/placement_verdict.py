@@ -88,6 +88,14 @@ class PoolPlacement:
             return True  # the rest follows from what is undetermined
         return self.sizes.equal == self.sizes.compared and not self.compactions_unmatched
 
+    @property
+    def first(self) -> tuple[int, str] | None:
+        """The row of the first difference of all, and what it is; None if nothing differs."""
+        told = (self.places, self.errors, self.shrinks, self.sizes)
+        parts = [one.first.partition(": ") for one in told if one.first is not None]
+        found = ((int(row.removeprefix("row ")), what) for row, _, what in parts)
+        return min(found, key=lambda one: one[0], default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types."""
         # asdict() would make a Counter anew from its items, counting these.

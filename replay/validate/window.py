@@ -8,13 +8,13 @@ held the lock, that order. It shows why a verdict is what it is: what else could
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ztrace.allocator.ztree.model import TYPE_SHIFT
 from ztrace.replay.validate.calls import ABSENT, COMPACT, FREE, MALLOC, SHRINK, Calls, windows
 from ztrace.replay.validate.checker import Failure
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
@@ -24,9 +24,6 @@ from ztrace.traces.schema import OPS
 
 MOST_CALLS = 60
 """Calls in a window, the nearest to the refused one."""
-
-TREE_SHIFT = 60
-"""Of a handle of ztree: above it is the number of the block tree."""
 
 _BESIDE = 8  # calls before and after it, where none overlaps
 
@@ -65,12 +62,8 @@ def first_refused(reader: TraceReader, verdict: Verdict) -> Window | None:
     for pool in verdict.pools:
         if pool.refused is not None:
             return _of_failure(reader, pool.pool, pool.refused, _page_call)
-        firsts = [
-            one.first for one in (pool.places, pool.errors, pool.shrinks, pool.sizes) if one.first
-        ]
-        if firsts and not pool.agrees:
-            first = min(firsts, key=_row_of)
-            return _of_rows(reader, pool, _row_of(first), first.split(": ", 1)[1])
+        if pool.first is not None and not pool.agrees:
+            return _of_rows(reader, pool, *pool.first)
     return None
 
 
@@ -125,12 +118,6 @@ def _page_call(call: Any) -> str:
 # -- of recorded order, and of the lock's -----------------------------------------------------
 
 
-def _row_of(difference: str) -> int:
-    found = re.match(r"row (\d+)", difference)
-    assert found is not None
-    return int(found[1])
-
-
 def _of_rows(reader: TraceReader, pool: PoolPlacement, row: int, answer: str) -> Window:
     held, refused = _calls_near(reader, pool.pool, row)
     by_lock = pool.order == Way.LOCK
@@ -159,7 +146,7 @@ def _calls_near(
     for window in windows(reader, ops=ops, also=("lock_ns",)):
         calls = window.calls[window.calls["pool"] == pool]
         if tree is not None:
-            calls = calls[calls["handle"] >> np.uint64(TREE_SHIFT) == np.uint64(tree)]
+            calls = calls[calls["handle"] >> np.uint64(TYPE_SHIFT) == np.uint64(tree)]
         held = calls if held is None else np.concatenate([held[-4096:], calls])
         if len(held) and (held["row"] > row).sum() > _BESIDE and window.until > held["ts"][-1]:
             break

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ztrace.allocator.native import library
 from ztrace.allocator.table import Table
 from ztrace.allocator.ztree.calls import BlockCall, BlockKind
-from ztrace.allocator.ztree.model import BlockTree, Ztree
+from ztrace.allocator.ztree.model import MAX_SLOTS, SLOT_BITS, TYPE_SHIFT, BlockTree, Ztree
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.validate.calls import (
     CALL,
@@ -39,6 +39,8 @@ from ztrace.replay.validate.stream import PythonStream, Sinks, Stream
 from ztrace.replay.validate.ztree_checker import BlockFailure, BlockSteps
 from ztrace.replay.validate.ztree_verdict import KEPT, TreesVerdict, TreeVerdict, Unexplained
 from ztrace.traces.reader import TraceReader
+
+_BLOCK_MASK = (1 << TYPE_SHIFT) - 1  # of a handle, without the block's type
 
 
 def explain_trees(
@@ -184,13 +186,13 @@ class _Run:
         is_malloc = calls["op"] == MALLOC
         nothing = is_malloc & (calls["ret"] < 0)
         fitting = np.searchsorted(self.slot_sizes, calls["size"]).astype(np.int64)
-        tree = np.where(nothing, fitting, (handle >> np.uint64(60)).astype(np.int64))
+        tree = np.where(nothing, fitting, (handle >> np.uint64(TYPE_SHIFT)).astype(np.int64))
         seen = _seen(calls)
         seen["kind"] = np.where(is_malloc, BlockKind.MALLOC, BlockKind.FREE)
         seen["kind"][nothing] = BlockKind.FAILED_MALLOC
         seen["kind"][is_malloc & ~nothing & (fitting != tree)] = BlockKind.MISFIT
-        seen["block"] = (handle & np.uint64((1 << 60) - 1)) >> np.uint64(4)
-        seen["slot"] = handle & np.uint64(15)
+        seen["block"] = (handle & np.uint64(_BLOCK_MASK)) >> np.uint64(SLOT_BITS)
+        seen["slot"] = handle & np.uint64(MAX_SLOTS - 1)
         return calls["pool"].astype(np.int64) * 16 + np.minimum(tree, 15), seen
 
     def _compare_errors(self, failed: Calls) -> None:
@@ -398,7 +400,7 @@ def _sections(shrink: Any, evictions: Calls) -> Iterator[tuple[int, tuple[Any, .
     ends = [*(int(one["ts"][0]) for one in rounds[1:]), int(shrink["end"])]
     for one, begin, end in zip(rounds, begins[:-1], ends, strict=True):
         handles = one["handle"].tolist()
-        number, block = handles[0] >> 60, (handles[0] & (1 << 60) - 1) >> 4
+        number, block = handles[0] >> TYPE_SHIFT, (handles[0] & _BLOCK_MASK) >> SLOT_BITS
 
         def section(
             tree: int, first: int, last: int, kind: BlockKind, slot: int = 0, block: int = block
@@ -414,14 +416,15 @@ def _sections(shrink: Any, evictions: Calls) -> Iterator[tuple[int, tuple[Any, .
             handles, one["ret"].tolist(), one["end"].tolist(), following, strict=True
         ):
             if not ret:
-                yield section(number, done, until, BlockKind.RECOVER, handle & 15)
+                yield section(number, done, until, BlockKind.RECOVER, handle & MAX_SLOTS - 1)
         yield section(number, int(one["end"][-1]), end, BlockKind.SETTLE)
 
 
 def _rounds(evictions: Calls) -> Iterator[Calls]:
     """The evictions of one shrink, a block at a time: it goes through the slots upwards."""
     handle = evictions["handle"]
-    cuts = (handle[1:] >> np.uint64(4) != handle[:-1] >> np.uint64(4)) | (handle[1:] <= handle[:-1])
+    block = handle >> np.uint64(SLOT_BITS)
+    cuts = (block[1:] != block[:-1]) | (handle[1:] <= handle[:-1])
     cuts |= evictions["ret"][:-1] != 0
     begins = [0, *(np.flatnonzero(cuts) + 1).tolist(), len(evictions)]
     for first, last in pairwise(begins):

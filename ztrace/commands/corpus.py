@@ -57,9 +57,9 @@ def command(name: str | None, verify: bool, as_json: bool) -> int:
 def _state(card: Card, wrong: dict[str, list[str]]) -> str:
     if not card.path().exists():
         return "not here"
-    return {None: "here", True: "differs", False: "verified"}[
-        bool(wrong[card.name]) if card.name in wrong else None
-    ]
+    if card.name not in wrong:
+        return "here"
+    return "differs" if wrong[card.name] else "verified"
 
 
 def _plain(card: Card, wrong: dict[str, list[str]]) -> dict[str, Any]:

@@ -105,12 +105,12 @@ def command(
                 force=force,
                 advance=advance,
             )
+        if as_json:
+            print_json(verdict.to_dict())
+        else:
+            show_verdict(console(), verdict, metadata)
         if picture is not None:
             _draw(reader, verdict, picture, force)
-    if as_json:
-        print_json(verdict.to_dict())
-    else:
-        show_verdict(console(), verdict, metadata)
     return 0 if verdict.agrees else 1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ztrace.replay.limit import AT_ONCE, play, recorded_limit, recorded_rules
+from ztrace.replay.limit import AT_ONCE, Play, play, recorded_limit, recorded_rules
 from ztrace.tracer.lab.session import Setup, record_in_guest
 from ztrace.traces import TraceReader
 
@@ -22,7 +22,7 @@ def test_the_kernel_writes_back_what_the_model_does(lab: None, tmp_path: Path) -
         metadata = trace.metadata
         assert metadata.lost_total() == 0
         limit, rules = recorded_limit(metadata), recorded_rules(metadata)
-        [outcome] = play(trace, [("zbud", AT_ONCE)], limit, rules)
+        [outcome] = play(trace, [Play("zbud", AT_ONCE, limit, rules)])
     kernel, model = outcome.kernel, outcome.counts
     assert kernel is not None
     print(f"written back: kernel {kernel.written_back}, model {model.written_back}")

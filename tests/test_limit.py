@@ -26,6 +26,7 @@ from ztrace.replay.limit import (
     Demand,
     Limit,
     NotTold,
+    Play,
     Rules,
     Worker,
     play,
@@ -426,7 +427,7 @@ def test_traces_without_zswaps_calls(tmp_path: Path, source: str, message: str) 
 def test_without_a_limit_the_pool_is_that_of_a_replay() -> None:
     path = SAMPLES / "ztree-6.1-bursts.parquet"
     with TraceReader(path) as reader:
-        [outcome] = play(reader, [("ztree", AT_ONCE)], Limit(10**6), Rules.DRIVER)
+        [outcome] = play(reader, [Play("ztree", AT_ONCE, Limit(10**6), Rules.DRIVER)])
     replayed = replay_trace(path, "ztree")
     assert outcome.peak_held_bytes == replayed.held_bytes.peak
     assert replayed.held_bytes.mean is not None
@@ -444,7 +445,7 @@ def test_a_real_kernel_under_its_limit() -> None:
         metadata = reader.metadata
         limit = recorded_limit(metadata)
         assert limit == Limit(164_013, 1, 90)
-        [outcome] = play(reader, [("zbud", AT_ONCE)], limit, recorded_rules(metadata))
+        [outcome] = play(reader, [Play("zbud", AT_ONCE, limit, recorded_rules(metadata))])
     done, kernel = outcome.counts, outcome.kernel
     assert kernel is not None and outcome.as_recorded
     assert done.written_back == kernel.written_back == 39

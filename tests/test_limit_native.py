@@ -12,7 +12,7 @@ import pytest
 
 from tests.test_cross_replay import metadata
 from tests.test_limit import trace
-from ztrace.replay.limit import AT_ONCE, Limit, Outcome, Rules, Worker, play
+from ztrace.replay.limit import AT_ONCE, Limit, Outcome, Play, Rules, Worker, play
 from ztrace.replay.limit.native import reason_missing
 from ztrace.replay.play.backends import every
 from ztrace.traces import TraceReader
@@ -51,10 +51,12 @@ def rows_of(draw: random.Random, count: int) -> list[dict[str, Any]]:
 
 def both(path: Path, backends: list[str], limit: Limit, rules: Rules) -> list[Outcome]:
     """The outcomes of both engines, which are the same."""
-    plays = [(backend, worker) for backend in backends for worker in (AT_ONCE, LATE)]
+    plays = [
+        Play(backend, worker, limit, rules) for backend in backends for worker in (AT_ONCE, LATE)
+    ]
     with TraceReader(path) as reader:
-        core = play(reader, plays, limit, rules, engine="native")
-        python = play(reader, plays, limit, rules, engine="python")
+        core = play(reader, plays, engine="native")
+        python = play(reader, plays, engine="python")
     assert core == python
     return core
 

@@ -151,19 +151,22 @@ def _anomalies(asked: Asked) -> int:
 def _limited(asked: Asked, limit: AskedLimit) -> int:
     """Play one trace under a pool limit in several models."""
     from ztrace.present.limited import show_limited
-    from ztrace.replay.limit import AT_ONCE, play, recorded_rules
+    from ztrace.replay.limit import AT_ONCE, Play, play, recorded_rules
 
     with TraceReader(asked.trace) as reader:
         metadata = reader.metadata
         rules = asked.rules or recorded_rules(metadata)
         backends = chosen_or_own(asked.backends, metadata)
+        its_limit = limit.on(metadata, asked.accept)
         workers = dict.fromkeys((AT_ONCE, asked.worker or options.worker(options.WORKER)))
         with progress(asked.trace.name, reader.num_rows) as advance:
             outcomes = play(
                 reader,
-                [(backend, worker) for worker in workers for backend in backends],
-                limit.on(metadata, asked.accept),
-                rules,
+                [
+                    Play(backend, worker, its_limit, rules)
+                    for worker in workers
+                    for backend in backends
+                ],
                 advance=advance,
             )
         recorded = about(asked.trace, reader.num_rows, metadata)

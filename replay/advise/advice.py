@@ -20,7 +20,7 @@ from ztrace.allocator.traits import Traits, release_number
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.qualified import of_result
 from ztrace.replay.figures.result import Every, Result
-from ztrace.replay.limit import AT_ONCE, Limit, play, recorded_rules
+from ztrace.replay.limit import AT_ONCE, Limit, Play, play, recorded_rules
 from ztrace.replay.play.backends import own_model, resolve
 from ztrace.replay.play.fastest import replay_each
 from ztrace.replay.read.rows import FREE, MALLOC, op_codes
@@ -195,17 +195,13 @@ def _limits(
     page_bytes = metadata.machine.page_bytes or 4096
     peak = now.held_bytes.peak // page_bytes
     memory = metadata.machine.memory_bytes
-    found = []
     rules = recorded_rules(metadata)
-    for share in SHARES:
-        limit = Limit(max(1, peak * share // 100))
-        [outcome] = play(
-            reader,
-            [(own, AT_ONCE)],
-            limit,
-            rules,
-            advance=lambda rows: advance(rows // len(SHARES)),
-        )
+    limits = [Limit(max(1, peak * share // 100)) for share in SHARES]
+    plays = [Play(own, AT_ONCE, limit, rules) for limit in limits]
+    found = []
+    for share, limit, outcome in zip(
+        SHARES, limits, play(reader, plays, advance=advance), strict=True
+    ):
         limit_bytes = limit.memory_pages * page_bytes
         counts = outcome.counts
         found.append(

@@ -2,7 +2,7 @@
 """What zswap would have done under a pool limit: the recorded pages through its own rules."""
 
 from ztrace.replay.limit.demand import Demand, NotTold
-from ztrace.replay.limit.loop import Counted, Outcome, play, recorded_limit, recorded_rules
+from ztrace.replay.limit.loop import Counted, Outcome, Play, play, recorded_limit, recorded_rules
 from ztrace.replay.limit.zswap import AT_ONCE, Limit, Rules, Worker
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Limit",
     "NotTold",
     "Outcome",
+    "Play",
     "Rules",
     "Worker",
     "play",

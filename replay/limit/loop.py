@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""One trace under one limit in one allocator, and beside it what the recorded kernel counted."""
+"""One trace under a limit in an allocator, and beside it what the recorded kernel counted."""
 
 from __future__ import annotations
 
@@ -160,16 +160,23 @@ def recorded_limit(
     )
 
 
+class Play(NamedTuple):
+    """One zswap: above which model, how its worker keeps up, its limit, and by whose rules."""
+
+    backend: str
+    worker: Worker
+    limit: Limit
+    rules: Rules
+
+
 def play(
     reader: TraceReader,
-    plays: Sequence[tuple[str, Worker]],
-    limit: Limit,
-    rules: Rules,
+    plays: Sequence[Play],
     *,
     engine: str | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> list[Outcome]:
-    """Play a trace's demands in several (backend, worker) at once; ``advance`` gets its rows.
+    """Play a trace's demands in several zswaps at once; ``advance`` gets its rows.
 
     Recorded shrinks, writebacks and frees are not looked at. ``engine``: ``native``, ``python``, or
     None for the core where it is and has the backend. ReplayError for a trace without stores, or of
@@ -178,9 +185,9 @@ def play(
     told = NotTold()
     in_core = engine == "native" or (engine is None and not reason_missing())
     runs: list[_PythonRun | _NativeRun] = []
-    for backend, worker in plays:
-        kind = _NativeRun if in_core and builtin(backend) is not None else _PythonRun
-        runs.append(kind(reader, Play(backend, worker, limit, rules), told))
+    for one in plays:
+        kind = _NativeRun if in_core and builtin(one.backend) is not None else _PythonRun
+        runs.append(kind(reader, one, told))
     python = [run for run in runs if isinstance(run, _PythonRun)]
     core = [run for run in runs if isinstance(run, _NativeRun)]
     slowly = Reading(reader.metadata, told) if python else None
@@ -197,15 +204,6 @@ def play(
                 for run in python:
                     run.play(wanted)
     return [run.finish() for run in runs]
-
-
-class Play(NamedTuple):
-    """One zswap: above which model, how its worker keeps up, its limit, and by whose rules."""
-
-    backend: str
-    worker: Worker
-    limit: Limit
-    rules: Rules
 
 
 class _Run:

@@ -309,8 +309,12 @@ class _Importer:
 
     def _arrow(self, block: bytes, types: dict[str, pa.DataType]) -> pa.Table:
         """Let Arrow read the columns named in ``types`` from a block."""
+        # A copy that is Arrow's own: its thread may let go of the block as Python ends, and a
+        # thread that releases an object of Python's then aborts the process.
+        copy = pa.BufferOutputStream()
+        copy.write(block)
         return pacsv.read_csv(
-            pa.BufferReader(block),
+            pa.BufferReader(copy.getvalue()),
             read_options=pacsv.ReadOptions(column_names=self._names),
             convert_options=pacsv.ConvertOptions(
                 column_types=types, include_columns=list(types), null_values=[""]

@@ -64,10 +64,9 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Count another one's, too."""
-        for name in ("histories", "calls", "mallocs", "answers", "answers_equal"):
+        counts = ("histories", "calls", "mallocs", "answers", "answers_equal")
+        for name in (*counts, "sizes", "sizes_equal"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.sizes += other.sizes
-        self.sizes_equal += other.sizes_equal
         self.first = self.first or other.first
 
     @property

@@ -153,30 +153,56 @@ def measure(wish: Wish, progress: Progress) -> Iterator[Measured]:
                     else:
                         answers = play(program, allocator.name, plan, wish.rounds, advance=advance)
                 where = _where(program)
-                yield _understood(wish, reader, allocator, where, calls, answers, progress)
+                yield _understood(_Played(wish, reader, allocator, where, calls, answers), progress)
             except BrokenError as broken:
                 where = _where(program)
-                yield _until_broken(wish, reader, allocator, where, calls, broken, progress)
+                played = _Played(wish, reader, allocator, where, calls, broken.answers)
+                yield _until_broken(played, broken, progress)
             except ZtraceError as error:
                 yield _failed(wish, allocator, error)
 
 
-def _until_broken(
-    wish: Wish,
-    reader: TraceReader,
-    allocator: Allocator,
-    where: Where,
-    calls: Calls,
-    broken: BrokenError,
-    progress: Progress,
-) -> Measured:
+@dataclass(frozen=True)
+class _Played:
+    """The calls of a wish's trace, made on one allocator, and what it answered."""
+
+    wish: Wish
+    reader: TraceReader
+    allocator: Allocator
+    where: Where
+    calls: Calls
+    answers: Answers
+
+    @property
+    def kept(self) -> Path | None:
+        """The file that was asked for."""
+        return self.wish.outputs.get(self.allocator.name)
+
+    def write(self, path: Path, progress: Progress) -> int:
+        """Write what was answered as a trace, and return how many rows it has."""
+        wish, name = self.wish, self.allocator.name
+        calls, answers = self.calls, self.answers
+        about = metadata(self.reader.metadata, wish.trace, name, calls, answers, self.where)
+        level = COMPRESSION_LEVEL if path == self.kept else _FAST_LEVEL
+        with (
+            progress(f"write what {name} answered", len(calls.op)) as advance,
+            TraceWriter(path, about, force=wish.force, level=level) as writer,
+        ):
+            for batch in rows(calls, answers, name):
+                before = writer.rows
+                writer.write(batch)
+                advance(writer.rows - before)
+        return writer.rows
+
+
+def _until_broken(played: _Played, broken: BrokenError, progress: Progress) -> Measured:
     """An allocator that broke; what it answered until then is kept where that was asked for."""
-    path = wish.outputs.get(allocator.name)
+    path = played.kept
     error: ZtraceError = broken
     if path:
-        rows = _write(wish, reader, allocator, where, calls, broken.answers, path, progress)
-        error = ZtraceError(f"{broken}; {path} has the {rows:,} calls until then")
-    return replace(_failed(wish, allocator, error), output=path)
+        written = played.write(path, progress)
+        error = ZtraceError(f"{broken}; {path} has the {written:,} calls until then")
+    return replace(_failed(played.wish, played.allocator, error), output=path)
 
 
 def _failed(wish: Wish, allocator: Allocator, error: ZtraceError) -> Measured:
@@ -227,61 +253,29 @@ def as_plan(calls: Calls) -> Plan:
     )
 
 
-def _write(
-    wish: Wish,
-    reader: TraceReader,
-    allocator: Allocator,
-    where: Where,
-    calls: Calls,
-    answers: Answers,
-    path: Path,
-    progress: Progress,
-) -> int:
-    """Write what was answered as a trace, and return how many rows it has."""
-    about = metadata(reader.metadata, wish.trace, allocator.name, calls, answers, where)
-    level = COMPRESSION_LEVEL if path in wish.outputs.values() else _FAST_LEVEL
-    with (
-        progress(f"write what {allocator.name} answered", len(calls.op)) as advance,
-        TraceWriter(path, about, force=wish.force, level=level) as writer,
-    ):
-        for batch in rows(calls, answers, allocator.name):
-            before = writer.rows
-            writer.write(batch)
-            advance(writer.rows - before)
-    return writer.rows
-
-
-def _understood(
-    wish: Wish,
-    reader: TraceReader,
-    allocator: Allocator,
-    where: Where,
-    calls: Calls,
-    answers: Answers,
-    progress: Progress,
-) -> Measured:
+def _understood(played: _Played, progress: Progress) -> Measured:
     """Figures of what was answered, and the model's answers beside them."""
-    kept = wish.outputs.get(allocator.name)
+    wish, name, where, kept = played.wish, played.allocator.name, played.where, played.kept
     compared = Compared()
     with tempfile.TemporaryDirectory(prefix="ztrace-") as scratch:
         path = kept or Path(scratch) / "measured.parquet"
         if kept or wish.compare:
-            written = _write(wish, reader, allocator, where, calls, answers, path, progress)
+            written = played.write(path, progress)
         if wish.compare:
-            with progress(f"compare {allocator.name} with its model", written) as advance:
+            with progress(f"compare {name} with its model", written) as advance:
                 # Which pages z3fold's own worker compacts, and when, only a program tells.
-                by_page = recorded_traits(allocator.name).compacts is Compacts.PAGES
+                by_page = recorded_traits(name).compacts is Compacts.PAGES
                 at_once = where.kind == TEST_BOX and by_page
                 items = f"cpus={wish.threads},work=immediate"
-                backend = f"{allocator.name}:{items}" if at_once else None
-                compared = compare(path, allocator.name, backend=backend, advance=advance)
+                backend = f"{name}:{items}" if at_once else None
+                compared = compare(path, name, backend=backend, advance=advance)
     return Measured(
-        allocator=allocator.name,
+        allocator=name,
         kernel=where.kernel,
         release=where.release,
         where=where.kind,
-        calls=calls,
-        figures=figures(calls, answers, sizes=wish.sizes),
+        calls=played.calls,
+        figures=figures(played.calls, played.answers, sizes=wish.sizes),
         compared=compared,
         output=kept,
     )

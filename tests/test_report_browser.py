@@ -251,8 +251,9 @@ def test_nothing_is_cut_at_any_width(browser: Any, width: int, scheme: str) -> N
         wide = """
             const out = [...document.querySelectorAll("table, figure, h1, p")]
                 .filter(one => one.getBoundingClientRect().right > innerWidth + 1);
-            return [document.documentElement.scrollWidth, ...out.map(one => one.outerHTML)];"""
-        assert browser.execute_script(wide) == [width]
+            const beyond = document.documentElement.scrollWidth > innerWidth;
+            return [innerWidth, beyond, ...out.map(one => one.outerHTML)];"""
+        assert browser.execute_script(wide) == [width, False]
         narrow = """
             return [...document.querySelectorAll("td > *")]
                 .filter(one => one.offsetWidth && one.scrollWidth > one.offsetWidth + 1)

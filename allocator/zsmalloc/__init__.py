@@ -43,7 +43,14 @@ def settings(release: str) -> list[Setting]:
 TRAITS = Traits(
     name="zsmalloc",
     model="ztrace.allocator.zsmalloc.model:Zsmalloc",
-    items={"page_bytes": page_size, "chain_size": whole_number},
+    items={
+        "page_bytes": page_size,
+        "chain_size": whole_number,
+        "chain_rule": str,
+        "chain_saving": whole_number,
+        "class_step": whole_number,
+    },
+    departures=frozenset({"chain_rule", "chain_saving", "class_step"}),  # no kernel's
     variants=("6.1", "6.12", "7.2"),
     variant_of=variant_of,
     object_bytes=8,  # zs_malloc() adds the handle's, ZS_HANDLE_SIZE

@@ -17,8 +17,8 @@ from ztrace.console import console, count_text, ns_text, table
 from ztrace.options import address
 from ztrace.outputs import Command
 from ztrace.streams import say
+from ztrace.text import bytes_text
 from ztrace.tracer.ring import OP_NAMES
-from ztrace.units import bytes_text
 from ztrace.units import duration as duration_ns
 
 if TYPE_CHECKING:

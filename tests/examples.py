@@ -105,6 +105,13 @@ def _table(head: str) -> list[list[str]]:
 def run_elsewhere(page: str, line: str) -> Elsewhere | None:
     """The table's row for a command of a page, None if it is run with the others."""
     for row in elsewhere():
-        if any(begin == page or line.startswith(begin) for begin in row.begins):
+        if any(is_of(begin, page, line) for begin in row.begins):
             return row
     return None
+
+
+def is_of(begin: str, page: str, line: str) -> bool:
+    """Whether a line of a page begins so, or has what stands after … anywhere; or it is the page."""
+    if begin.startswith("…"):
+        return begin[1:] in line
+    return begin == page or line.startswith(begin)

@@ -111,7 +111,7 @@ def run_elsewhere(page: str, line: str) -> Elsewhere | None:
 
 
 def is_of(begin: str, page: str, line: str) -> bool:
-    """Whether a line of a page begins so, or has what stands after … anywhere; or it is the page."""
+    """Whether a line of a page begins so, or has anywhere what follows …, or it is the page."""
     if begin.startswith("…"):
         return begin[1:] in line
     return begin == page or line.startswith(begin)

@@ -60,7 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "ztrace.commands.advise",
         "Say what else would hold a workload, and how well.",
     ),
-    "tune": ("ztrace.commands.tune", "Fit ztree's block table to traces."),
+    "tune": ("ztrace.commands.tune", "Fit zsmalloc, zblock or ztree to traces."),
     "report": ("ztrace.commands.report", "Say what recordings show of the claims for ztree."),
     "compare": ("ztrace.commands.compare", "Say what changed between two recordings."),
     "sweep": ("ztrace.commands.sweep", "Replay many traces through many models."),

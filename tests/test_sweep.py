@@ -198,6 +198,20 @@ def test_a_limit_and_a_scale_go_together() -> None:
     assert rejected == sorted(rejected) and rejected[0] < rejected[2]
 
 
+def test_a_report_on_limits_is_a_page(tmp_path: Path) -> None:
+    names = [str(SAMPLES / f"zbud-6.1-{name}.parquet") for name in ("limit", "small")]
+    runs = plan_runs(names, ["zbud", "zsmalloc"], {"limit": ["1000000", "recorded"]})
+    output = tmp_path / "results.parquet"
+    with output.open("wb") as file:
+        write_results([run_one(run) for run in runs], file, {})
+    rows, _ = read_results(output)
+    document = sweep_document(rows)
+    assert [one["limit"] for one in document["best"]] == ["limit=1000000", "limit=recorded"] * 2
+    shown = render(document, "text")
+    assert "Over the traces" in shown and "rejected" in shown
+    assert max(map(len, shown.splitlines())) <= 90
+
+
 def test_the_spread_over_a_fleet() -> None:
     """Of ten hosts 1, 5 and 9 do not exceed the first, fifth and ninth value."""
     rows = [row(f"t{n}", "zbud", 1 + n / 10, limit_rejected=n * n) for n in range(10)]

@@ -91,6 +91,8 @@ def _limited(source: Source, backend: str, asked: AskedLimit, run: Run) -> Row:
         "density_mean": outcome.mean_entries * outcome.page_bytes / held if held else None,
         **{f"limit_{name}": count for name, count in asdict(outcome.counts).items()},
         "limit_disk_bytes": outcome.disk_bytes,
+        "refused": outcome.counts.refused,
+        "stranded_bytes_near_peak": None,
         "starts_empty": outcome.starts_empty,
         "qualified": "; ".join(outcome.qualified) or None,
         "stopped": outcome.stopped,

@@ -17,9 +17,10 @@
  */
 #include <uapi/linux/ptrace.h>
 
-/* Ops 0 to 10 are those of the trace, in its order (traces/schema.py); TOTAL never gets there. */
+/* Ops 0 to 12 are those of the trace, in its order (traces/schema.py); TOTAL never gets there. */
 enum op {
 	STORE, LOAD, INVALIDATE, WRITEBACK, MALLOC, FREE, MAP, UNMAP, SHRINK, COMPACT, SAMPLE,
+	LINK, UNLINK,
 	TOTAL = 16,
 };
 
@@ -1094,6 +1095,73 @@ static int enter_compact_page(struct call call)
 		frame->has |= HAS_POOL;
 	}
 	return 0;
+}
+#endif
+
+/*
+ * A page of z3fold goes on one of the lists of this CPU, or is taken off a list, with the pool's
+ * lock held. A page's links are the first thing in it. A list's number is its distance from the
+ * first one of its CPU: those of different CPUs are whole pages apart.
+ */
+#if defined(Z3FOLD_LISTS) && !defined(HISTOGRAM)
+static int list_operation(u64 page, u32 op, u64 head)
+{
+	u32 zero = 0, *id;
+	u64 *open, pool;
+
+	if (page & (PAGE_BYTES - 1))
+		return 0;
+	open = gate.lookup(&zero);
+	if (!open || !*open)
+		return 0;
+	pool = read_word(page + Z3FOLD_HEADER_POOL);
+	id = pool_ids.lookup(&pool);
+	if (!id)
+		return 0;
+	struct frame frame = {
+		.ts = bpf_ktime_get_ns(),
+		.place = page,
+		.pool = *id,
+		.has = HAS_POOL | HAS_PLACE,
+	};
+	if (op == LINK) {
+		frame.size = ((head - read_word(pool + Z3FOLD_LISTS)) & (PAGE_BYTES - 1)) / 16;
+		frame.has |= HAS_SIZE;
+	}
+	return emit(&frame, op, 0);
+}
+
+static int enter_list_add(struct call call)
+{
+	return list_operation(argument(call, 1), LINK, argument(call, 2));
+}
+
+static int enter_list_del(struct call call)
+{
+	return list_operation(argument(call, 1), UNLINK, 0);
+}
+
+/*
+ * z3fold only tries a page's lock, again and again. A free, a map or an unmap takes effect with it
+ * held; whoever looks for a page with room takes it off its list.
+ */
+static int exit_trylock(struct call call)
+{
+	u64 page = argument(call, 1) - Z3FOLD_HEADER_LOCK;
+	u32 tid = bpf_get_current_pid_tgid();
+	struct stack *stack;
+	struct frame *caller;
+
+	if (page & (PAGE_BYTES - 1) || !(u32)returned(call))
+		return 0;
+	stack = stacks.lookup(&tid);
+	caller = stack ? top(stack) : 0;
+	if (caller && (caller->op == FREE || caller->op == MAP || caller->op == UNMAP)) {
+		caller->locked = bpf_ktime_get_ns();
+		caller->has |= HAS_LOCK;
+		return 0;
+	}
+	return list_operation(page, UNLINK, 0);
 }
 #endif
 

@@ -80,6 +80,8 @@ class Filters:
 
     def defines(self, source: str, memory_bytes: int) -> dict[str, str | int]:
         """The defines of probes/zswap.c, for a machine with that much memory."""
+        if self.lists:
+            return {"LISTS": 1}
         if self.level == UPPER and not self.by_object:
             return {"WITHOUT_MALLOC": 1}
         if not self.by_object:

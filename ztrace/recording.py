@@ -102,8 +102,9 @@ class Asked:
             if given[name] is not None:
                 raise click.UsageError(f"{name} cannot go with {why}")
         some = bool(self.cgroups or self.pids or self.min_size or self.sample > 1)
+        some = some or self.level not in (None, "allocator")
         if self.lists and (some or self.histogram or self.source != "zswap"):
-            raise click.UsageError("--lists needs all objects of zswap, as events")
+            raise click.UsageError("--lists needs all calls of zswap's allocator, as events")
         if self.flight == 0:
             raise click.UsageError("--flight 0 keeps nothing; give it, say, 30s")
         if self.triggers and self.flight is None:

@@ -28,6 +28,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -169,6 +170,7 @@ class ListedOrder:
         self._at: dict[int, int] = {}  # object -> its page
         self._live: dict[int, int] = {}  # handle -> object
         self._moved: set[int] = set()  # objects that are not where their malloc put them
+        self._left: dict[int, tuple[int, int]] = {}  # object -> where it was, until when at most
         self._counter = Counter(result.sizes, puts_off=False)
         self._changes: list[tuple[int, int, int, int]] = []
         self._group: list[Call] = []
@@ -219,6 +221,7 @@ class ListedOrder:
             happen()
         self._compare_sizes()
         self._lists.forget()
+        self._left.clear()
 
     def _read(self, rows: Calls) -> tuple[list[Call], list[Operation]]:
         calls, operations = [], []
@@ -299,7 +302,10 @@ class ListedOrder:
                 del self._live[call.handle]
                 self._changes.append((call.begin, call.end, call.row, -1))
         elif call.op == FREE:  # its place is read as it begins
-            call.lay_there = self._lies(call, self._live.get(call.handle, -1))
+            given = self._live.get(call.handle, -1)
+            place, until = self._left.get(given, (None, 0))
+            still = call.place == place and call.begin <= until  # a compaction is moving it
+            call.lay_there = still or self._lies(call, given)
 
     def _end(self, call: Call) -> None:
         if call.op != MALLOC:
@@ -335,7 +341,7 @@ class ListedOrder:
         if given < 0:
             self.result.note_unknown(call.op)
             return
-        number = self._at[given]
+        number = self._at.get(given, -1)
         page = self._pages.get(number)
         if page is None:
             if call.op == FREE:
@@ -355,7 +361,7 @@ class ListedOrder:
     def _forget(self, handle: int) -> None:
         """An object is no more."""
         given = self._live.pop(handle)
-        del self._at[given]
+        self._at.pop(given, None)
         self._moved.discard(given)
 
     def _free(self, call: Call, page: Kept, given: int) -> None:
@@ -461,7 +467,9 @@ class ListedOrder:
             self._give(call, page, chunks)
             return
         old = self._pages.pop(call.operations[0].page)
-        given = old.objects[old.buddies()[0]]
+        [buddy] = old.buddies()
+        given = old.objects[buddy]
+        self._left[given] = self._rules.address(old, buddy), call.end
         self._rules.put(page, chunks, given)
         page.foreign += 1
         self._moved.add(given)
@@ -564,30 +572,24 @@ def _differ(what: str, *pages: int) -> None:
 
 
 def _assign(calls: list[Call], operations: list[Operation]) -> list[Operation]:
-    """Give each operation to the innermost call of its task at its time; return those of none.
+    """Give each operation to the call of its task that made it; return those of none.
 
-    A compaction within a free is told to the free.
+    Its row stands before that of its call, behind which only calls around it can stand. A time is
+    no proof: the kernel's clock can go back a little while it is being set. A compaction within a
+    free is told to the free.
     """
     by_task: dict[int, list[Call]] = {}
-    for call in sorted(calls, key=lambda one: (one.begin, -one.end)):
-        others = by_task.setdefault(call.tid, [])
-        if call.op == COMPACT:
-            call.free = next(
-                (one for one in reversed(others) if one.op == FREE and one.end >= call.end), None
-            )
-            if call.free is not None:
-                call.free.compaction = call
-        others.append(call)
+    for call in sorted(calls, key=lambda one: one.row):
+        if call.op in OWNERS:
+            by_task.setdefault(call.tid, []).append(call)
+    for others in by_task.values():
+        for call, outer in pairwise(others):
+            if call.op == COMPACT and outer.op == FREE and outer.begin <= call.begin:
+                outer.compaction, call.free = call, outer
     alone = []
     for one in operations:
         others = by_task.get(one.tid, [])
-        at = bisect_right(others, one.at, key=lambda call: call.begin)
-        owner = next(
-            (call for call in reversed(others[:at]) if call.end >= one.at and call.op in OWNERS),
-            None,
-        )
-        if owner is not None:
-            owner.operations.append(one)
-        else:
-            alone.append(one)
+        at = bisect_right(others, one.row, key=lambda call: call.row)
+        owner = next((call for call in others[at:] if call.begin <= one.at), None)
+        (alone if owner is None else owner.operations).append(one)
     return alone

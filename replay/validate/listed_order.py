@@ -586,7 +586,7 @@ def _assign(calls: list[Call], operations: list[Operation]) -> list[Operation]:
         for call, outer in pairwise(others):
             if call.op == COMPACT and outer.op == FREE and outer.begin <= call.begin:
                 outer.compaction, call.free = call, outer
-    alone = []
+    alone: list[Operation] = []
     for one in operations:
         others = by_task.get(one.tid, [])
         at = bisect_right(others, one.row, key=lambda call: call.row)

@@ -9,8 +9,10 @@ moments, one after another, since the search began.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 Key = tuple[int, int]
 """CPU and number of a list."""
@@ -98,52 +100,67 @@ class Lists:
         self._changed.clear()
 
     def taken(
-        self, looks: Iterable[Look], page: int, cpu: int, at: int, chunks: int, busy: Busy
+        self, looks: Sequence[Look], page: int, cpu: int, at: int, chunks: int, busy: Busy
     ) -> list[Look]:
         """How far a search can have got that takes ``page`` at ``at`` on ``cpu``; [] if it cannot.
 
         ``looks``: how far it had got before. It looks for so many ``chunks``.
         """
         its_cpu, number = self._where[page]
-        found = []
-        for look in looks:
-            since: int | None = look.since
-            if look.next_cpu < 0:
-                own = its_cpu == cpu and number >= chunks
-                if own and self._all_empty(cpu, chunks, number, look.since, at) is not None:
-                    found.append(Look(at))
-                since = None
-                if number == chunks:
-                    since = self._nothing_fits(cpu, chunks, look.since, at)
-            if since is None or number != chunks or its_cpu < look.next_cpu:
-                continue
-            if self._passed_over(max(0, look.next_cpu), its_cpu, chunks, since, at, busy):
-                found.append(Look(at, its_cpu + 1))
+
+        def passing(own: int) -> list[Look]:
+            """The same, if the task was on CPU ``own`` as it looked at its CPU's lists."""
+            first = [
+                Look(at)
+                for look in looks
+                if look.next_cpu < 0 and its_cpu == own == cpu and number >= chunks
+                if self._all_empty(own, chunks, number, look.since, at) is not None
+            ]
+            exact = [
+                Look(at, its_cpu + 1)
+                for look in looks
+                if number == chunks and its_cpu >= look.next_cpu
+                if self._passes(look, own, its_cpu, at, chunks, busy)
+            ]
+            return first + exact
+
+        return self._on_some_cpu(passing, cpu)
+
+    def none(self, looks: Sequence[Look], cpu: int, at: int, chunks: int, busy: Busy) -> bool:
+        """Whether a search can have ended before ``at`` without having found a page."""
+
+        def passing(own: int) -> bool:
+            return any(self._passes(look, own, self._cpus, at, chunks, busy) for look in looks)
+
+        return self._on_some_cpu(passing, cpu)
+
+    def _on_some_cpu(self, passing: Callable[[int], T], cpu: int) -> T:
+        """What is possible if a task was on ``cpu`` as it began, else on another."""
+        found = passing(cpu)
+        for other in range(self._cpus):
+            if found:
+                break
+            if other != cpu:
+                found = passing(other)
+                self.elsewhere += bool(found)
         return found
 
-    def none(self, looks: Iterable[Look], cpu: int, at: int, chunks: int, busy: Busy) -> bool:
-        """Whether a search can have ended before ``at`` without having found a page."""
-        for look in looks:
-            moment: int | None = look.since
-            if look.next_cpu < 0:
-                moment = self._nothing_fits(cpu, chunks, look.since, at)
-            if moment is not None and self._passed_over(
-                max(0, look.next_cpu), self._cpus, chunks, moment, at, busy
-            ):
-                return True
-        return False
+    def _passes(self, look: Look, own: int, end: int, at: int, chunks: int, busy: Busy) -> bool:
+        """Whether a search can get to the exact list of CPU ``end`` before ``at``."""
+        since: int | None = look.since
+        if look.next_cpu < 0:
+            since = self._all_empty(own, chunks, self._sizes, look.since, at)
+        for cpu in range(max(0, look.next_cpu), end):
+            if since is None:
+                break
+            moment = self._first_empty((cpu, chunks), since, at)
+            if moment is None and busy(next(reversed(self._pages[cpu, chunks])), since, at):
+                moment = since  # its first page was locked by another call
+            since = moment
+        return since is not None
 
     def _times(self, key: Key) -> list[_Empty]:
         return self._empty.setdefault(key, [_Empty(_ALWAYS)])
-
-    def _nothing_fits(self, cpu: int, chunks: int, since: int, at: int) -> int | None:
-        """When a look through the lists of a CPU can have ended at the earliest without a page."""
-        for own in (cpu, *(other for other in range(self._cpus) if other != cpu)):
-            moment = self._all_empty(own, chunks, self._sizes, since, at)
-            if moment is not None:
-                self.elsewhere += own != cpu
-                return moment
-        return None
 
     def _all_empty(self, cpu: int, first: int, end: int, since: int, at: int) -> int | None:
         """When a look at lists ``first`` to ``end`` can have ended at the earliest, all empty."""
@@ -164,15 +181,3 @@ class Lists:
             if until >= since and one.begin <= at:
                 return max(one.begin, since)
         return None
-
-    def _passed_over(
-        self, first: int, end: int, chunks: int, since: int, at: int, busy: Busy
-    ) -> bool:
-        """Whether the lists of just a size of some CPUs were empty, or their first page locked."""
-        for cpu in range(first, end):
-            moment = self._first_empty((cpu, chunks), since, at)
-            if moment is not None:
-                since = moment
-            elif not busy(next(reversed(self._pages[cpu, chunks])), since, at):
-                return False
-        return True

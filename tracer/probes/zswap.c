@@ -684,9 +684,14 @@ static int emit_of(struct frame *frame, u32 op, s32 ret, u64 dur, u32 cpu)
 
 static int emit(struct frame *frame, u32 op, s32 ret)
 {
-	u64 dur = bpf_ktime_get_ns() - frame->ts;
+	u64 now = bpf_ktime_get_ns();
 
-	return emit_of(frame, op, ret, dur, bpf_get_smp_processor_id());
+#ifdef LISTS
+	/* While the kernel sets its clock, that can go back by microseconds. */
+	if (now < frame->put.at)
+		now = frame->put.at;
+#endif
+	return emit_of(frame, op, ret, now - frame->ts, bpf_get_smp_processor_id());
 }
 #endif
 

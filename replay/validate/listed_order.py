@@ -308,6 +308,11 @@ class ListedOrder:
             call.lay_there = still or self._lies(call, given)
 
     def _end(self, call: Call) -> None:
+        if call.op == COMPACT and call.operations:
+            first = call.operations[0]
+            ends = len(call.operations) == 1 or call.found is not None
+            if ends and first.page in self._unclear:
+                self._give_back_unclear(call, first)
         if call.op != MALLOC:
             return
         if call.headless:
@@ -321,10 +326,15 @@ class ListedOrder:
 
     def _lies(self, call: Call, given: int) -> bool:
         """Whether an object lies where a call tells, or nothing is known of it."""
-        page = self._pages.get(self._at.get(given, -1))
+        page = self._page_of(given)
         if page is None or call.place is None:
             return True
         return call.place == self._rules.address(page, page.objects.index(given))
+
+    def _page_of(self, given: int) -> Kept | None:
+        """The page that an object is in; None if that is not clear."""
+        page = self._pages.get(self._at.get(given, -1))
+        return page if page is not None and given in page.objects else None
 
     def _compare(self, call: Call, equal: bool) -> None:
         """Count a comparison of where an object lies."""
@@ -341,8 +351,7 @@ class ListedOrder:
         if given < 0:
             self.result.note_unknown(call.op)
             return
-        number = self._at.get(given, -1)
-        page = self._pages.get(number)
+        page = self._page_of(given)
         if page is None:
             if call.op == FREE:
                 self._forget(call.handle)
@@ -382,28 +391,31 @@ class ListedOrder:
 
     def _operate(self, call: Call | None, one: Operation) -> None:
         """A page goes on a list, or off one; ``call``: by which call, None if by none recorded."""
-        if call is not None and one.page not in self._unclear:
+        if call is None:
+            if one.page in self._pages:
+                self._try(one.row, partial(_differ, "the kernel moves a page", one.page))
+        elif one.page not in self._unclear or self._is_added(call, one):
+            self._unclear.discard(one.page)
             self._try(one.row, partial(self._follow, call, one))
-        elif call is None and one.page in self._pages:
-            self._try(one.row, partial(_differ, "the kernel moves a page", one.page))
-        elif call is not None:
-            self._operate_unclear(call, one)
+        elif call.op == FREE:
+            self._give_back_unclear(call, one)
+        elif call.op == MALLOC and call.found is one:
+            self._live[call.handle] = call.row
+            self._at[call.row] = one.page
         self._lists.passed(one.at)
         if one.number is not None:
-            self._lists.link(one.page, (one.cpu, one.number))
+            self._lists.link(one.page, (one.cpu, one.number), one.at)
         else:
             self._lists.unlink(one.page, one.at)
 
-    def _operate_unclear(self, call: Call, one: Operation) -> None:
-        """Nothing is known of the page but which object it gets, and that it is given back."""
-        if call.op == MALLOC and one in (call.found, call.operations[-1]):
-            self._live[call.handle] = call.row
-            self._at[call.row] = one.page
-        if call.op == FREE or (call.op == MALLOC and call.found is None and one.number is not None):
-            self._unclear.discard(one.page)
-            gone = [given for given, number in self._at.items() if number == one.page]
-            for given in gone:
-                del self._at[given]
+    def _is_added(self, call: Call, one: Operation) -> bool:
+        """Whether a malloc puts a page on a list that it has made."""
+        return call.op == MALLOC and call.found is None and one.number is not None
+
+    def _give_back_unclear(self, call: Call, one: Operation) -> None:
+        """A page of which nothing is known is given back; what was in it is gone, or elsewhere."""
+        self._unclear.discard(one.page)
+        self._changes.append((one.at, call.end, call.row, -1))
 
     def _follow(self, call: Call, one: Operation) -> None:
         """Check and do what an operation is a part of."""
@@ -411,7 +423,7 @@ class ListedOrder:
         if one.number is not None:
             if on is not None:
                 raise Difference("a page goes on a list that is on one", one.page)
-            if call.op == MALLOC and call.found is None:
+            if self._is_added(call, one):
                 self._add_page(call, one)
             else:
                 self._put_back(call, one)

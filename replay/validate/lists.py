@@ -32,7 +32,7 @@ class Look(NamedTuple):
 
 
 class _Empty:
-    """A time in which a list was empty; ``end`` -1: it is so still, -2: until just now."""
+    """A time in which a list was empty; ``end`` -1: it is so still, or was until just now."""
 
     __slots__ = ("begin", "end")
 
@@ -54,6 +54,7 @@ class Lists:
         self._pages: dict[Key, dict[int, None]] = {}
         self._where: dict[int, Key] = {}
         self._empty: dict[Key, list[_Empty]] = {}
+        self._first: dict[Key, list[tuple[int, int]]] = {}  # when which page was first, from when
         self._filled: list[Key] = []  # since the last operation
         self._changed: set[Key] = set()
         self.elsewhere = 0
@@ -72,16 +73,16 @@ class Lists:
             self._empty[key][-1].end = at
         self._filled.clear()
 
-    def link(self, page: int, key: Key) -> None:
+    def link(self, page: int, key: Key, at: int) -> None:
         """Put a page on a list. All see it when the next operation is made, if not before."""
-        self.unlink(page, 0)
+        self.unlink(page, at)
         pages = self._pages.setdefault(key, {})
         if not pages:
-            self._times(key)[-1].end = -2
+            self._times(key)
             self._filled.append(key)
-            self._changed.add(key)
         pages[page] = None
         self._where[page] = key
+        self._note_first(key, at)
 
     def unlink(self, page: int, at: int) -> None:
         """Take a page off the list that it is on, if it is on one."""
@@ -89,14 +90,21 @@ class Lists:
         if key is None:
             return
         del self._pages[key][page]
-        if not self._pages[key]:
+        if self._pages[key]:
+            self._note_first(key, at)
+        else:
             self._times(key).append(_Empty(at))
             self._changed.add(key)
+
+    def _note_first(self, key: Key, at: int) -> None:
+        self._first.setdefault(key, []).append((at, next(reversed(self._pages[key]))))
+        self._changed.add(key)
 
     def forget(self) -> None:
         """No search is under way: only what is empty now is of use later."""
         for key in self._changed:
             del self._times(key)[:-1]
+            del self._first.get(key, [])[:-1]
         self._changed.clear()
 
     def taken(
@@ -153,10 +161,11 @@ class Lists:
         for cpu in range(max(0, look.next_cpu), end):
             if since is None:
                 break
-            moment = self._first_empty((cpu, chunks), since, at)
-            if moment is None and busy(next(reversed(self._pages[cpu, chunks])), since, at):
-                moment = since  # its first page was locked by another call
-            since = moment
+            moments = (
+                self._first_empty((cpu, chunks), since, at),
+                self._first_locked((cpu, chunks), since, at, busy),
+            )
+            since = min((one for one in moments if one is not None), default=None)
         return since is not None
 
     def _times(self, key: Key) -> list[_Empty]:
@@ -177,7 +186,16 @@ class Lists:
         if times is None:
             return since
         for one in times:
-            until = at if one.end < 0 else one.end
-            if until >= since and one.begin <= at:
+            if (one.end < 0 or one.end > since) and one.begin <= at:
                 return max(one.begin, since)
+        return None
+
+    def _first_locked(self, key: Key, since: int, at: int, busy: Busy) -> int | None:
+        """The first moment at which another call may have had the lock of a list's first page."""
+        firsts = self._first.get(key, [])
+        for number, (begin, page) in enumerate(firsts):
+            end = firsts[number + 1][0] if number + 1 < len(firsts) else at
+            begin = max(begin, since)
+            if begin <= end and busy(page, begin, end):
+                return begin
         return None

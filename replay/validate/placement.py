@@ -228,7 +228,7 @@ def _tells_lists(reader: TraceReader, number: int) -> bool:
     """Whether all that was done to a pool's lists is told, and each call that locked a page says
     when. Nothing is judged by its lists after a shrink.
     """
-    if reader.metadata.lost_total() > 1000:
+    if reader.metadata.lost_total():
         return False
     told = False
     for batch in reader.batches(columns=("op", "pool", "handle", "lock_ns")):

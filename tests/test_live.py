@@ -4,12 +4,20 @@
 from __future__ import annotations
 
 import io
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
+import click
 import numpy as np
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from rich.console import Console
 
 from ztrace.commands.top import summary, view
+from ztrace.options import address
 from ztrace.present.recording import status_line
+from ztrace.tracer.errors import TracerError
+from ztrace.tracer.openmetrics import Metrics, served
 from ztrace.tracer.recorder import Progress
 from ztrace.tracer.ring import OP_NAMES
 from ztrace.traces import OPS
@@ -56,3 +64,57 @@ def test_short_numbers_have_three_digits() -> None:
     assert [short(n) for n in (0, 999, 999.6, 1234, 99_999, 1_234_567, 5e12)] == [
         *("0", "999", "1k", "1.23k", "100k", "1.23M", "5T")
     ]
+
+
+def test_metrics_add_up_all_that_came() -> None:
+    metrics = Metrics()
+    for _ in range(2):
+        metrics.add(progress(pool_bytes=4096))
+    families = {one.name: one for one in text_string_to_metric_families(metrics.text())}
+    samples = {
+        (one.name, one.labels.get("le")): one.value
+        for one in families["ztrace_call_duration_seconds"].samples
+        if one.labels["op"] == "malloc"
+    }
+    # 1 us to 100 us in steps of 1 us, twice.
+    assert samples["ztrace_call_duration_seconds_bucket", "1e-06"] == 2
+    assert samples["ztrace_call_duration_seconds_bucket", "5e-05"] == 100
+    assert samples["ztrace_call_duration_seconds_bucket", "+Inf"] == 200
+    assert samples["ztrace_call_duration_seconds_count", None] == 200
+    assert samples["ztrace_call_duration_seconds_sum", None] == pytest.approx(2 * 5050e-6)
+    values = {name: one.samples[0].value for name, one in families.items() if len(one.samples) == 1}
+    assert values["ztrace_lost_events"] == 3
+    assert values["ztrace_stores"] == 9_999_999
+    assert values["ztrace_pool_size_bytes"] == 4096
+
+
+def test_metrics_of_nothing_are_valid() -> None:
+    names = [one.name for one in text_string_to_metric_families(Metrics().text())]
+    assert "ztrace_events" in names
+    assert "ztrace_pool_size_bytes" not in names
+
+
+def test_metrics_are_served() -> None:
+    metrics = Metrics()
+    with served(metrics, "127.0.0.1", 0) as port:
+        metrics.add(progress())
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+            assert b"ztrace_events_total 123456789\n" in answer.read()
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(f"http://127.0.0.1:{port}/")
+        with (
+            pytest.raises(TracerError, match=f"127.0.0.1:{port}: cannot listen: "),
+            served(metrics, "127.0.0.1", port),
+        ):
+            pass
+    with pytest.raises(URLError):
+        urlopen(f"http://127.0.0.1:{port}/metrics")
+
+
+@pytest.mark.parametrize("text", ["", "here", "host:", "70000", "1.2"])
+def test_an_address_that_is_none(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no port"):
+        address(text)
+    assert address("9464") == ("127.0.0.1", 9464)
+    assert address("0.0.0.0:80") == ("0.0.0.0", 80)

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
 
 from tests.documents import assemble
 from ztrace.replay.report import Thresholds, default_backends, gather_one, render
@@ -38,6 +42,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("page")
     with TraceReader(SAMPLE) as reader:
         reader.metadata.command = [HOSTILE]
+        reader.metadata.machine.cpu_model = "not emulated, so that its times are drawn"
         reader.metadata.lost = {HOSTILE: {"0": 1, "1": 2}}
         reader.metadata.probe_cost_ns = {"malloc": 200.0, "free": 150.0}
         backends = default_backends(reader.metadata)
@@ -53,9 +58,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     started = webdriver.Chrome(options, webdriver.ChromeService(driver))
     try:
         started.get(page.as_uri())
+        choose(started, "")
         yield started
     finally:
         started.quit()
+
+
+def choose(browser: Any, value: str) -> None:
+    """Choose a recording by its number, or all."""
+    Select(browser.find_element(By.ID, "which")).select_by_value(value)
 
 
 def canvases(browser: Any) -> list[Any]:
@@ -107,7 +118,7 @@ def test_every_plot_is_drawn(browser: Any) -> None:
         *("all", "memory", "density", "ageing", "sizes", "heat", "classes"),
         *("costs", "lost", "tail"),
     }
-    assert len(found) == len(specifications) == 2 + 2 * 9 + 5
+    assert len(found) == len(specifications) == 2 + 2 * 8 + 5
     for canvas in found:
         plot = specifications[int(figure_of(canvas).get_attribute("data-plot"))]
         assert figure_of(canvas).get_attribute("id") == plot["id"]
@@ -178,3 +189,78 @@ def test_wheel_scrolls_and_with_control_zooms(browser: Any) -> None:
         assert high - low < last - first
         ActionChains(browser, duration=10).double_click(canvas).perform()
         assert canvas.get_attribute("data-view") == whole
+
+
+def test_one_recording_is_shown(browser: Any) -> None:
+    choose(browser, "1")
+    shown = {
+        one.get_attribute("id")
+        for one in browser.find_elements(By.TAG_NAME, "figure")
+        if one.is_displayed()
+    }
+    assert {"plot-memory-1", "plot-all-memory", "plot-tail-malloc"} <= shown
+    assert "plot-memory-0" not in shown
+    rows = browser.find_elements(By.CSS_SELECTOR, "#memory tbody tr")
+    assert {row.find_element(By.TAG_NAME, "td").text for row in rows if row.is_displayed()} == {
+        "second"
+    }
+    choose(browser, "")
+    assert all(row.is_displayed() for row in rows)
+
+
+def test_a_table_sorts_by_a_column(browser: Any) -> None:
+    head = browser.find_elements(By.CSS_SELECTOR, "#memory th button")[2]
+    cells = (
+        "return [...document.querySelectorAll('#memory tbody tr')].map(r => r.cells[2].innerText)"
+    )
+    for order in ("ascending", "descending"):
+        browser.execute_script("arguments[0].click()", head)
+        found = [float(text.replace(",", "")) for text in browser.execute_script(cells)]
+        assert found == sorted(found, reverse=order == "descending")
+        assert head.find_element(By.XPATH, "..").get_attribute("aria-sort") == order
+
+
+def test_what_is_drawn_is_there_as_csv(browser: Any) -> None:
+    figure = browser.find_element(By.ID, "plot-memory-1")
+    link = figure.find_element(By.CSS_SELECTOR, "a.csv")
+    script = "arguments[0].addEventListener('click', e => e.preventDefault()); arguments[0].click()"
+    browser.execute_script(script, link)
+    kind, _, text = link.get_attribute("href").partition(",")
+    assert kind == "data:text/csv;charset=utf-8"
+    head, *rows = csv.reader(io.StringIO(unquote(text)))
+    assert head == ["series", "time since the first call (s)", "MiB, low", "MiB, high"]
+    document = json.loads(
+        browser.execute_script("return document.getElementById('document').textContent")
+    )
+    memory = document["recordings"][1]["memory"]
+    kernel = [row for row in rows if row[0] == "kernel"]
+    assert [float(row[1]) for row in kernel] == memory["t_s"]
+    high = [value and value / 2**20 for value in memory["kernel"]["band"]["high"]]
+    assert [float(row[3]) if row[3] else None for row in kernel] == high
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_cut_at_any_width(browser: Any, width: int, scheme: str) -> None:
+    """No table and no plot is wider than the page, no column narrower than its longest word."""
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        wide = """
+            const out = [...document.querySelectorAll("table, figure, h1, p")]
+                .filter(one => one.getBoundingClientRect().right > innerWidth + 1);
+            const beyond = document.documentElement.scrollWidth > innerWidth;
+            return [innerWidth, beyond, ...out.map(one => one.outerHTML)];"""
+        assert browser.execute_script(wide) == [width, False]
+        narrow = """
+            return [...document.querySelectorAll("td > *")]
+                .filter(one => one.offsetWidth && one.scrollWidth > one.offsetWidth + 1)
+                .map(one => one.textContent);"""
+        assert browser.execute_script(narrow) == []
+        back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (back == "rgb(255, 255, 255)") == (scheme == "light")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})

@@ -19,7 +19,7 @@ from ztrace.traces.trace import Trace
 if TYPE_CHECKING:
     from ztrace.measuring import Measured
     from ztrace.replay.door import AnyTrace, Backend
-    from ztrace.replay.report import Recording, Thresholds
+    from ztrace.replay.report import Thresholds
     from ztrace.replay.validate import Verdict
     from ztrace.tracer.program.allocators import Allocator
     from ztrace.traces.metadata import Metadata
@@ -132,7 +132,8 @@ class Report:
     document: dict[str, Any]
 
     def render(self, form: str = "html") -> str:
-        """The report as ``html``, ``text``, ``md``, ``json``, ``csv`` or ``perfetto``."""
+        """The report as ``html``, ``text`` (the answers), ``full`` (the whole as text), ``md``,
+        ``json``, ``csv`` or ``perfetto``."""
         from ztrace.replay.report import render
 
         return render(self.document, form)
@@ -154,21 +155,26 @@ def report(
     *,
     labels: Sequence[str] | None = None,
     backends: Sequence[Backend] = (),
-    timing: bool = True,
+    timing: bool = False,
+    claims: bool | None = None,
+    measured: Sequence[str | os.PathLike[str]] = (),
     thresholds: Thresholds | None = None,
     progress: Progress = quiet,
 ) -> Report:
-    """Say what traces show, what models make of them, and what that means for ztree's claims.
+    """Say what could be changed for traces' workloads, what they show and what models make of them.
 
     ``labels``: the recordings' names, default those of the files. ``backends``: models to replay,
-    default those of the claims. ``timing``: whether the core's own calls are timed. A single file
-    of results of a sweep may take the traces' place.
+    default those that the kernels have, and ztree if it was recorded or measured. ``timing``:
+    whether the core's own calls are timed. ``claims``: whether those made for ztree are judged,
+    default if it is among the rest. ``measured``: what :func:`measure` kept, or summaries of that,
+    for its times. A single file of results of a sweep may take the traces' place.
 
     Raises ReplayError for a recording that cannot be replayed, BackendError for an unknown
     backend, TraceError for a damaged trace, ValueError for labels that do not fit the traces.
     """
     from ztrace.replay import report as made
-    from ztrace.replay.research.claims import judge
+    from ztrace.replay.report.measured import groups, read_summaries, times_of
+    from ztrace.replay.research.claims import OURS, concerned, judge
     from ztrace.replay.sweep import is_results, read_results
 
     paths = [Path(path) for path in traces]
@@ -180,33 +186,41 @@ def report(
     if len(names) != len(paths) or len(set(names)) < len(names):
         raise ValueError("give each recording one label, and no two the same")
     named = [specification(one) for one in backends]
-    recordings = [
-        _gather(path, name, named, timing, progress)
-        for path, name in zip(paths, names, strict=True)
-    ]
-    limits = thresholds or made.Thresholds()
-    return Report(made.assemble(recordings, limits, judge(recordings)))
+    found = groups(read_summaries([Path(path) for path in measured]))
+    wanted = claims
+    if wanted is None:
+        wanted = concerned([], found) or any(_recorded_on(path, OURS) for path in paths)
+    recordings = []
+    for path, name in zip(paths, names, strict=True):
+        with Trace(path) as reader:
+            models = _models(reader.metadata, named, wanted)
+            with progress(path.name, made.passes(len(models)) * reader.num_rows) as advance:
+                recordings.append(
+                    made.gather_one(
+                        *(reader, name, models, advance),
+                        timing=timing,
+                        advises=True,
+                        times=times_of(found, path.name),
+                    )
+                )
+    wanted = concerned(recordings, found) if claims is None else claims
+    judged = judge(recordings, found) if wanted else []
+    return Report(made.assemble(recordings, thresholds or made.Thresholds(), judged, found))
 
 
-def _gather(
-    path: Path, name: str, backends: Sequence[str], timing: bool, progress: Progress
-) -> Recording:
-    from ztrace.replay.report import gather_one, passes
-
+def _recorded_on(path: Path, allocator: str) -> bool:
     with Trace(path) as reader:
-        models = _models(reader.metadata, backends)
-        with progress(path.name, passes(len(models)) * reader.num_rows) as advance:
-            return gather_one(reader, name, models, advance, timing=timing)
+        return any(pool.allocator == allocator for pool in reader.metadata.pools)
 
 
-def _models(metadata: Metadata, backends: Sequence[str]) -> list[str]:
+def _models(metadata: Metadata, backends: Sequence[str], claims: bool) -> list[str]:
     """The backends to replay; BackendError for one that does not exist."""
     from ztrace.allocator import BackendError, create
     from ztrace.replay.play.backends import chosen
     from ztrace.replay.report import default_backends
 
     if not backends:
-        return default_backends(metadata)
+        return default_backends(metadata, claims=claims)
     models = chosen(backends, metadata)
     for name in models:
         try:

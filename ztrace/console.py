@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ztrace.text import bytes_text as bytes_text
 from ztrace.text import columns, is_width_told, printable, printable_lines, wrapped
 from ztrace.traces.metadata import Metadata
-from ztrace.units import bytes_text as bytes_text
 from ztrace.units import count_text as count_text
 from ztrace.units import ns_text as ns_text
 

@@ -140,6 +140,14 @@ def values(text: str) -> tuple[str, list[str]]:
     return name, list(dict.fromkeys(listed))
 
 
+def address(text: str) -> tuple[str, int]:
+    """``9464`` or ``0.0.0.0:9464``: where to listen; on this machine alone if no host is named."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise click.BadParameter(f"{text!r} is no port; write for instance 9464 or 0.0.0.0:9464")
+    return host or "127.0.0.1", int(port)
+
+
 def trigger(text: str) -> Trigger:
     """``malloc>5ms``."""
     from ztrace.tracer.outputs import Trigger

@@ -67,6 +67,18 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def bytes_text(size: int | float) -> str:
+    """Bytes with a binary unit: ``4.0 KiB``; whole bytes below 1 KiB."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    value, unit = size / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB", "PiB"):
+        if value < 1023.95:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:.1f} {unit}"
+
+
 def _escaped(text: str) -> str:
     if text.isprintable():
         return text

@@ -62,18 +62,6 @@ def count_text(number: int) -> str:
     return f"{number:,}"
 
 
-def bytes_text(size: int | float) -> str:
-    """Bytes with a binary unit: ``4.0 KiB``; whole bytes below 1 KiB."""
-    if size < 1024:
-        return f"{size:.0f} B"
-    value, unit = size / 1024, "KiB"
-    for larger in ("MiB", "GiB", "TiB", "PiB"):
-        if value < 1023.95:
-            break
-        value, unit = value / 1024, larger
-    return f"{value:.1f} {unit}"
-
-
 def ns_text(duration_ns: int | float) -> str:
     """Nanoseconds with the unit that fits: ``850 ns``, ``1.2 us``, ``3.5 s``."""
     if duration_ns < 999.5:

@@ -7,7 +7,7 @@ be set. Only what the trace determines is advised; what it does not tell is said
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,20 @@ from ztrace.replay.limit import AT_ONCE, Limit, Play, play, recorded_rules
 from ztrace.replay.play.backends import own_model, resolve
 from ztrace.replay.play.fastest import replay_each
 from ztrace.replay.read.rows import FREE, MALLOC, op_codes
+from ztrace.text import bytes_text
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 
+NO_MODEL = "recorded on an allocator that ztrace has no model of"
+
 SHARES = (100, 90, 75, 50)
 """Pool limits that are tried, in percent of the most that the recorded allocator held."""
+
+WORTH = 0.01
+"""A choice that saves less than this share of memory is not named as one."""
+
+SHOWN = 8
+"""How many choices people are shown."""
 
 _MOMENTS = 20  # at which memory is compared
 
@@ -48,6 +57,7 @@ class Choice:
     ``change``: of the mean, against what was recorded, and ``least`` and ``most`` of it over the
     trace's time; all are shares, -0.1 is a tenth less. ``density``: objects a page held, over time.
     ``how``: what to set, empty for what was recorded. ``failed``: objects that it refused.
+    ``better``: whether it is worth a change: all objects in less memory in mean, never in more.
     """
 
     backend: str
@@ -60,6 +70,7 @@ class Choice:
     most: float = 0.0
     failed: int = 0
     timed: Timed | None = None
+    better: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,16 +93,28 @@ class UnderLimit:
 class Advice:
     """``choices``: the recorded one first, then by mean memory, those that refuse objects last.
 
-    ``untold``: what no trace like this can tell, and what would; ``qualified``: what limits the
-    figures.
+    ``answer``: what is worth most, in a sentence. ``untold``: what no trace like this can tell,
+    and what would; ``qualified``: what limits the figures.
     """
 
     trace: str
     recorded: str
+    answer: str
     choices: list[Choice]
     limits: list[UnderLimit] = field(default_factory=list)
     untold: list[str] = field(default_factory=list)
     qualified: list[str] = field(default_factory=list)
+
+    def shown(self, most: int) -> list[Choice]:
+        """The recorded one and ``most`` others; settings of one allocator are many, and go first:
+        each allocator is shown."""
+        now, *others = self.choices
+        kept = (
+            one
+            for at, one in enumerate(others)
+            if at < most or not Specification.parse(one.backend).items
+        )
+        return [now, *kept]
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain JSON types."""
@@ -101,7 +124,7 @@ class Advice:
 def advise(
     reader: TraceReader,
     *,
-    times: dict[str, Timed] | None = None,
+    times: Mapping[str, Timed] | None = None,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> Advice:
     """What could be changed for a trace's workload, and what it would give.
@@ -109,23 +132,44 @@ def advise(
     ``times``: by allocator, see :func:`measured_times`. ``advance`` gets three times the rows.
     ReplayError for a trace whose allocator has no model, or without time or calls.
     """
-    metadata = reader.metadata
-    own = own_model(metadata)
-    if own is None:
-        raise ReplayError(f"{reader.path}: recorded on an allocator that ztrace has no model of")
-    settings = dict(_settings(metadata, own))
-    results = replay_each(
-        reader, [own, *settings], every=Every(percent=100 / _MOMENTS), advance=advance
-    )
-    now = results[0]
+    backends = list(settings(reader.metadata))
+    if not backends:
+        raise ReplayError(f"{reader.path}: {NO_MODEL}")
+    found = replay_each(reader, backends, every=Every(percent=100 / _MOMENTS), advance=advance)
+    results = dict(zip(backends, found, strict=True))
+    return advice_of(reader, results, times=times, advance=advance)
+
+
+def advice_of(
+    reader: TraceReader,
+    results: Mapping[str, Result],
+    *,
+    times: Mapping[str, Timed] | None = None,
+    advance: Callable[[int], object] = lambda rows: None,
+) -> Advice:
+    """As :func:`advise`, of replays that are there, by backend, with series of equal moments.
+
+    Those of :func:`settings` that are missing are no choice. ``advance`` gets the rows once.
+    """
+    how = settings(reader.metadata)
+    own = next(iter(how), None)
+    if own is None or own not in results:
+        raise ReplayError(f"{reader.path}: {NO_MODEL}")
+    now = results[own]
     if not now.held_bytes.mean:
         raise ReplayError(f"{reader.path}: nothing is held over any time; nothing to advise on")
-    others = [_choice(result, settings[result.backend], now, times or {}) for result in results[1:]]
+    choices = [
+        _choice(results[backend], how[backend], now, times or {})
+        for backend in how
+        if backend in results
+    ]
+    first, others = choices[0], choices[1:]
     others.sort(key=lambda choice: (choice.failed > 0, choice.mean_bytes))
     advice = Advice(
         str(reader.path),
         own,
-        [_choice(now, "", now, times or {}), *others],
+        _answer(first, others),
+        [first, *others],
         qualified=of_result(now),
     )
     try:
@@ -139,6 +183,23 @@ def advise(
         )
     advice.untold.append("other compressors: ztrace resize TRACE gives it another one's sizes")
     return advice
+
+
+def _answer(now: Choice, others: Sequence[Choice]) -> str:
+    best = min((one for one in others if one.better), key=lambda one: one.mean_bytes, default=None)
+    if best is None:
+        return "Keep what you have: nothing that this kernel has holds less all the time."
+    return (
+        f"{best.backend} would hold {-best.change:.1%} less than {now.backend}: "
+        f"{bytes_text(best.mean_bytes)} instead of {bytes_text(now.mean_bytes)}, in mean."
+    )
+
+
+def settings(metadata: Metadata) -> dict[str, str]:
+    """Backend -> what to set: the recorded allocator, with nothing to set, and all else that its
+    kernel has or can be built with. Empty if there is no model of what was recorded."""
+    own = own_model(metadata)
+    return {} if own is None else {own: "", **dict(_settings(metadata, own))}
 
 
 def _settings(metadata: Metadata, own: str) -> Iterable[tuple[str, str]]:
@@ -165,25 +226,30 @@ def _has(traits: Traits, metadata: Metadata) -> bool:
     return metadata.source != "zram" and number in {release_number(one) for one in traits.kernels}
 
 
-def _choice(result: Result, how: str, now: Result, times: dict[str, Timed]) -> Choice:
+def _choice(result: Result, how: str, now: Result, times: Mapping[str, Timed]) -> Choice:
     mean, before = result.held_bytes.mean, now.held_bytes.mean
     assert mean is not None and before
+    step = max(1, len(now.series) // _MOMENTS)
     ratios = [
         there.held_bytes / here.held_bytes
-        for there, here in zip(result.series, now.series, strict=True)
+        for there, here in zip(
+            result.series[step - 1 :: step], now.series[step - 1 :: step], strict=True
+        )
         if here.held_bytes
     ]
+    change, most, refused = mean / before - 1, max(ratios, default=1.0) - 1, result.count("refused")
     return Choice(
         backend=result.backend,
         how=how,
         mean_bytes=mean,
         peak_bytes=result.held_bytes.peak,
         density=result.mean_density,
-        change=mean / before - 1,
+        change=change,
         least=min(ratios, default=1.0) - 1,
-        most=max(ratios, default=1.0) - 1,
-        failed=result.count("refused"),
+        most=most,
+        failed=refused,
         timed=times.get(Specification.parse(result.backend).name),
+        better=bool(how) and not refused and change < -WORTH and most <= 0,
     )
 
 

@@ -90,7 +90,7 @@ def differences(a: Sequence[Sample], b: Sequence[Sample], ns_per_cycle: float) -
     pairs = len(a)
     if pairs < 2 or len(b) != pairs:
         raise ReplayError("a difference has an interval from two pairs on")
-    t = _T975[pairs - 2] if pairs - 2 < len(_T975) else _T975_BEYOND
+    t = student(pairs)
     found = []
     for op in OPS:
         for figure in (MEAN, *SHARES, WAITED):
@@ -108,6 +108,11 @@ def differences(a: Sequence[Sample], b: Sequence[Sample], ns_per_cycle: float) -
                 )
             )
     return found
+
+
+def student(count: int) -> float:
+    """Student's t, 97.5 %, of a mean of so many, at least two."""
+    return _T975[count - 2] if count - 2 < len(_T975) else _T975_BEYOND
 
 
 def _values(samples: Sequence[Sample], key: tuple[str, str]) -> NDArray[np.float64]:

@@ -35,16 +35,21 @@ __all__ = [
 
 
 def assemble(
-    recordings: Sequence[Recording], limits: Thresholds, claims: Sequence[dict[str, Any]]
+    recordings: Sequence[Recording],
+    limits: Thresholds,
+    claims: Sequence[dict[str, Any]],
+    measured: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """The document of a report: its recordings, what they say of ``claims``, and the checks.
 
-    ``claims``: as :func:`replay.research.claims.judge` has judged them on these recordings.
+    ``claims``: as :func:`replay.research.claims.judge` has judged them on these recordings, none
+    if they are not asked for; ``measured``: groups of :mod:`replay.report.measured`.
     """
     parts = [one.document for one in recordings]
     return {
         "ztrace_report": VERSION,
         "recordings": parts,
+        "measured": list(measured),
         "claims": list(claims),
         "checks": check(parts, limits),
     }

@@ -7,7 +7,7 @@ the fills of ageing. None keeps rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from ztrace.allocator import BackendError, create
 from ztrace.allocator.registry import is_known, our_traits, recorded_traits
 from ztrace.allocator.specification import family
+from ztrace.replay.advise import Timed, advice_of, settings
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.qualified import of_results
 from ztrace.replay.figures.result import Result
@@ -39,6 +40,8 @@ from ztrace.traces.reader import TraceReader
 VERSION = 1
 CLAIMED = tuple(one.name for one in sorted(our_traits(), key=lambda one: one.colour) if one.colour)
 """Allocators that the claims are about; their models are replayed unless others are asked for."""
+
+OUT_OF_TREE = frozenset(one.name for one in our_traits() if one.out_of_tree)
 
 Json = dict[str, Any]
 
@@ -79,7 +82,7 @@ def is_emulated(metadata: Metadata) -> bool:
 
 def passes(backends: int) -> int:
     """How often :func:`gather_one` goes over the rows, for a progress bar."""
-    return 4 + 2 * backends
+    return 5 + 2 * backends
 
 
 def gather_one(
@@ -89,20 +92,26 @@ def gather_one(
     advance: Callable[[int], object] = lambda rows: None,
     *,
     timing: bool = False,
+    advises: bool = False,
+    times: Mapping[str, Timed] | None = None,
 ) -> Recording:
     """Read everything that a report says about one recording.
 
     ``backends``: models to replay, as :func:`default_backends` gives. ``advance`` gets rows, in
     all the recording's times :func:`passes`. ``timing`` measures the models' own calls where the
-    native core plays them; the rest is the same each time. Raises ReplayError for a recording
-    that cannot be replayed by any of the backends, TraceError for a damaged one.
+    native core plays them; the rest is the same each time. ``advises``: whether what else its
+    kernel has is replayed, too, and ranked, with ``times`` by allocator. Raises ReplayError for a
+    recording that cannot be replayed by any of the backends, TraceError for a damaged one.
     """
     metadata = reader.metadata
     recorded = tally(reader, advance)
     validation, source = _validate(reader, advance)
     used = next((pool.allocator for pool in metadata.pools), "unknown")
     own = next((name for name in backends if family(name) == used), None)
-    results, failed = _replay(source, backends, timing, advance)
+    others = [name for name in settings(metadata) if name not in backends] if advises else []
+    share = _scaled(advance, backends, others)
+    played, failed = _replay(source, [*backends, *others], timing, share)
+    results = {name: result for name, result in played.items() if name in backends}
     memory = {
         backend: Memory(result.series, result.first_ns, page_bytes(metadata))
         for backend, result in results.items()
@@ -114,6 +123,7 @@ def gather_one(
         "label": label,
         **_facts(reader, recorded, used),
         "own_model": own if own in results else None,
+        "advice": _advice(reader, played, times, advance) if advises else None,
         "latency": _latency(recorded, metadata, label),
         "native": native_times({b: r.timing for b, r in results.items() if r.timing}),
         "slowest": recorded.slowest_list(),
@@ -133,6 +143,27 @@ def gather_one(
         document["kernel_ageing"] = aged.trend(own, kernel, label, "kernel")
         document["size_error"] = memory[own].size_error()
     return Recording(label, used, document, recorded, metadata, memory)
+
+
+def _scaled(
+    advance: Callable[[int], object], backends: Sequence[str], others: Sequence[str]
+) -> Callable[[int], object]:
+    """Rows of a replay of all, as those of the ``backends`` alone."""
+    return lambda rows: advance(rows * len(backends) // (len(backends) + len(others)))
+
+
+def _advice(
+    reader: TraceReader,
+    results: Mapping[str, Result],
+    times: Mapping[str, Timed] | None,
+    advance: Callable[[int], object],
+) -> Json:
+    """What could be changed; where nothing can be said, ``choices`` is empty and ``answer`` why."""
+    try:
+        return advice_of(reader, results, times=times, advance=advance).to_dict()
+    except ReplayError as error:
+        why = str(error).removeprefix(f"{reader.path}: ")
+        return {"answer": f"Nothing is advised: {why}.", "choices": [], "limits": [], "untold": []}
 
 
 def _replay(
@@ -163,14 +194,16 @@ def _replay(
     return results, failed
 
 
-def default_backends(metadata: Metadata) -> list[str]:
+def default_backends(metadata: Metadata, *, claims: bool = True) -> list[str]:
     """The models of the claims, as the recorded kernel has them, that fit its pages.
 
-    Those of other allocators that the trace was recorded on come after them.
+    Those of other allocators that the trace was recorded on come after them. Without ``claims``,
+    what no kernel has is left out if it was not recorded.
     """
     used = dict.fromkeys(pool.allocator for pool in metadata.pools)
+    asked = [name for name in CLAIMED if claims or name in used or name not in OUT_OF_TREE]
     also = [name for name in used if name not in CLAIMED and is_known(name)]
-    found = (fitting(name, metadata) for name in (*CLAIMED, *also))
+    found = (fitting(name, metadata) for name in (*asked, *also))
     return [spec for spec in found if spec is not None]
 
 

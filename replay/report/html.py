@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -14,10 +14,10 @@ from markupsafe import Markup
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.report.plots import plots
 from ztrace.replay.report.sweep import is_sweep, sweep_plots
-from ztrace.replay.report.tables import Table
+from ztrace.replay.report.tables import Cell, Table
 from ztrace.traces.errors import printable
 
-MOST_BYTES = 2_500_000
+MOST_BYTES = 2_000_000
 """What still opens quickly and can be attached to a mail."""
 
 Json = dict[str, Any]
@@ -35,6 +35,8 @@ def html(document: Json, tables: Sequence[Table], title: str) -> str:
     page = template.render(
         title=printable(title),
         tables=shown,
+        row_of=_row_of(document),
+        recordings=[one["label"] for one in document.get("recordings", ())],
         plots=drawn,
         printable=printable,
         document=_embedded(document),
@@ -49,6 +51,22 @@ def html(document: Json, tables: Sequence[Table], title: str) -> str:
             "report on fewer recordings or backends"
         )
     return page
+
+
+def _row_of(document: Json) -> Callable[[Sequence[Cell]], int | None]:
+    """What tells which recording a row is of: by its places, or by the trace that was measured."""
+    labels = [one["label"] for one in document.get("recordings", ())]
+
+    def row_of(row: Sequence[Cell]) -> int | None:
+        part, *rest = row[0].path
+        if part == "recordings":
+            return int(rest[0])
+        if part == "measured":
+            label = document[part][rest[0]]["label"]
+            return labels.index(label) if label in labels else None
+        return None
+
+    return row_of
 
 
 def _embedded(value: Any) -> Markup:

@@ -8,7 +8,8 @@ from typing import Any
 
 from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.specification import family
-from ztrace.replay.report.tables import EMULATED, loss_text, lost_count, pointer
+from ztrace.replay.report.tables import loss_text, lost_count, pointer
+from ztrace.text import counted
 
 Json = dict[str, Any]
 
@@ -20,10 +21,12 @@ OPS = ("malloc", "free", "map", "store", "load")
 def plots(document: Json) -> Iterator[Json]:
     """Specifications of all plots.
 
-    ``section``: the table that it belongs to. ``kind`` lines, bars, stack or heat; ``x`` and
-    ``y``: label, whether logarithmic, divisor of the document's unit, ``names`` of positions;
-    ``series``: name, number of a colour (else its position), whether ``dashed``, and the places
-    of x and y, or of low and high; or ``rows`` of objects with the keys to take, multiplied.
+    ``section``: the table that it belongs to. ``kind`` lines, bars, stack, points or heat;
+    ``recording``: the one that it is of, if it is of one. ``x`` and ``y``: label, whether
+    logarithmic, divisor of the document's unit, ``names`` of positions; ``series``: name, number of
+    a colour (else its position), whether ``dashed``, and the places of x and y, or of low and high;
+    ``x_point`` and ``y_point`` of a value with low and high; or ``rows`` of objects with the keys
+    to take, multiplied.
     ``lanes``: ticks above the plot at the values of a place. ``source`` and ``error`` are of all
     that is drawn.
     """
@@ -31,21 +34,102 @@ def plots(document: Json) -> Iterator[Json]:
     if len(recordings) > 1:
         yield from _side_by_side(document)
     for i, one in recordings:
-        yield _memory(document, i, one)
-        yield _density(document, i, one)
-        yield _ageing(document, i, one)
-        yield _sizes(document, i, one)
-        yield _heat(i, one)
-        for backend, model in one["memory"]["models"].items():
-            if any("slot_bytes" in row for row in model["classes"]):
-                yield _classes(document, i, one, backend)
-        if one["probe_costs"]:
-            yield _costs(i, one)
-        if one["lost_by_cpu"]:
-            yield _lost(i, one)
+        for plot in _of_one(document, i, one):
+            yield {**plot, "recording": i}
     for op in OPS:
-        if any(op in one["latency"] for _, one in recordings):
+        if any(op in one["latency"] and not one["emulated"] for _, one in recordings):
             yield _tails(document, op)
+    yield from _measured(document)
+
+
+def _of_one(document: Json, i: int, one: Json) -> Iterator[Json]:
+    """What is drawn of each recording."""
+    yield _memory(document, i, one)
+    yield _density(document, i, one)
+    yield _ageing(document, i, one)
+    yield _sizes(document, i, one)
+    yield _heat(i, one)
+    own = one["own_model"] or next(iter(one["memory"]["models"]))
+    if any("slot_bytes" in row for row in one["memory"]["models"][own]["classes"]):
+        yield _classes(document, i, one, own)
+    if one["probe_costs"]:
+        yield _costs(i, one)
+    if one["lost_by_cpu"]:
+        yield _lost(i, one)
+
+
+def _measured(document: Json) -> Iterator[Json]:
+    """Times of the real allocators: of each history those that were measured alike, in one plot."""
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for k, one in enumerate(document["measured"]):
+        alike.setdefault((one["label"], one["kernel"], one["cpus"]), []).append(k)
+    for at, ((label, kernel, cpus), members) in enumerate(alike.items()):
+        where = f"{label}, Linux {kernel}, {counted(cpus, 'CPU')}"
+        same = [i for i, one in enumerate(document["recordings"]) if one["label"] == label]
+        names = [document["measured"][k]["allocator"] for k in members]
+        colours = dict(zip(members, _colours(names), strict=True))
+        for plot in _times(document, at, where, colours):
+            yield {**plot, **({"recording": same[0]} if same else {})}
+
+
+def _times(document: Json, at: int, where: str, colours: dict[int, int]) -> Iterator[Json]:
+    found = document["measured"]
+    source = "ztrace measure: least time of each call over the rounds, of the first guest"
+    points = [
+        {
+            "name": found[k]["allocator"],
+            "colour": colour,
+            "x_point": pointer(("measured", k, "density")),
+            "y_point": pointer(("measured", k, "cost_ns")),
+        }
+        for k, colour in colours.items()
+        if found[k]["density"] and found[k]["cost_ns"]["value"] is not None
+    ]
+    if points:
+        yield _plot(
+            *("times", "points", f"cost-{at}", f"{where}: cost against density"),
+            _axis("pages stored / pages held"),
+            _axis("malloc and free, medians (ns)"),
+            series=points,
+            source="ztrace measure: medians over guests; density over calls, the pool's own figure",
+            error="bars: 95 %, of time by guests, of density by stretches of calls",
+        )
+    for op in ("malloc", "free"):
+        here = [k for k in colours if op in found[k]["curves"]]
+        if here:
+            yield _plot(
+                *("times", "lines", f"curve-{op}-{at}", f"{where}: {op}, calls that take longer"),
+                _axis("duration (ns)", log=True),
+                _axis("share of calls", log=True, quantiles=True),
+                series=[
+                    _line(
+                        found[k]["allocator"],
+                        ("measured", k, "curves", op, "duration_ns"),
+                        ("measured", k, "curves", op, "share_longer"),
+                        colour=colours[k],
+                    )
+                    for k in here
+                ],
+                source=source,
+                error="one guest's; the table has all",
+            )
+            yield _plot(
+                *("times", "lines", f"size-{op}-{at}", f"{where}: {op} by size, medians"),
+                _axis("bytes of the object, at most"),
+                _axis("ns"),
+                series=[
+                    {
+                        "name": found[k]["allocator"],
+                        "colour": colours[k],
+                        "rows": pointer(("measured", k, "by_size")),
+                        "x_of": "bytes",
+                        "y_of": [f"{op}_ns"],
+                    }
+                    for k in here
+                ],
+                source=source,
+                error="one guest's",
+            )
 
 
 def _plot(section: str, kind: str, name: str, title: str, x: Json, y: Json, **rest: Any) -> Json:
@@ -63,16 +147,14 @@ def _line(name: str, x: tuple[Any, ...], y: tuple[Any, ...], **rest: Any) -> Jso
 
 def _tails(document: Json, op: str) -> Json:
     series = []
-    emulated = False
     colours = _recording_colours(document)
     for i, one in enumerate(document["recordings"]):
-        if op in one["latency"]:
+        if op in one["latency"] and not one["emulated"]:
             at = ("recordings", i, "latency", op, "tail")
             name = f"{one['label']} ({one['allocator']})"
             series.append(
                 _line(name, (*at, "duration_ns"), (*at, "share_longer"), colour=colours[i])
             )
-            emulated |= one["emulated"]
     seen: set[str] = set()
     for i, one in enumerate(document["recordings"]):
         for backend, timed in (one["native"] or {"models": {}})["models"].items():
@@ -89,7 +171,7 @@ def _tails(document: Json, op: str) -> Json:
         _axis("share of calls", log=True, quantiles=True),
         series=series,
         source=f"recorded: dur_ns of {op} rows; the last point is the longest call{models}",
-        error=f"probe cost included{EMULATED if emulated else ''}; {loss_text(document)}",
+        error=f"probe cost included; {loss_text(document)}",
     )
 
 
@@ -159,7 +241,7 @@ def _memory(document: Json, i: int, one: Json) -> Json:
         series.insert(0, band("kernel", "kernel"))
     stored = _line("compressed bytes", (*at, "t_s"), (*at, "stored_bytes"), colour=7)
     return _plot(
-        *("agreement", "lines", f"memory-{i}", f"{one['label']}: pool size, kernel and models"),
+        *("memory", "lines", f"memory-{i}", f"{one['label']}: pool size, kernel and models"),
         *(_axis("time since the first call (s)"), _axis("MiB", divisor=MIB)),
         series=[*series, stored],
         source="kernel: recorded totals; others: replay; least to greatest of 8 moments a bin. "

@@ -8,6 +8,7 @@ import io
 import json
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ztrace.replay.report.html import html
@@ -30,11 +31,33 @@ def as_json(document: Json, tables: Sequence[Table], title: str) -> str:
 
 
 def as_text(document: Json, tables: Sequence[Table], title: str) -> str:
-    """Plain ASCII, no line longer than WIDTH."""
+    """The answers, as plain ASCII, no line longer than WIDTH; all tables of what has no answer."""
+    short = [table for table in tables if table.brief >= 0]
+    if not short:
+        return as_full_text(document, tables, title)
+    lines = [*_wrapped(title), "=" * min(WIDTH, len(_ascii(title)))]
+    for table in short:
+        if table.rows or table.lead:
+            lines.append("")
+            for words in table.lead:
+                lines += _wrapped(words)
+        if table.rows and table.brief:
+            lines += _grid(replace(table, rows=table.rows[: table.brief + 1]))
+            for note in table.notes:
+                lines += _wrapped(note, "- ")
+    lines += ["", *_wrapped("The whole: --format full, or -o report.html.")]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def as_full_text(document: Json, tables: Sequence[Table], title: str) -> str:
+    """All tables, as plain ASCII, no line longer than WIDTH."""
     lines = [*_wrapped(title), "=" * min(WIDTH, len(_ascii(title))), ""]
     for table in tables:
         if table.rows:
-            lines += _text_table(table)
+            lines += [*_wrapped(table.title), "-" * min(WIDTH, len(table.title))]
+            for words in table.lead:
+                lines += _wrapped(words)
+            lines += _grid(table)
             lines += _wrapped(f"Source: {table.source}. Error: {table.error}.")
             for note in (*table.notes, *table.rules):
                 lines += _wrapped(note, "- ")
@@ -50,6 +73,7 @@ def as_markdown(document: Json, tables: Sequence[Table], title: str) -> str:
             continue
         sides = ["---" if i < table.texts else "--:" for i in range(len(table.headers))]
         lines += [f"## {_markdown(table.title)}", ""]
+        lines += [f"{_markdown(words)}\n" for words in table.lead]
         lines += [_markdown_row(table.headers), "|" + "|".join(sides) + "|"]
         lines += [_markdown_row([cell.text for cell in row]) for row in table.rows]
         lines += ["", f"Source: {_markdown(table.source)}. Error: {_markdown(table.error)}.", ""]
@@ -77,6 +101,7 @@ def as_csv(document: Json, tables: Sequence[Table], title: str) -> str:
 FORMATS: dict[str, Callable[[Json, Sequence[Table], str], str]] = {
     "html": html,
     "text": as_text,
+    "full": as_full_text,
     "md": as_markdown,
     "json": as_json,
     "csv": as_csv,
@@ -98,7 +123,7 @@ def _wrapped(words: str, mark: str = "") -> list[str]:
     )
 
 
-def _text_table(table: Table) -> list[str]:
+def _grid(table: Table) -> list[str]:
     """Text columns are folded until the table fits; numbers that still do not go below."""
     cells = [[_ascii(cell.text) for cell in row] for row in table.rows]
     grid = [list(table.headers), *cells]
@@ -109,7 +134,7 @@ def _text_table(table: Table) -> list[str]:
         if widths[widest] <= _LEAST_TEXT:
             break
         widths[widest] -= 1
-    lines = [*_wrapped(table.title), "-" * min(WIDTH, len(table.title))]
+    lines: list[str] = []
     for part in _parts(widths, table.texts):
         columns = [*texts, *part]
         for row in grid:

@@ -10,25 +10,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ztrace.replay.advise import SHOWN
+from ztrace.replay.report.measured import FIGURES
+from ztrace.text import bytes_text, counted
+
 Json = dict[str, Any]
 Path = tuple[str | int, ...]
 
 _US, _MIB, _PERCENT = 1e3, 1 << 20, 0.01
 _SLOWEST_SHOWN = 3  # of each op
-EMULATED = "; software emulation: says nothing of real time"
 
 
 @dataclass(frozen=True)
 class Cell:
     """``path`` leads to ``value`` in the document; ``text`` is how people read it.
 
-    ``tone``: ``good``, ``bad`` or ``open``, for a page to colour; empty for most.
+    ``tone``: ``good``, ``bad`` or ``open``, for a page to colour; empty for most. ``link``: the
+    part of a page that has its evidence.
     """
 
     path: Path
     value: Any
     text: str
     tone: str = ""
+    link: str = ""
 
     @property
     def pointer(self) -> str:
@@ -39,7 +44,9 @@ class Cell:
 @dataclass
 class Table:
     """``texts``: how many of the first columns are text. ``source`` and ``error`` are of all
-    figures in it; ``notes`` stand below, and ``rules`` behind them, folded where that is possible.
+    figures in it; ``lead`` stands above, ``notes`` below, and ``rules`` behind them, folded where
+    that is possible. ``recording``: the one that it is of, None for one of all. ``folded``: few
+    readers want it. ``brief``: how many rows a short text has of it, -1 if it is not in there.
     """
 
     name: str
@@ -51,12 +58,17 @@ class Table:
     error: str
     notes: list[str] = field(default_factory=list)
     rules: list[str] = field(default_factory=list)
+    lead: list[str] = field(default_factory=list)
+    recording: int | None = None
+    folded: bool = False
+    brief: int = -1
 
     @property
     def short(self) -> str:
         """A word for it in a list of contents; empty if it continues the table before it."""
-        part = self.name.endswith(("-corrected", "-models"))
-        return "" if part else self.name.removeprefix("latency-")
+        first = self.name.removesuffix("-0").removeprefix("latency-")
+        part = self.folded or first.endswith(("-corrected", "-models", "-sizes"))
+        return "" if part or first[-1].isdigit() or first == "limits" else first
 
 
 def pointer(path: Path) -> str:
@@ -140,22 +152,28 @@ def _at(found: Any, key: str | int) -> Any:
 
 
 def tables(document: Json) -> Iterator[Table]:
-    """All tables of a report, in the order in which they are read."""
-    yield _claims(document)
-    yield _recordings(document)
+    """All tables of a report, in the order in which they are read: answers first, claims last."""
+    for i, one in _each(document):
+        if one["advice"]:
+            yield _answer(document, i, one)
+            yield _limits(document, i, one)
     if document["checks"]:
         yield _checks(document)
-    yield _agreement(document)
     yield _memory(document)
-    yield _ageing(document)
+    yield _measured(document)
+    yield _measured_sizes(document)
     yield _sizes(document)
-    ops = sorted({op for one in document["recordings"] for op in one["latency"]}, key=_op_order)
-    for op in ops:
+    timed = [one for _, one in _each(document) if not one["emulated"]]
+    for op in sorted({op for one in timed for op in one["latency"]}, key=_op_order):
         yield from _latency(document, op)
-        if op in ("malloc", "free"):
-            yield _native(document, op)
-    yield _slowest(document)
+    for op in ("malloc", "free"):
+        yield _native(document, op)
+    yield _recordings(document)
+    yield _agreement(document)
+    yield _ageing(document)
     yield _losses(document)
+    yield _slowest(document)
+    yield _claims(document)
     yield _evidence(document)
 
 
@@ -175,6 +193,84 @@ def lost_count(lost: int | None) -> str:
     return "unknown" if lost is None else f"{lost:,}"
 
 
+def change(value: float) -> str:
+    """A share of difference: +1.2%."""
+    return f"{value:+.1%}"
+
+
+def _answer(document: Json, i: int, one: Json) -> Table:
+    """What could be changed, ranked, and what it gives."""
+    advice = one["advice"]
+    choices = advice["choices"]
+    timed = any(choice["timed"] for choice in choices)
+    rows, notes = [], []
+    for k, choice in enumerate(choices):
+        row = Row(document, "recordings", i, "advice", "choices", k)
+        backend = replace(row.cell(text, "backend"), link="memory")
+        if choice["better"]:
+            notes.append(f"to set {k}: {choice['how']}")
+            backend = replace(backend, tone="good")
+        if choice["failed"]:
+            notes.append(f"{k} refuses {counted(choice['failed'], 'object')}, left to the disk")
+        mean, peak = row.cells(bytes_text, "mean_bytes", "peak_bytes")
+        apart = [row.cell(change, key) for key in ("change", "least", "most")]
+        if not k:
+            apart = [replace(cell, text="-", value=None) for cell in apart]
+        times = [row.cell(number, "timed", f"{op}_ns") for op in ("malloc", "free")]
+        rows.append(
+            [
+                Cell((*row.base, "how"), choice["how"], str(k) if k else "now"),
+                *(backend, mean, *apart, peak, row.cell(ratio, "density")),
+                *(times if timed else ()),
+            ]
+        )
+    untold = "; ".join(advice["untold"])
+    headers = ("", "allocator", "held", "change", "least", "most", "peak", "density")
+    return Table(
+        *(f"answer-{i}", f"{one['label']}: what would hold it"),
+        (*headers, *(("malloc ns", "free ns") if timed else ())),
+        rows,
+        2,
+        "the recorded calls through models that are compared with the kernel's answers; held: mean "
+        "over time; change: of it; density: objects a page; times: medians of the real allocators",
+        "least, most: of the change, over twenty moments",
+        [*notes, *advice.get("qualified", ()), *([f"not told here: {untold}"] if untold else [])],
+        lead=[advice["answer"], _trust(one)],
+        recording=i,
+        brief=SHOWN,
+    )
+
+
+def _trust(one: Json) -> str:
+    """Whether the models are right here, in a line."""
+    found, lost = one["validation"], lost_count(one["lost_events"])
+    if found is None:
+        return f"Nothing in it tells whether the models are right; lost events: {lost}."
+    return (
+        f"Recorded on {one['allocator']}, Linux {one['kernel']}: {found['explained']:,} of "
+        f"{found['calls']:,} calls explained by its model; lost events: {lost}."
+    )
+
+
+def _limits(document: Json, i: int, one: Json) -> Table:
+    rows = []
+    for k in range(len(one["advice"]["limits"])):
+        row = Row(document, "recordings", i, "advice", "limits", k)
+        share = row.cell(lambda value: f"{value} % of the peak", "share")
+        limit = row.cell(bytes_text, "limit_bytes")
+        memory = row.cell(lambda value: f"{value:.1%}", "of_memory")
+        counts = row.cells(count, "rejected", "written_back", "refaults")
+        rows.append([share, limit, memory, *counts])
+    headers = ("pool limit", "", "of memory", "rejected", "written back", "refaults")
+    return Table(
+        *(f"limits-{i}", f"{one['label']}: under a lower pool limit", headers, rows, 1),
+        "the recorded calls through the recorded allocator and zswap's own rules, in pages; set by "
+        "max_pool_percent, in whole percent of memory",
+        "a workload that waits for the disk would have called otherwise",
+        recording=i,
+    )
+
+
 def loss_text(document: Json) -> str:
     """One line on losses, for whatever has no more room."""
     lost = [(one["label"], one["lost_events"]) for one in document["recordings"]]
@@ -182,7 +278,7 @@ def loss_text(document: Json) -> str:
     return f"lost events: {', '.join(bad)}" if bad else "no event lost"
 
 
-_TONES = {"supported": "good", "refuted": "bad", "not decided": "open"}
+_TONES = {"supported": "good", "refuted": "bad", "depends": "open", "not decided": "open"}
 
 
 def _claims(document: Json) -> Table:
@@ -190,7 +286,8 @@ def _claims(document: Json) -> Table:
     for i, claim in enumerate(document["claims"]):
         row = Row(document, "claims", i)
         number, words, verdict, why = row.cells(text, "claim", "text", "verdict", "why")
-        rows.append([number, words, replace(verdict, tone=_TONES[claim["verdict"]]), why])
+        tone = replace(verdict, tone=_TONES[claim["verdict"]], link="evidence")
+        rows.append([number, words, tone, why])
     rules: dict[str, list[str]] = {}
     for claim in document["claims"]:
         rules.setdefault(f"Rule of {{}}: {claim['rule']}.", []).append(claim["claim"])
@@ -198,11 +295,73 @@ def _claims(document: Json) -> Table:
             would = f"Would decide {{}}: {claim['would_decide']}."
             rules.setdefault(would, []).append(claim["claim"])
     ordered = sorted(rules.items(), key=lambda item: item[0].startswith("Would"))
+    by_verdict: dict[str, list[str]] = {}
+    for claim in document["claims"]:
+        by_verdict.setdefault(claim["verdict"], []).append(claim["claim"])
+    found = "; ".join(f"{verdict}: {', '.join(by_verdict[verdict])}" for verdict in by_verdict)
     return Table(
         *("claims", "The claims made for ztree", ("", "claim", "verdict", "why"), rows, 4),
         "claims of the 2021 posting; evidence in the table at the end",
         f"verdicts use 95 % intervals; {loss_text(document)}",
         rules=[rule.format(", ".join(claims)) for rule, claims in ordered],
+        lead=[f"Claims of 2021: {found}."] if found else [],
+        brief=0,
+    )
+
+
+def _of_measured(document: Json) -> Iterator[tuple[int, Json]]:
+    yield from enumerate(document["measured"])
+
+
+def _about_measured(document: Json) -> str:
+    """Where times were measured, in a line."""
+    where = (
+        f"{one['where']}, Linux {one['release']}, {counted(one['cpus'], 'CPU')}, "
+        f"{counted(one['count'], 'guest')} of {counted(one['rounds'], 'round')}, {one['machine']}"
+        for one in document["measured"]
+    )
+    return f"ztrace measure: the real allocators in a kernel: {'; '.join(dict.fromkeys(where))}"
+
+
+def _measured(document: Json) -> Table:
+    rows = []
+    for i, one in _of_measured(document):
+        for op in one["ops"]:
+            row = Row(document, "measured", i)
+            allocator = row.cell(text, "allocator")
+            cells = [row.cell(number, "ops", op, key, "value") for key in FIGURES]
+            bounds = [row.cell(number, "ops", op, "max", key) for key in ("low", "high")]
+            calls = row.cell(count, "ops", op, "calls")
+            where = [row.cell(text, "label"), row.cell(plain, "cpus")]
+            names = [where[0], allocator, Cell((*row.base, "ops", op), op, op)]
+            rows.append([*names, where[1], calls, *cells, *bounds])
+    headers = ("trace", "allocator", "call", "CPUs", "calls", *FIGURES.values(), "low", "high")
+    return Table(
+        *("times", "Times of the real allocators (ns)", headers, rows, 3),
+        f"{_about_measured(document)}; a call's time is its least over the rounds, the worst is "
+        "the greatest of these",
+        "geometric means over guests; low, high: 95 % of the worst, by guests; the clock's own "
+        "time is taken off",
+    )
+
+
+def _measured_sizes(document: Json) -> Table:
+    rows = []
+    for i, one in _of_measured(document):
+        for op in ("malloc", "free"):
+            row = Row(document, "measured", i)
+            names = [row.cell(text, "label"), row.cell(text, "allocator")]
+            sizes = range(len(one["by_size"]))
+            cells = [row.cell(number, "by_size", k, f"{op}_ns") for k in sizes]
+            if any(cell.value is not None for cell in cells):
+                rows.append([*names, Cell((*row.base, "by_size"), op, op), *cells])
+    bounds: list[Json] = next((one["by_size"] for one in document["measured"]), [])
+    headers = ("trace", "allocator", "call", *(f"to {size['bytes']} B" for size in bounds))
+    return Table(
+        *("times-sizes", "Times of the real allocators by size (ns)", headers, rows, 3),
+        "medians of the first guest's calls; the free of an object of that size",
+        "as above",
+        folded=True,
     )
 
 
@@ -263,6 +422,7 @@ def _losses(document: Json) -> Table:
         "counted in the kernel by the recorder; - : not measured",
         "each lost malloc or free puts the live objects wrong by one from there on",
         notes,
+        folded=all(one["lost_events"] == 0 for one in document["recordings"]),
     )
 
 
@@ -310,6 +470,7 @@ def _agreement(document: Json) -> Table:
         "does not tell; size: model's total against the kernel's, by moments",
         "the kernel reads its total after other CPUs' calls; counts are exact",
         notes,
+        folded=True,
     )
 
 
@@ -395,13 +556,11 @@ def _latency(document: Json, op: str) -> Iterator[Table]:
     """Recorded, and where the probe's cost is known, with it taken off."""
     names = tuple(key.replace("_", ".") for key in _QUANTILES)
     headers = ("recording", "allocator", "calls", *names)
-    emulated = any(one["emulated"] for one in document["recordings"])
     error = "buckets: at most 1/64 above; probe cost "
-    trust = EMULATED if emulated else ""
     for corrected in (False, True):
         rows = []
         for i, one in _each(document):
-            found = one["latency"].get(op)
+            found = None if one["emulated"] else one["latency"].get(op)
             if found is None or (corrected and found["corrected"] is None):
                 continue
             row = Row(document, "recordings", i)
@@ -416,7 +575,7 @@ def _latency(document: Json, op: str) -> Iterator[Table]:
                 f"Duration of {op} (us), probe cost {state}",
                 *(headers, rows, 2),
                 f"recorded: column dur_ns of {op} rows, all calls",
-                f"{error}{state}; {loss_text(document)}{trust}",
+                f"{error}{state}; {loss_text(document)}",
             )
 
 
@@ -442,12 +601,15 @@ def _native(document: Json, op: str) -> Table:
         f"measured here, on {', '.join(dict.fromkeys(machines))}, in user space, as one thread",
         "buckets: within 1/16; the clock's cost is taken off, interruptions are not; not "
         "comparable with a kernel's",
+        folded=True,
     )
 
 
 def _slowest(document: Json) -> Table:
     rows = []
     for i, one in _each(document):
+        if one["emulated"]:
+            continue
         shown: dict[str, int] = {}
         for k, call in enumerate(one["slowest"]):
             shown[call["op"]] = shown.get(call["op"], 0) + 1
@@ -458,11 +620,11 @@ def _slowest(document: Json) -> Table:
                 whose = row.cells(plain, "size", "cpu", "tid", "ret")
                 rows.append([name, row.cell(text, "op"), *times, *whose])
     headers = ("recording", "call", "took (us)", "at (s)", "bytes", "CPU", "tid", "result")
-    emulated = any(one["emulated"] for one in document["recordings"])
     return Table(
         *("slowest", "The slowest calls", headers, rows, 2),
         "recorded rows; at: since the first call; more of them in JSON and in Perfetto's form",
-        f"probe cost included{EMULATED if emulated else ''}; {loss_text(document)}",
+        f"probe cost included; {loss_text(document)}",
+        folded=True,
     )
 
 
@@ -482,6 +644,8 @@ def _evidence(document: Json) -> Table:
     headers = ("", "kind", "what", "recording", "value", "low", "high", "unit")
     return Table(
         *("evidence", "Evidence for the claims", headers, rows, 4),
-        "measured: in the kernel; modelled: by replay of the same objects",
-        f"low, high: 95 %, stretches of time drawn anew; {loss_text(document)}",
+        "native: real allocators, ztrace measure; measured: in the recorded kernel; modelled: by "
+        "replay of the same objects",
+        f"low, high: 95 %, guests or stretches of time; {loss_text(document)}",
+        folded=True,
     )

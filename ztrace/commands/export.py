@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``ztrace export``: trace to CSV."""
+"""``ztrace export``: trace to CSV, and to forms that other programs read."""
 
 from __future__ import annotations
 
@@ -29,27 +29,32 @@ from ztrace.traces.reader import TraceReader
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["csv", "oracleGeneral"]),
+    type=click.Choice(["csv", "oracleGeneral", "perfetto"]),
     default="csv",
     show_default=True,
-    help="oracleGeneral is libCacheSim's: zswap's stores and loads, by swap slot.",
+    help="oracleGeneral is libCacheSim's: zswap's stores and loads, by swap slot. perfetto: every "
+    "call, for ui.perfetto.dev.",
 )
 def command(trace: Path, output: Path | None, force: bool, form: str) -> None:
     """Write all rows of TRACE as CSV, null as an empty field, or its requests for pages as a
-    trace for simulators of caches.
+    trace for simulators of caches, or its calls for Perfetto.
     """
-    if form == "oracleGeneral":
-        if output is None or str(output) == "-":
-            raise click.UsageError("oracleGeneral is binary: name a file with -o")
-        from ztrace.traces.oracle import export_oracle
-
-        with TraceReader(trace) as reader:
-            export_oracle(reader, output, force=force)
-        return
+    if output is not None and str(output) == "-":
+        output = None
+    if form != "csv" and output is None:
+        raise click.UsageError(f"{form} is binary: name a file with -o")
     with TraceReader(trace) as reader, progress(trace.name, reader.num_rows) as advance:
-        if output is None or str(output) == "-":
+        if output is None:
             export_csv(reader, sys.stdout.buffer, advance=advance)
             sys.stdout.buffer.flush()
+        elif form == "oracleGeneral":
+            from ztrace.traces.oracle import export_oracle
+
+            export_oracle(reader, output, force=force)
+        elif form == "perfetto":
+            from ztrace.traces.perfetto import export_perfetto
+
+            export_perfetto(reader, output, force=force, advance=advance)
         else:
             export_csv(reader, output, force=force, advance=advance)
         metadata = reader.metadata

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""``ztrace import``: CSV, or rows that another program wrote, to trace."""
+"""``ztrace import``: CSV, what other tracers wrote, or rows of another program, to trace."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from pathlib import Path
 
 import click
 
-from ztrace.console import bytes_text, console, progress
+from ztrace.console import bytes_text, console, lost_lines, progress
 from ztrace.options import PATH, force_option
 from ztrace.outputs import OUTPUT, Command
+from ztrace.streams import show
 from ztrace.text import counted
+from ztrace.tracer.eventlines import FORMATS, import_lines, recipe
 from ztrace.traces.csvfile import import_csv, import_metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.rewritten import import_rewritten
 from ztrace.traces.writer import TraceWriter
 
 PAGES = ("4096", "8192", "16384", "32768", "65536")
+
+
+def print_recipe(context: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    """Print a script and be done; nothing else is asked for."""
+    if name is not None and not context.resilient_parsing:
+        show(recipe(name), nl=False)
+        context.exit()
 
 
 @click.command(
@@ -30,6 +39,22 @@ PAGES = ("4096", "8192", "16384", "32768", "65536")
 @click.option("--starts-empty", is_flag=True, help="The pool was empty before the first row.")
 @click.option(
     "--page-bytes", type=click.Choice(PAGES), help="The machine's page size, where it is not 4096."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["csv", *FORMATS]),
+    default="csv",
+    show_default=True,
+    help="ftrace: text of trace-cmd report, perf script or the kernel's own trace.",
+)
+@click.option(
+    "--recipe",
+    type=click.Choice(FORMATS),
+    is_eager=True,
+    expose_value=False,
+    callback=print_recipe,
+    help="Print the script that records for this format where bcc cannot be installed.",
 )
 @click.option(
     "--sort", is_flag=True, help="Put rows in the order in which the calls returned, in memory."
@@ -47,6 +72,7 @@ def command(
     allocator: str | None,
     starts_empty: bool,
     page_bytes: str | None,
+    form: str,
     sort: bool,
     like: Path | None,
 ) -> None:
@@ -56,11 +82,14 @@ def command(
     place total lock_ns cpu tid cgroup. Values are integers, decimal or 0x…; empty means null.
     The file may be compressed by gzip, zstd, bz2 or xz.
 
+    With --format SOURCE is what another tracer recorded of the same functions; --recipe prints a
+    script that makes it record them. The pool's size and places are not in such a recording.
+
     With --like SOURCE is Parquet, as DuckDB, Polars or pandas write it: the rows are its own, all
     else that a trace says is of the trace that they were taken from.
     """
     if like is not None:
-        if allocator or starts_empty or page_bytes or sort:
+        if allocator or starts_empty or page_bytes or sort or form != "csv":
             raise click.UsageError("--like takes all but the rows from its trace")
         with TraceReader(like) as original, progress(source.name, None) as advance:
             metadata = import_rewritten(source, original, output, force=force, advance=advance)
@@ -68,17 +97,25 @@ def command(
                 console().print(f"{name}: {value}", soft_wrap=True)
     else:
         stdin = str(source) == "-"
+        if form != "csv" and (stdin or sort):
+            raise click.UsageError(f"--format {form} takes a file, and needs no --sort")
         total = source.stat().st_size if not stdin and source.is_file() else None
         metadata = import_metadata(
             allocator or "unknown", starts_empty=starts_empty, page_bytes=int(page_bytes or 0)
         )
-        with (
-            progress(source.name, total) as advance,
-            TraceWriter(output, metadata, force=force) as writer,
-        ):
-            before = len(metadata.notes)
-            import_csv(sys.stdin.buffer if stdin else source, writer, sort=sort, advance=advance)
-        for note in writer.metadata.notes[before:]:
+        with progress(source.name, total) as advance:
+            if form == "csv":
+                before = len(metadata.notes)
+                with TraceWriter(output, metadata, force=force) as writer:
+                    stream = sys.stdin.buffer if stdin else source
+                    import_csv(stream, writer, sort=sort, advance=advance)
+                said = writer.metadata.notes[before:]
+            else:
+                metadata = import_lines(
+                    source, output, form, metadata, force=force, advance=advance
+                )
+                said = [*metadata.notes, *lost_lines(metadata)[1:]]
+        for note in said:
             console().print(note, soft_wrap=True)
     with TraceReader(output) as made:
         rows, size = counted(made.num_rows, "row"), bytes_text(made.bytes)

@@ -42,13 +42,24 @@ SUFFIXES = {".html": "html", ".txt": "text", ".md": "md", ".json": "json", ".csv
     "--label", "given", multiple=True, help="A recording's name in the report; one each, in order."
 )
 @backends_option(
-    "Replay through these models, or all.  [default: ztree, zsmalloc, z3fold and zbud]"
+    "Replay through these models, or all.  [default: zsmalloc, z3fold, zbud, what was recorded]"
 )
 @click.option(
     "--time/--no-time",
     "timing",
-    default=True,
-    help="Measure how long the models' own mallocs and frees take in the native core; default.",
+    help="Measure how long the models' own mallocs and frees take in the native core.",
+)
+@click.option(
+    "--measured",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What ztrace measure kept, for the real allocators' times; may be given again.",
+)
+@click.option(
+    "--claims/--no-claims",
+    default=None,
+    help="Judge the claims made for ztree.  [default: if ztree was recorded, replayed or measured]",
 )
 @click.option(
     "--min-explained", type=share, metavar="N%", help="Fail below that share of calls explained."
@@ -68,12 +79,14 @@ def command(
     given: tuple[str, ...],
     backends: tuple[str, ...],
     timing: bool,
+    measured: tuple[Path, ...],
+    claims: bool | None,
     min_explained: float | None,
     max_size_error: float | None,
     max_lost: float | None,
 ) -> int:
-    """Say what the TRACES show, what models make of them, and what that means for the claims
-    made for ztree.
+    """Say what could be changed for the workloads of the TRACES, what they show, and what models
+    make of them.
 
     The results of a ztrace sweep may take the TRACES' place. The HTML is one page that needs no
     network; perfetto is for ui.perfetto.dev. Exit status 1 if a threshold is not met.
@@ -99,6 +112,8 @@ def command(
             labels=names,
             backends=backends,
             timing=timing,
+            claims=claims,
+            measured=measured,
             thresholds=limits,
             progress=progress,
         )

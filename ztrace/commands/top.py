@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,9 +14,11 @@ from rich.live import Live
 from rich.text import Text
 
 from ztrace.console import console, count_text, ns_text, table
+from ztrace.options import address
 from ztrace.outputs import Command
+from ztrace.streams import say
+from ztrace.text import bytes_text
 from ztrace.tracer.ring import OP_NAMES
-from ztrace.units import bytes_text
 from ztrace.units import duration as duration_ns
 
 if TYPE_CHECKING:
@@ -34,22 +37,39 @@ HEADERS = ("call", "per second", "p50", "p99", "max")
 )
 @click.option("--duration", type=duration_ns, help="Stop after this long, e.g. 60s.")
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON a second, for machines.")
-def command(source: str, duration: int | None, as_json: bool) -> None:
+@click.option(
+    "--openmetrics",
+    type=address,
+    metavar="[HOST:]PORT",
+    help="Answer at http://HOST:PORT/metrics, too, for Prometheus; HOST is 127.0.0.1.",
+)
+def command(
+    source: str, duration: int | None, as_json: bool, openmetrics: tuple[str, int] | None
+) -> None:
     """Show rates and durations of all calls, second by second, until Ctrl-C. Keeps nothing."""
+    from ztrace.tracer.openmetrics import PATH, Metrics, served
     from ztrace.tracer.recorder import Plan, record
 
+    metrics = Metrics()
+    live = Live(Text("attaching probes ..."), auto_refresh=False)
+
+    def show(progress: Progress) -> None:
+        metrics.add(progress)
+        if as_json:
+            click.echo(json.dumps(summary(progress)))
+        elif sys.stdout.isatty():
+            live.update(view(progress), refresh=True)
+        elif openmetrics is None:
+            console().print(view(progress))
+
     plan = Plan(spool=None, source=source, duration_s=None if duration is None else duration / 1e9)
-    if as_json:
-        plan.on_progress = lambda progress: click.echo(json.dumps(summary(progress)))
-        record(plan)
-        return
-    if not sys.stdout.isatty():
-        plan.on_progress = lambda progress: console().print(view(progress))
-        record(plan)
-        return
-    with Live(Text("attaching probes ..."), auto_refresh=False) as live:
-        plan.on_progress = lambda progress: live.update(view(progress), refresh=True)
-        record(plan)
+    plan.on_progress = show
+    serving = nullcontext() if openmetrics is None else served(metrics, *openmetrics)
+    with serving as port:
+        if openmetrics is not None:
+            say(f"metrics are at http://{openmetrics[0]}:{port}{PATH}")
+        with live if sys.stdout.isatty() and not as_json else nullcontext():
+            record(plan)
 
 
 def summary(progress: Progress) -> dict[str, Any]:

@@ -3,31 +3,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Console
 
 from ztrace.console import bytes_text, count_text, lost_lines, ns_text, table
-from ztrace.replay.advise import Advice, Choice
+from ztrace.replay.advise import SHOWN, Advice, Choice
 from ztrace.text import counted
 from ztrace.traces.metadata import Metadata
-
-WORTH = 0.01
-"""A choice that saves less than this share of memory is not named as one."""
-
-SHOWN = 8
 
 
 def show_advice(out: Console, advice: Advice, metadata: Metadata, shown: int = SHOWN) -> None:
     """Print the answer, the choices, pool limits, what to set, and what is not told."""
-    now, *others = advice.choices
     out.print(f"{advice.trace}: recorded on {advice.recorded}", soft_wrap=True)
     for line in lost_lines(metadata):
         out.print(line)
-    out.print(_answer(now, others), soft_wrap=True)
+    out.print(advice.answer, soft_wrap=True)
     out.print()
-    # Settings of one allocator are many; each allocator is shown.
-    rows = [now, *(one for at, one in enumerate(others) if at < shown or not _is_setting(one))]
+    rows = advice.shown(shown)
     timed = any(one.timed for one in rows)
     headers = ["", "allocator", "mean held", "change", "over time", "peak", "density"]
     if timed:
@@ -39,9 +30,9 @@ def show_advice(out: Console, advice: Advice, metadata: Metadata, shown: int = S
         "were held (their number) leaves them to the disk.",
         soft_wrap=True,
     )
-    if left := len(others) + 1 - len(rows):
+    if left := len(advice.choices) - len(rows):
         out.print(f"{counted(left, 'setting')} that hold more: --json has them")
-    better = [(at, one) for at, one in enumerate(rows) if _is_better(one)]
+    better = [(at, one) for at, one in enumerate(rows) if one.better]
     if better:
         out.print()
         for at, one in better:
@@ -54,25 +45,6 @@ def show_advice(out: Console, advice: Advice, metadata: Metadata, shown: int = S
         out.print(f"note: {line}", soft_wrap=True)
     for line in advice.untold:
         out.print(f"not told here: {line}", soft_wrap=True)
-
-
-def _is_setting(one: Choice) -> bool:
-    return "=" in one.backend
-
-
-def _is_better(one: Choice) -> bool:
-    """Whether it is worth a change: all objects in less memory in mean, and never in more."""
-    return bool(one.how) and not one.failed and one.change < -WORTH and one.most <= 0
-
-
-def _answer(now: Choice, others: Sequence[Choice]) -> str:
-    best = min(filter(_is_better, others), key=lambda one: one.mean_bytes, default=None)
-    if best is None:
-        return "Keep what you have: nothing that this kernel has holds less all the time."
-    return (
-        f"{best.backend} would hold {-best.change:.1%} less than {now.backend}: "
-        f"{bytes_text(best.mean_bytes)} instead of {bytes_text(now.mean_bytes)}, in mean."
-    )
 
 
 def _row(at: int, one: Choice, timed: bool) -> list[str]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ztrace.streams import show
-from ztrace.text import counted
-from ztrace.units import bytes_text, ns_text, short
+from ztrace.text import bytes_text, counted
+from ztrace.units import ns_text, short
 
 if TYPE_CHECKING:
     from ztrace.tracer.recorder import Progress, Recorded

@@ -5,8 +5,19 @@
   const read = id => JSON.parse(document.getElementById(id).textContent);
   const data = read("document");
   const tip = document.getElementById("tip");
-  const COLOURS = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#777777", "#cccccc"];
-  const MARGIN = { left: 80, right: 14, bottom: 42 };
+  // A number is one allocator's in every plot; 0 is the kernel's.
+  const LIGHT = ["#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b27a00", "#3a94c9", "#777777", "#b4b4b4"];
+  const DARK = ["#ffffff", "#f0803c", "#4da3e0", "#2cc79a", "#e09ac2", "#e6b73c", "#86cdf5", "#a0a0a0", "#6a6a6a"];
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const printing = matchMedia("print");
+  let COLOURS = LIGHT, INK = {};
+  const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  function ink() {
+    COLOURS = dark.matches && !printing.matches ? DARK : LIGHT;
+    INK = { grid: style("--grid"), text: style("--dim"), heat: style("--heat") };
+  }
+  ink();
+  const MARGIN = { left: 62, right: 12, bottom: 40 };
   const LANE = 13;
   const FONT = '12px system-ui, "DejaVu Sans", "Liberation Sans", sans-serif';
 
@@ -26,6 +37,12 @@
   // The values of a series in the axes' units; null where there is none.
   function load(series, spec) {
     const scale = (values, axis) => values.map(v => v === null ? null : v / axis.divisor);
+    if (series.x_point) {
+      const x = at(series.x_point), y = at(series.y_point);
+      const ends = point => [point.low ?? point.value, point.high ?? point.value];
+      const [low, high] = ends(y).map(v => v / spec.y.divisor), [left, right] = ends(x).map(v => v / spec.x.divisor);
+      return { ...series, x: [x.value / spec.x.divisor], middle: y.value / spec.y.divisor, low: [low], high: [high], left, right };
+    }
     if (series.rows) {
       const rows = at(series.rows);
       const [first, ...factors] = series.y_of;
@@ -69,6 +86,8 @@
       this.all = this.extent();
       this.view = [...this.all];
       this.legend(figure.querySelector(".legend"));
+      const csv = figure.querySelector(".csv");
+      csv.addEventListener("click", () => { csv.href = `data:text/csv;charset=utf-8,${encodeURIComponent(this.csv())}`; });
       this.listen();
       new ResizeObserver(() => this.draw()).observe(this.canvas);
       this.draw();
@@ -77,15 +96,18 @@
     extent() {
       if (this.cells) return [0, at(this.spec.x_most) || 1];
       if (this.spec.x.names) return [-.5, this.spec.x.names.length - .5];
-      const values = this.series.flatMap(s => s.x).filter(v => v !== null && (!this.spec.x.log || v > 0));
+      const values = this.series.flatMap(s => this.isPoints ? [s.left, s.right] : s.x).filter(v => v !== null && (!this.spec.x.log || v > 0));
       let low = Infinity, high = -Infinity;
       for (const v of values) { low = Math.min(low, v); high = Math.max(high, v); }
       if (!(low <= high)) return this.spec.x.log ? [1, 10] : [0, 1];
       if (this.isBars) [low, high] = [0, high * 1.03];
+      if (this.isPoints) [low, high] = [0, high * 1.08];
       return low < high ? [low, high] : this.spec.x.log ? [low / 2, low * 2] : [low - .5, low + .5];
     }
 
     get isBars() { return this.spec.kind === "bars" || this.spec.kind === "stack"; }
+
+    get isPoints() { return this.spec.kind === "points"; }
 
     get top() { return 10 + LANE * this.shownLanes().length; }
 
@@ -106,7 +128,7 @@
       });
       if (!(low <= high)) return this.spec.y.log ? [.1, 1] : [0, 1];
       if (this.spec.y.log) return low < high ? [low * .7, high] : [low / 2, high * 2];
-      if (this.isBars || low < high / 2) low = Math.min(low, 0);
+      if (this.isBars || this.isPoints || low < high / 2) low = Math.min(low, 0);
       const room = (high - low) * .05 || 1;
       return [low < 0 || low > 0 ? low - room : 0, high + room];
     }
@@ -135,6 +157,7 @@
     draw() {
       const ratio = window.devicePixelRatio || 1;
       this.width = this.canvas.clientWidth; this.height = this.canvas.clientHeight;
+      if (!this.width) return;  // not shown
       this.canvas.width = this.width * ratio; this.canvas.height = this.height * ratio;
       const c = this.context;
       c.setTransform(ratio, 0, 0, ratio, 0, 0);
@@ -148,7 +171,7 @@
       c.clip();
       let points = 0;
       if (this.cells) points = this.heat();
-      else for (const s of this.visible()) points += this.isBars ? this.bars(s) : this.line(s);
+      else for (const s of this.visible()) points += this.isPoints ? this.point(s) : this.isBars ? this.bars(s) : this.line(s);
       this.drawLanes();
       if (this.drag) {
         c.fillStyle = "#0072b222";
@@ -162,13 +185,17 @@
     axes() {
       const c = this.context, { spec } = this;
       const bottom = this.height - MARGIN.bottom;
-      c.strokeStyle = "#ddd"; c.fillStyle = "#333"; c.lineWidth = 1;
+      c.strokeStyle = INK.grid; c.fillStyle = INK.text; c.lineWidth = 1;
       c.textAlign = "center"; c.textBaseline = "top";
+      let taken = 0;
       for (const x of ticks(...this.view, spec.x.log)) {
         const name = spec.x.names ? spec.x.names[x] : shown(x);
         if (name === undefined) continue;
         if (!spec.x.names) this.rule(this.px(x), this.top, this.px(x), bottom);
+        const half = c.measureText(name).width / 2, from = this.px(x) - half;
+        if (from < taken || from + 2 * half > this.width) continue;  // no word over another
         c.fillText(name, this.px(x), bottom + 5);
+        taken = from + 2 * half + 6;
       }
       c.fillText(spec.x.label, (MARGIN.left + this.width) / 2, bottom + 22);
       c.textAlign = "right"; c.textBaseline = "middle";
@@ -182,7 +209,7 @@
         c.fillStyle = COLOURS[lane.colour % COLOURS.length];
         c.fillText(lane.name, MARGIN.left - 5, LANE * (k + .6), MARGIN.left - 8);
       });
-      c.fillStyle = "#333";
+      c.fillStyle = INK.text;
       c.save();
       c.translate(12, (this.top + bottom) / 2); c.rotate(-Math.PI / 2); c.textAlign = "center";
       c.fillText(spec.y.label, 0, 0);
@@ -215,6 +242,19 @@
       return points;
     }
 
+    // A dot with its name beside it, and a bar each way for its interval.
+    point(s) {
+      const c = this.context, x = this.px(s.x[0]), y = this.py(s.middle);
+      c.strokeStyle = c.fillStyle = this.colour(s); c.lineWidth = 1.5;
+      this.rule(this.px(s.left), y, this.px(s.right), y);
+      this.rule(x, this.py(s.low[0]), x, this.py(s.high[0]));
+      c.beginPath(); c.arc(x, y, 4.5, 0, 2 * Math.PI); c.fill();
+      const end = x + 8 + c.measureText(s.name).width > this.width - MARGIN.right;
+      c.textAlign = end ? "right" : "left"; c.textBaseline = "bottom";
+      c.fillText(s.name, end ? x - 8 : x + 8, y - 3);
+      return 1;
+    }
+
     bars(s) {
       const c = this.context, stacked = this.spec.kind === "stack";
       const shown = this.visible(), index = shown.indexOf(s), side = stacked ? 1 : shown.length;
@@ -240,7 +280,7 @@
       let drawn = 0;
       this.cells.forEach((row, i) => row.forEach((count, k) => {
         if (!count) return;
-        c.fillStyle = `rgba(0, 60, 120, ${.12 + .88 * Math.log1p(count) / Math.log1p(most)})`;
+        c.fillStyle = `rgba(${INK.heat}, ${.12 + .88 * Math.log1p(count) / Math.log1p(most)})`;
         const x = this.px(span * i / times), y = this.py(largest * (k + 1) / sizes);
         c.fillRect(x, y, this.px(span * (i + 1) / times) - x + .5, this.py(largest * k / sizes) - y + .5);
         drawn++;
@@ -257,6 +297,7 @@
     }
 
     legend(box) {
+      box.replaceChildren();
       const names = [
         ...this.series.map(s => [s.name, this.colour(s), this.isBars ? "area" : s.dashed ? "dashed" : ""]),
         ...this.lanes.map(lane => [lane.name, COLOURS[lane.colour % COLOURS.length], "area"]),
@@ -266,7 +307,7 @@
         patch.style.borderColor = colour;
         patch.className = kind;
         button.append(patch, name);
-        button.setAttribute("aria-pressed", true);
+        button.setAttribute("aria-pressed", !this.hidden.has(name));
         button.addEventListener("click", () => {
           if (!this.hidden.delete(name)) this.hidden.add(name);
           button.setAttribute("aria-pressed", !this.hidden.has(name));
@@ -288,8 +329,50 @@
       this.draw();
     }
 
+    // What is drawn, in the axes' units.
+    csv() {
+      const quote = text => /[",\n]/.test(text) ? `"${String(text).replaceAll('"', '""')}"` : text;
+      const { x, y } = this.spec, rows = [];
+      if (this.cells) {
+        const [, wide] = this.all, [, tall] = this.range(), times = this.cells.length;
+        rows.push([x.label, y.label, this.spec.cell || "mallocs"]);
+        this.cells.forEach((row, i) => row.forEach((v, k) => {
+          if (v) rows.push([wide * (i + 1) / times, tall * (k + 1) / row.length, v]);
+        }));
+      } else {
+        rows.push(["series", x.label, `${y.label}, low`, `${y.label}, high`]);
+        for (const s of this.series) s.x.forEach((v, i) => rows.push([s.name, x.names ? x.names[v] : v, s.low[i], s.high[i]]));
+        for (const lane of this.lanes) for (const v of lane.at) rows.push([lane.name, v, "", ""]);
+      }
+      return rows.map(row => row.map(v => quote(v ?? "")).join(",")).join("\n") + "\n";
+    }
+
+    // Arrows move a cursor along the plot, + and - zoom, Escape shows all.
+    key(event) {
+      const [low, high] = this.view, step = (this.width - MARGIN.left - MARGIN.right) / 50;
+      const x = this.cursor ?? (MARGIN.left + this.width - MARGIN.right) / 2;
+      if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+        const to = x + (event.key === "ArrowLeft" ? -step : step);
+        this.cursor = Math.max(MARGIN.left, Math.min(this.width - MARGIN.right, to));
+        const box = this.canvas.getBoundingClientRect(), y = this.height / 2;
+        this.hover({ offsetX: this.cursor, offsetY: y, clientX: box.left + this.cursor, clientY: box.top + y });
+      } else if (event.key === "+" || event.key === "-") this.scale(this.value(x), event.key === "+" ? .7 : 1 / .7);
+      else if (event.key === "Escape") { this.view = [...this.all]; this.draw(); tip.hidden = true; }
+      else return;
+      event.preventDefault();
+    }
+
+    // Zoom around a value.
+    scale(x, factor) {
+      const [low, high] = this.view;
+      if (this.spec.x.log) this.zoom(x * (low / x) ** factor, x * (high / x) ** factor);
+      else this.zoom(x + (low - x) * factor, x + (high - x) * factor);
+    }
+
     listen() {
       const { canvas } = this;
+      canvas.addEventListener("keydown", event => this.key(event));
+      canvas.addEventListener("blur", () => { tip.hidden = true; this.draw(); });
       canvas.addEventListener("pointerdown", event => {
         if (event.button) return;
         this.drag = { from: event.offsetX, to: event.offsetX };
@@ -312,9 +395,7 @@
       canvas.addEventListener("wheel", event => {
         if (!event.ctrlKey && !event.metaKey) return;
         event.preventDefault();
-        const factor = event.deltaY < 0 ? .8 : 1.25, [low, high] = this.view, x = this.value(event.offsetX);
-        if (this.spec.x.log) this.zoom(x * (low / x) ** factor, x * (high / x) ** factor);
-        else this.zoom(x + (low - x) * factor, x + (high - x) * factor);
+        this.scale(this.value(event.offsetX), event.deltaY < 0 ? .8 : 1.25);
       }, { passive: false });
     }
 
@@ -336,6 +417,8 @@
 
     nearest(x) {
       const { x: along, y: up } = this.spec;
+      if (this.isPoints) return this.visible().map(s =>
+        `${s.name}: ${shown(s.x[0])} (${shown(s.left)} to ${shown(s.right)}), ${shown(s.middle)} (${shown(s.low[0])} to ${shown(s.high[0])}) ${up.label}`);
       const series = this.visible().map(s => {
         let best = -1;
         s.x.forEach((value, i) => {
@@ -372,5 +455,34 @@
   }
 
   const specs = read("specifications");
-  for (const figure of document.querySelectorAll("figure")) new Plot(figure, specs[figure.dataset.plot]);
+  const plots = [...document.querySelectorAll("figure")].map(figure => new Plot(figure, specs[figure.dataset.plot]));
+  const redraw = () => { ink(); for (const plot of plots) { plot.legend(plot.canvas.parentNode.querySelector(".legend")); plot.draw(); } };
+  dark.addEventListener("change", redraw);
+  printing.addEventListener("change", redraw);
+
+  // Of several recordings one is shown, or all.
+  const which = document.getElementById("which");
+  function show() {
+    for (const part of document.querySelectorAll("[data-recording]"))
+      part.hidden = which.value !== "" && part.dataset.recording !== which.value;
+  }
+  if (which) { which.addEventListener("change", show); show(); }
+
+  // A click on a column's head sorts by it, and again the other way.
+  const rank = text => { const n = parseFloat(text.replaceAll(",", "")); return Number.isNaN(n) ? null : n; };
+  const UNITS = { KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 };
+  const amount = text => { const n = rank(text); return n === null ? null : n * (UNITS[text.split(" ")[1]] || 1); };
+  for (const button of document.querySelectorAll("th button")) button.addEventListener("click", () => {
+    const head = button.parentNode, body = head.closest("table").tBodies[0];
+    const up = head.getAttribute("aria-sort") !== "ascending", column = head.cellIndex;
+    for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const key = row => row.cells[column].textContent.trim();
+    const rows = [...body.rows].sort((a, b) => {
+      const [x, y] = [a, b].map(row => head.classList.contains("number") ? amount(key(row)) : key(row));
+      const order = x === null || y === null ? (x === null) - (y === null) : typeof x === "string" ? x.localeCompare(y) : x - y;
+      return up ? order : -order;
+    });
+    body.append(...rows);
+  });
 })();

@@ -73,7 +73,8 @@ class Call:
 
     ``operations``: what it did to lists, in order. ``compaction``: the one that is a part of this
     free; ``free``: the other way round. ``looks``: how far its search for a page can have got.
-    ``lay_there``: its object lay where it is told at some moment since the call began.
+    ``lay_there``: its object lay where it is told at some moment since the call began; None: that
+    is not known.
     """
 
     row: int
@@ -90,7 +91,7 @@ class Call:
     compaction: Call | None = None
     free: Call | None = None
     looks: list[Look] = field(default_factory=list)
-    lay_there: bool = False
+    lay_there: bool | None = False
 
     @property
     def headless(self) -> bool:
@@ -272,8 +273,8 @@ class ListedOrder:
             self._counter.read(*reading)
         self._counter.advance(self._latest + 1)
 
-    def _try(self, row: int, step: Callable[[], None]) -> bool:
-        """Do what must follow from all before; whether it did. Else what it is about is unclear."""
+    def _try(self, row: int, step: Callable[[], None]) -> None:
+        """Do what must follow from all before. If it does not, what it is about is unclear."""
         try:
             step()
         except Difference as difference:
@@ -282,9 +283,8 @@ class ListedOrder:
             for page in difference.pages:
                 self._pages.pop(page, None)
                 self._unclear.add(page)
-            return False
-        self.result.lists.note(True, str)
-        return True
+        else:
+            self.result.lists.note(True, str)
 
     # -- beginnings and ends ------------------------------------------------------------------
 
@@ -324,11 +324,11 @@ class ListedOrder:
         elif not call.operations:
             self._try(call.row, partial(_differ, "a malloc that uses no page"))
 
-    def _lies(self, call: Call, given: int) -> bool:
-        """Whether an object lies where a call tells, or nothing is known of it."""
+    def _lies(self, call: Call, given: int) -> bool | None:
+        """Whether an object lies where a call tells; None: nothing is known of its page."""
         page = self._page_of(given)
-        if page is None or call.place is None:
-            return True
+        if page is None:
+            return None
         return call.place == self._rules.address(page, page.objects.index(given))
 
     def _page_of(self, given: int) -> Kept | None:
@@ -336,9 +336,9 @@ class ListedOrder:
         page = self._pages.get(self._at.get(given, -1))
         return page if page is not None and given in page.objects else None
 
-    def _compare(self, call: Call, equal: bool) -> None:
-        """Count a comparison of where an object lies."""
-        if call.place is not None:
+    def _compare(self, call: Call, equal: bool | None) -> None:
+        """Count a comparison of where an object lies, if both sides tell."""
+        if call.place is not None and equal is not None:
             place = call.place
             self.result.places.note(
                 equal, lambda: f"row {call.row}: {call.handle:#x} does not lie at {place:#x}"

@@ -6,7 +6,7 @@ SAMPLE := traces/samples/ztree-6.1-1cpu.parquet
 # The posted mail of ztree, for the tests that load it into a kernel; without it they are skipped.
 PATCH ?=
 
-.PHONY: help demo test lint samples clean
+.PHONY: help demo test lint docs samples clean
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -26,6 +26,9 @@ lint: $(VENV)/.developed ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+docs: $(VENV)/.developed ## Build the documentation as a site, build/site/index.html
+	$(BIN)/mkdocs build --strict --quiet
 
 samples: $(VENV)/.developed ## Record the bundled samples anew (needs PATCH)
 	tools/record-samples $(PATCH)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 
 import click
 import pytest
 
+from tests.examples import examples
 from ztrace.cli import cli as ztrace
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +44,6 @@ CITED = re.compile(
     r"\.(?:md|py|c|h|sh|txt|parquet))(?![\w/])"
 )
 MODULE = re.compile(r"\bztrace(?:\.(?!parquet\b)[A-Za-z_]\w*)+")
-COMMAND = re.compile(r"^(?: {4}|\$ )(?:sudo )?(?:\.venv/bin/)?ztrace (?P<rest>.*)$")
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b")
 
 
@@ -107,15 +106,6 @@ def _is_there(name: str) -> bool:
     return False
 
 
-def commands(text: str) -> Iterator[str]:
-    """The command lines of ztrace in a document's examples, without the program's name."""
-    joined = re.sub(r"\\\n\s*", " ", text)
-    for line in joined.splitlines():
-        match = COMMAND.match(line)
-        if match:
-            yield match["rest"]
-
-
 def unknown_in_command(line: str) -> str:
     """What of a command line ztrace does not know, empty if nothing."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
@@ -143,7 +133,7 @@ def test_a_document_names_what_is_there(path: Path) -> None:
     assert dangling_links(path, text) == []
     assert missing_paths(path, text) == []
     assert missing_modules(text) == []
-    assert [line for line in commands(text) if unknown_in_command(line)] == []
+    assert [one.line for one in examples(text) if unknown_in_command(one.line)] == []
 
 
 def test_sources_and_what_they_print_name_what_is_there() -> None:
@@ -166,9 +156,10 @@ def test_outputs_say_of_documents_that_they_are_in_the_source() -> None:
     assert bare == []
 
 
-def test_the_readme_names_every_document() -> None:
-    linked = {match["path"] for match in LINK.finditer((ROOT / "README.md").read_text())}
-    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= linked
+def test_the_first_page_names_every_document() -> None:
+    linked = {match["path"] for match in LINK.finditer((ROOT / "docs" / "index.md").read_text())}
+    assert {path.name for path in (ROOT / "docs").glob("*.md")} - {"index.md"} <= linked
+    assert "](docs/index.md)" in (ROOT / "README.md").read_text()
 
 
 def test_the_checks_find_what_is_not_there() -> None:
@@ -184,4 +175,4 @@ def test_the_checks_find_what_is_not_there() -> None:
     assert dangling_links(path, text) == ["](gone.md)", "](#other)"]
     assert missing_paths(path, text) == ["../reference/ztree.md", "docs/gone.md"]
     assert missing_modules(text) == ["ztrace.gone", "ztrace.replay.validate.gone"]
-    assert [unknown_in_command(line) for line in commands(text)] == ["--gone", "repaly", ""]
+    assert [unknown_in_command(one.line) for one in examples(text)] == ["--gone", "repaly", ""]

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,13 @@ from ztrace.commands import lab as lab_command
 from ztrace.commands import record as record_command
 from ztrace.tracer import TracerError, kmod, recorder
 from ztrace.tracer.lab import debian, qemu, session
+from ztrace.tracer.lab.cache import remember
 from ztrace.tracer.lab.debian import Kernel
 from ztrace.tracer.lab.qemu import GuestSize, last_words, run_guest
-from ztrace.tracer.lab.session import Setup, record_in_guest
+from ztrace.tracer.lab.session import Setup, expectation, record_in_guest
 from ztrace.tracer.lab.together import record_together
 from ztrace.tracer.lab.workloads import WORKLOADS
+from ztrace.tracer.program.build import FROM_NOTHING, steps
 from ztrace.tracer.ring import RECORD
 from ztrace.tracer.spool import SpoolWriter
 from ztrace.traces import TraceReader
@@ -170,6 +174,7 @@ def test_lab_run_tells_what_it_does_and_the_trace_how_its_guest_came_up(
     record_in_guest(SETUP, tmp_path / "t.parquet", watch=said.append)
     told = [line.partition(";")[0].partition(":")[0] for line in said]
     assert told == [
+        "this takes minutes",
         "unpacking vmlinuz of 7.2.13+deb14-amd64",
         "booting 7.2.13+deb14-amd64",
         "the guest ended before the job began",
@@ -180,6 +185,31 @@ def test_lab_run_tells_what_it_does_and_the_trace_how_its_guest_came_up(
     with TraceReader(tmp_path / "t.parquet") as trace:
         assert trace.num_rows == 5
         assert any(PANIC in note and "booted again" in note for note in trace.metadata.notes)
+
+
+def test_lab_run_says_how_long_one_like_it_took(recording_guest: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    for _ in range(2):
+        record_in_guest(SETUP, tmp_path / "t.parquet", watch=said.append)
+    assert sum(line.startswith("this takes minutes") for line in said) == 1
+    assert (
+        sum(bool(re.fullmatch(r"the last .* like this one took \d s", line)) for line in said) == 1
+    )
+    other = replace(SETUP, workload="churn")
+    assert expectation(other).startswith("this takes minutes")
+
+
+def test_a_kernels_build_has_as_many_steps_as_the_last_from_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ZTRACE_CACHE", str(tmp_path))
+    assert steps("6.1") == FROM_NOTHING
+    remember("steps-6.1", 512)
+    assert (steps("6.1"), steps("6.1", smp=True)) == (512, FROM_NOTHING)
+    built = tmp_path / "program" / "trees" / "6.1" / "build"
+    built.mkdir(parents=True)
+    (built / "vmlinux.o").touch()
+    assert steps("6.1") is None  # only make knows what is left
 
 
 def test_lab_run_names_the_model_with_the_recorded_rules(

@@ -27,7 +27,7 @@ from ztrace.replay.measured.figures import Answers, Figures, figures
 from ztrace.replay.measured.recording import PROGRAM, TEST_BOX, Where, metadata, rows
 from ztrace.tracer.machine import machine
 from ztrace.tracer.program.allocators import Allocator
-from ztrace.tracer.program.build import Program, build_program
+from ztrace.tracer.program.build import Program, build_program, steps
 from ztrace.tracer.program.files import Plan
 from ztrace.tracer.program.guest import BrokenError, play
 from ztrace.tracer.program.here import play_here, refuse_locked
@@ -228,16 +228,18 @@ def _programs(wish: Wish, progress: Progress) -> dict[str, Program | ZtraceError
     for group in groups:
         built: Program | ZtraceError
         try:
-            with progress(f"build kernel {wish.kernel}", None) as advance:
-                built = build_program(
-                    wish.kernel, group, smp=wish.threads > 1, say=lambda line: advance(1)
-                )
+            built = _build(wish.kernel, group, wish.threads > 1, progress)
         except ZtraceError as error:
             if len(groups) == 1:
                 raise
             built = error
         made |= {one.name: built for one in group}
     return made
+
+
+def _build(kernel: str, group: Sequence[Allocator], smp: bool, progress: Progress) -> Program:
+    with progress(f"build kernel {kernel}", steps(kernel, smp=smp)) as advance:
+        return build_program(kernel, group, smp=smp, say=lambda line: advance(1))
 
 
 def as_plan(calls: Calls) -> Plan:
@@ -310,12 +312,7 @@ def contrast(wish: Wish, kernels: tuple[str, str], pairs: int, progress: Progres
     [allocator] = wish.allocators
     programs = []
     for kernel in kernels:
-        with progress(f"build kernel {kernel}", None) as advance:
-            programs.append(
-                build_program(
-                    kernel, [allocator], smp=wish.threads > 1, say=lambda line: advance(1)
-                )
-            )
+        programs.append(_build(kernel, [allocator], wish.threads > 1, progress))
     with TraceReader(wish.trace) as reader:
         calls = read_calls(reader, allocator.name, threads=wish.threads)
     plan = as_plan(calls)

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -39,3 +41,23 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def remember(what: str, amount: float) -> None:
+    """Keep how much some work took, so that whoever waits for it again can be told."""
+    path = _remembered(what)
+    with contextlib.suppress(OSError):  # a cache that cannot be written is none
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{amount:g}\n")
+
+
+def remembered(what: str) -> float | None:
+    """What :func:`remember` kept of this work last, None if nothing."""
+    try:
+        return float(_remembered(what).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _remembered(what: str) -> Path:
+    return cache_dir() / "took" / re.sub(r"[^\w.-]+", "-", what)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from ztrace.allocator.registry import our_traits, recorded_traits
 from ztrace.tracer.convert import convert
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.kmod import build_module
+from ztrace.tracer.lab.cache import remember, remembered
 from ztrace.tracer.lab.debian import KERNELS, Kernel, fetch_kernel
 from ztrace.tracer.lab.qemu import GuestSize, notes, run_guest
 from ztrace.tracer.lab.workloads import WORKLOADS, Workload, put_program
@@ -69,9 +71,12 @@ def record_in_guest(
 ) -> None:
     """Boot, record ``setup.workload``, bring the trace to ``output`` (replacing it).
 
-    ``watch`` is called with what is being done, and each line the guest's session says.
+    ``watch`` is called with what is being done, how long it took last time, and each line the
+    guest's session says.
     TracerError if anything in the guest failed, with the last thing it said.
     """
+    began = time.monotonic()
+    watch(expectation(setup))
     with tempfile.TemporaryDirectory(prefix="ztrace-lab-") as name:
         job = Path(name)
         kernel, modules = prepare(setup, job, watch)
@@ -84,6 +89,20 @@ def record_in_guest(
         status = run_guest(kernel, job, setup.size, modules, watch=listen, stage=watch)
         watch("collecting the trace")
         collect(job, output, status, said, notes(job))
+    remember(_what(setup), time.monotonic() - began)
+
+
+def expectation(setup: Setup) -> str:
+    """How long a recording will take, by the last one like it."""
+    took = remembered(_what(setup))
+    if took is None:
+        return "this takes minutes: the guest's CPUs are emulated, and what is fetched is kept"
+    return f"the last recording like this one took {took:.0f} s"
+
+
+def _what(setup: Setup) -> str:
+    size = f"{setup.size.cpus}-cpus-{setup.size.memory_mib}-mib"
+    return f"lab-{setup.kernel}-{setup.backend}-{setup.workload}-{size}"
 
 
 def prepare(

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ztrace.tracer.children import session_of
 from ztrace.tracer.errors import TracerError
-from ztrace.tracer.lab.cache import build_once, cache_dir
+from ztrace.tracer.lab.cache import build_once, cache_dir, remember, remembered
 from ztrace.tracer.program.allocators import (
     WATCHED_FLAGS,
     Allocator,
@@ -70,6 +70,21 @@ class Program:
     binary: Path
     release: str
     kernel: str
+
+
+FROM_NOTHING = 480
+"""About how many steps of make a kernel is where nobody has counted them yet."""
+
+
+def steps(kernel: str, *, smp: bool = False) -> int | None:
+    """How often :func:`build_program` will ``say`` something, by the last time.
+
+    None where a part of it has been built, so that only make knows how much is left.
+    """
+    name = _folder_name(kernel, smp)
+    if (cache_dir() / "program" / "trees" / name / "build" / "vmlinux.o").exists():
+        return None
+    return int(remembered(f"steps-{name}") or FROM_NOTHING)
 
 
 def build_program(
@@ -164,13 +179,22 @@ def _build(
         _check_config(source, (build / ".config").read_text(), config)
         asked.write_text(config)
     jobs = len(os.sched_getaffinity(0))
+    anew, said = not (build / "vmlinux.o").exists(), 0
+
+    def count(line: str) -> None:
+        nonlocal said
+        said += 1
+        say(line)
+
     unfinished.touch()
     try:
-        _make(source, build, [f"-j{jobs}", "linux"], allocators, say)
+        _make(source, build, [f"-j{jobs}", "linux"], allocators, count)
     except TracerError:
         unfinished.unlink()  # make has ended by itself and left no half file
         raise
     unfinished.unlink()
+    if anew:
+        remember(f"steps-{build.parent.name}", said)
 
 
 def _drop_unfinished(build: Path, unfinished: Path) -> None:

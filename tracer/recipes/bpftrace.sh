@@ -40,9 +40,9 @@ kretprobe:zs_free $freed
 $tail"
 fi
 export BPFTRACE_PERF_RB_PAGES=4096 BPFTRACE_MAX_MAP_KEYS=65536
-bpftrace -q -o "$output" -e "$program" 2>"$output.said" &
+bpftrace -q -B line -e "$program" >"$output" 2>"$output.said" &
 tracer=$!
-# It is ready once its first line is there.
+# It is ready once its first line is there, which it would keep for itself in a file of its own.
 while ! [ -s "$output" ]; do
 	kill -0 $tracer 2>/dev/null || { cat "$output.said" >&2; exit 1; }
 	sleep 1

@@ -122,13 +122,19 @@ def _histories(document: Json) -> Iterator[tuple[str, list[Json]]]:
         yield label, [one for one in alone if one["label"] == label]
 
 
+def _short(label: str) -> str:
+    """A program's name: what was played is what it did under ztree."""
+    return label.removesuffix("-ztree")
+
+
 def cost(document: Json) -> str:
     """Malloc and free together against density, a panel for each history."""
     panels = []
     for i, (label, found) in enumerate(_histories(document)):
+        title = _short(label)
         most = max(one["density"]["value"] for one in found) * 1.15
         dear = max(one["cost_ns"]["high"] or one["cost_ns"]["value"] for one in found) * 1.15
-        panel = Panel(i, label, (0, most), (0, dear))
+        panel = Panel(i, title, (0, most), (0, dear))
         step = 1 if most < 4 else 2
         xs = {float(v): str(v) for v in range(0, int(most) + 1, step)}
         ys = {float(v): str(v) for v in range(0, int(dear) + 1, 50)}
@@ -149,7 +155,7 @@ def tails(document: Json) -> str:
     names: dict[str, None] = {}
     for label, found in list(_histories(document))[:2]:
         for op in ("malloc", "free"):
-            panel = Panel(len(panels), f"{label}: {op}", (0.6, 4.2), (-4, 0))
+            panel = Panel(len(panels), f"{_short(label)}: {op}", (0.6, 4.2), (-4, 0))
             xs = {float(v): f"{10**v:,}" for v in range(1, 5)}
             ys = {0.0: "all", -1.0: "p90", -2.0: "p99", -3.0: "p99.9", -4.0: "p99.99"}
             panel.axes(xs, ys, "ns")
@@ -167,18 +173,19 @@ def ageing(document: Json) -> str:
     """Held over held by a fresh pool with the same objects, by turnovers."""
     panels: list[Panel] = []
     names: dict[str, None] = {}
+    measured = {one["label"] for one in document["measured"]}
     for one in document["recordings"]:
         trends = {name: trend for name, trend in one["ageing"].items() if trend}
         most = max((trend["turnovers"] for trend in trends.values()), default=0)
-        if most < 1:
+        if most < 1 or one["label"] not in measured:
             continue
         top = max(max(trend["ratio"]) for trend in trends.values()) * 1.05
-        panel = Panel(len(panels), one["label"], (0, most), (0.9, top))
+        panel = Panel(len(panels), _short(one["label"]), (0, most), (0.9, top))
         xs = {float(v): str(v) for v in range(0, int(most) + 1, max(1, int(most) // 4))}
         ys = {v / 10: f"{v / 10:.1f}" for v in range(9, int(top * 10) + 1, 2 if top > 1.5 else 1)}
         panel.axes(xs, ys, "turnovers of the live objects")
         for name, trend in trends.items():
-            names[name] = None
+            names[family(name)] = None
             points = list(zip(trend["at_turnover"], trend["ratio"], strict=True))
             panel.line(points, colour(name))
         panels.append(panel)

@@ -28,7 +28,8 @@ lint: $(VENV)/.developed ## Check style and types
 	$(BIN)/mypy
 
 docs: $(VENV)/.developed ## Build the documentation as a site, build/site/index.html
-	$(BIN)/mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html" >&2
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 samples: $(VENV)/.developed ## Record the bundled samples anew (needs PATCH)
 	tools/record-samples $(PATCH)

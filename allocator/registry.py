@@ -7,6 +7,7 @@ An ITEM is ``key=value`` or the bare name of a variant::
     z3fold:cpus=2,work=deferred up to three; lists of two CPUs, compaction when it is told to
     zsmalloc:6.1                the rules of that release; also 6.12 and 7.2
     zsmalloc:6.12,chain_size=4  zspages of up to 4 pages
+    zsmalloc:class_step=32      size classes 32 bytes apart; also chain_rule, chain_saving
     ztree                       as posted in 2021
     ztree:late                  the author's later tree; zblock:2022 and zblock:2025 came after it
     ztree:table=FILE            other block types: a line "order slots" each, # begins a comment

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
-"""Block tables of ztree as files and as C: (order, slots) of each block type, slots ascending."""
+"""Block tables of ztree and its successors as files and as C.
+
+They are (order, slots) of each block type, slots ascending.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,13 @@ def table_text(table: Table, comments: Sequence[str] = ()) -> str:
     return "\n".join([*lines, *(f"{order} {slots}" for order, slots in table)]) + "\n"
 
 
-def c_initialiser(table: Table) -> str:
+def c_initialiser(table: Table, header_bytes: int = 0) -> str:
     """The braces after ``tree_desc[] =`` of ztree.c: slot size, slots, order of each type.
 
     The slot size is left to the compiler, so that it is right for any page and any long.
+    ``header_bytes``: what a block's metadata takes of it.
     """
-    slot = "(PAGE_SIZE << {}) / ({} * sizeof(long)) * sizeof(long)"
+    block = f"((PAGE_SIZE << {{}}) - {header_bytes})" if header_bytes else "(PAGE_SIZE << {})"
+    slot = f"{block} / ({{}} * sizeof(long)) * sizeof(long)"
     types = [f"\t{{ {slot.format(order, slots)}, {slots}, {order} }}" for order, slots in table]
     return "\n".join(["{", ",\n".join(types), "}"])

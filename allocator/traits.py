@@ -103,6 +103,21 @@ class Setting:
     how: str
 
 
+@dataclass(frozen=True)
+class Design:
+    """Settings of which one is chosen, each beside what the others' groups have chosen.
+
+    ``by_source``: only a change of the allocator's source makes them; else the kernel is built so.
+    """
+
+    settings: Sequence[Setting]
+    by_source: bool
+
+
+def _no_designs(release: str, page_bytes: int) -> Sequence[Design]:
+    return ()
+
+
 def _no_settings(release: str) -> Sequence[Setting]:
     return ()
 
@@ -142,7 +157,9 @@ class Traits:
         ``native``: the core's kind by variant. ``colour``: its number in all plots, 1 to 8; those
         that have one are what a report compares, in this order. ``kernels``: those of the lab
         that have it, and whether it is a module there. ``out_of_tree``: no kernel has it, it is
-        built from a patch. ``settings(release)``: what else a kernel lets one set.
+        built from a patch. ``settings(release)``: what else a kernel lets one set;
+        ``designs(release, page_bytes)``: that and what its source could have instead. ``blocks``:
+        the array in its source that the item ``table`` stands for, empty where there is none.
     """
 
     name: str
@@ -165,6 +182,8 @@ class Traits:
     kernels: Mapping[str, bool] = field(default_factory=dict)
     out_of_tree: bool = False
     settings: Callable[[str], Sequence[Setting]] = _no_settings
+    designs: Callable[[str, int], Sequence[Design]] = _no_designs
+    blocks: str = ""
 
     def with_rules(self, spec: Specification, release: str) -> Specification:
         """A specification of this allocator with the variant that a kernel has, if it says none.

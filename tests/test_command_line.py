@@ -105,7 +105,7 @@ def test_nor_is_help_seen(tmp_path: Path, words: str) -> None:
         "slice --pool 0",
         "anonymise",
         "resize --scale 0.9",
-        "tune --types 4",
+        "tune --backend ztree --types 4",
         "report --no-time --backend zbud --format text",
         "replay --backend zbud --every 10%",
         "sweep --backend zbud --workers 1",

@@ -12,7 +12,7 @@ import pytest
 from tests.guests import Watch
 from ztrace.allocator.table import c_initialiser
 from ztrace.replay import replay_trace
-from ztrace.replay.tune import Limits, tune
+from ztrace.replay.tune import tune
 from ztrace.replay.validate.ztree_run import explain_trees
 from ztrace.tracer.lab.session import Setup, record_in_guest
 from ztrace.tracer.lab.together import record_together
@@ -92,7 +92,8 @@ def test_a_module_built_with_a_tuned_table_is_the_model_with_that_table(
     """Fitted to a bundled recording, compiled into the posted module, recorded, validated."""
     sample = Path(__file__).parents[1] / "traces" / "samples" / "ztree-6.1-bursts.parquet"
     with TraceReader(sample) as trace:
-        table = tune([trace], Limits(), against=[]).table
+        table = tune([trace], ["ztree"]).tunings[0].trials[0].table
+    assert table is not None
     path = tmp_path / "trace.parquet"
     setup = Setup("6.1", "ztree", "bursts", patch, table=c_initialiser(table))
     record_in_guest(setup, path, watch=print)

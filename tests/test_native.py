@@ -62,6 +62,9 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("zsmalloc", {"variant": "6.12"}),
     ("zsmalloc", {"variant": "7.2", "chain_size": 5}),
     ("zsmalloc", {"variant": "6.12", "page_bytes": 16384, "chain_size": 16}),
+    ("zsmalloc", {"variant": "7.2", "chain_rule": "used", "chain_size": 16, "class_step": 8}),
+    ("zsmalloc", {"variant": "6.12", "chain_saving": 2, "class_step": 64}),
+    ("zsmalloc", {"variant": "6.1", "page_bytes": 65536, "chain_rule": "waste", "class_step": 128}),
 ]
 
 SIZES = st.one_of(

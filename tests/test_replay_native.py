@@ -46,6 +46,7 @@ VARIANTS = [
     *("ztree:page_bytes=16384", "ztree:page_bytes=65536", "zbud:page_bytes=65536"),
     *("zsmalloc:6.1,chain_size=16", "zsmalloc:6.12,chain_size=4"),
     "zsmalloc:7.2,chain_size=5,page_bytes=65536",
+    *("zsmalloc:7.2,chain_rule=used,chain_size=16", "zsmalloc:6.12,chain_saving=1,class_step=40"),
     *("ztree:late,page_bytes=65536", "zblock:2025,page_bytes=16384"),
 ]
 """Of the backends with other pages than the recordings' there are random traces only."""

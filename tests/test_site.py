@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+import ztrace
 from ztrace.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -90,7 +92,9 @@ def test_the_commands_and_names_are_on_it(site: Path) -> None:
         assert f'id="ztrace-{name}"' in commands
     assert "rank what could be changed" in commands.lower()
     names = (site / "python.html").read_text()
-    assert "replay_all" in names and "held_bytes" in names
+    for name in ztrace.__all__:
+        assert re.search(rf'id="ztrace\.[\w.]*\b{name}"', names), name
+    assert "held_bytes" in names
     assert ":func:" not in names
 
 

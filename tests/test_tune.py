@@ -7,9 +7,11 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,10 +19,20 @@ from hypothesis import strategies as st
 
 from tests.test_cross_replay import Command, metadata, row, write, ztrace
 from ztrace.allocator import BackendError, create
+from ztrace.allocator.specification import family
 from ztrace.allocator.table import c_initialiser, read_table, table_text
 from ztrace.allocator.ztree.model import POSTED_TABLE, Ztree
 from ztrace.replay import ReplayError, replay
-from ztrace.replay.tune import Limits, best_table, static_bytes, tune
+from ztrace.replay.play.fastest import replay_fastest
+from ztrace.replay.tune import (
+    Limited,
+    Limits,
+    best_table,
+    static_bytes,
+    table_limits,
+    tunable,
+    tune,
+)
 from ztrace.replay.tune.sizes import live_sizes
 from ztrace.traces import TraceReader
 
@@ -188,31 +200,137 @@ def steady(path: Path, sizes: tuple[int, int]) -> Path:
 
 
 @pytest.mark.parametrize(("second", "gain"), [(2170, 1 - 16 / 18), (3000, 1 - 30 / 24)])
-def test_gain_is_measured_on_what_was_not_seen(tmp_path: Path, second: int, gain: float) -> None:
+def test_what_the_second_half_says_is_worse_is_not_recommended(
+    tmp_path: Path, second: int, gain: float
+) -> None:
     """Of 2170 bytes the posted table has 14 in a block, the best one 15. Fitted to that alone,
     3000 bytes go to the last type, 8 in a block, where the posted table has 10."""
     with TraceReader(steady(tmp_path / "t", (2170, second))) as reader:
-        tuned = tune([reader], Limits(), against=["zblock:2022"])
-    assert tuned.half_table == [(3, 15), (3, 8)]
-    assert tuned.gain.slices[-1] == pytest.approx(gain)
-    assert (tuned.gain.value > 0) == (gain > 0)
-    assert tuned.gain.low is not None and tuned.gain.high is not None
-    assert tuned.gain.low <= tuned.gain.value <= tuned.gain.high
-    posted, fitted, rival = tuned.held
-    assert [one.backend for one in tuned.held] == ["posted", "tuned", "zblock:2022"]
-    assert fitted.mean_bytes < posted.mean_bytes
-    assert rival.mean_bytes > 0
-    assert 0 < tuned.static_gain < 1
+        tuned = tune([reader], ["ztree"], against=["zblock:2022"])
+    [found] = tuned.tunings
+    [trial] = found.trials
+    assert trial.table == [(3, 15), (3, 8)]
+    assert trial.first_half > 0
+    assert trial.second_half.slices[-1] == pytest.approx(gain)
+    assert (trial.second_half.value > 0) == (gain > 0)
+    assert trial.second_half.low is not None and trial.second_half.high is not None
+    assert trial.second_half.low <= trial.second_half.value <= trial.second_half.high
+    assert (found.best is None) == (gain < 0)
+    assert found.best in (None, trial)
+    assert found.now.backend == "ztree"
+    assert [one.backend for one in found.others] == ["zblock:2022"]
+    assert found.others[0].mean_bytes > 0
 
 
 def test_several_traces_weigh_by_what_they_hold(tmp_path: Path) -> None:
     """Few types: the one with more objects gets the fitting one."""
     many, few = steady(tmp_path / "a", (600, 600)), small_trace(tmp_path / "b")
+    two = Limited(types=2)
     with TraceReader(many) as a, TraceReader(few) as b:
-        tuned = tune([b, a], Limits(types=2), against=[])
-    assert tuned.table == [(1, 13), (3, 8)]  # 624 bytes
+        [found] = tune([b, a], ["ztree"], limited=two).tunings
+    assert found.trials[0].table == [(1, 13), (3, 8)]  # 624 bytes
     with TraceReader(few) as b:
-        assert tune([b], Limits(types=2), against=[]).table == [(1, 8), (3, 8)]
+        [found] = tune([b], ["ztree"], limited=two).tunings
+    assert found.trials[0].table in ([(1, 8), (3, 8)], [(0, 8), (3, 8)])
+
+
+def test_partly_full_blocks_count(tmp_path: Path) -> None:
+    """Ten objects of ten sizes: in full blocks a type for each is best, but each has a block."""
+    rows = [row(n, "malloc", size=370 * n, handle=n) for n in range(1, 11)]
+    rows.append(row(20_000, "map", handle=1))
+    path = write(tmp_path / "t", rows, metadata("ztree", header=8))
+    with TraceReader(path) as reader:
+        [found] = tune([reader], ["ztree"]).tunings
+        sizes = live_sizes(reader).whole()
+    assert len(best_table(sizes, Limits())) > 5
+    [trial] = found.trials
+    assert trial.table is not None and len(trial.table) <= 2
+    assert trial.held.mean_bytes < found.now.mean_bytes
+    assert found.best is trial
+
+
+def test_the_chain_that_fits(tmp_path: Path) -> None:
+    """Of 3,650 bytes a page takes one, and nine pages ten; chains of eight leave that out."""
+    with TraceReader(steady(tmp_path / "t", (3650, 3650))) as reader:
+        [found] = tune([reader], ["zsmalloc:6.12"]).tunings
+    [built] = found.trials
+    assert built.held.backend == "zsmalloc:6.12,chain_size=9"
+    assert built.how == ["CONFIG_ZSMALLOC_CHAIN_SIZE=9, build the kernel"] and not built.by_source
+    assert found.best is built
+    assert built.second_half.slices[-1] == pytest.approx(0.1)
+
+
+def test_a_few_objects_of_every_size_want_fewer_classes(tmp_path: Path) -> None:
+    """What a kernel can be built with helps less than wider classes, which are in the source."""
+    rows = [row(n, "malloc", size=19 * n, handle=n) for n in range(1, 201)]
+    rows.append(row(20_000, "map", handle=1))
+    with TraceReader(write(tmp_path / "t", rows, metadata("zsmalloc"))) as reader:
+        [found] = tune([reader], ["zsmalloc:7.2"]).tunings
+    built, changed = found.trials
+    assert (built.by_source, changed.by_source) == (False, True)
+    assert changed.held.mean_bytes < built.held.mean_bytes < found.now.mean_bytes
+    assert found.best is changed and len(changed.how) > 1
+    assert any("ZS_SIZE_CLASS_DELTA 128" in line for line in changed.how)
+
+
+def test_a_header_in_the_block_and_a_slot_with_a_byte_to_spare() -> None:
+    """zblock's own tables are within its limits, and no fitted one costs more."""
+    draw = random.Random(8)
+    for backend in ("zblock:2022", "zblock:2025", "ztree:late", "ztree"):
+        limits = table_limits(backend, Limited())
+        pool: Any = create(backend)
+        own = [(kind.order, kind.slots) for kind in pool.types]
+        for _ in range(5):
+            sizes = {draw.randint(1, limits.largest): draw.randint(1, 99) for _ in range(40)}
+            sizes[limits.largest] = 1
+            found = best_table(sizes, limits)
+            assert static_bytes(sizes, found, limits) <= static_bytes(sizes, own, limits)
+        path = pool.types[pool.type_of(limits.largest)]
+        assert limits.takes(path) >= limits.largest
+
+
+def test_the_optimum_with_headers_is_that_of_all_tables() -> None:
+    """Two types of small blocks, every pair tried; slots do not ascend with shares here."""
+    limits = replace(table_limits("zblock:2025", Limited(2, 2, 12, 1)), reach=1900)
+    pairs = [(order, slots) for order in (0, 1) for slots in range(2, 13)]
+    draw = random.Random(4)
+    for _ in range(20):
+        sizes = {draw.randint(1, 1900): draw.randint(1, 9) for _ in range(6)} | {1900: 1}
+        costs = []
+        for table in ([a, b] for a in pairs for b in pairs):
+            kinds = sorted(limits.kinds(table), key=lambda kind: kind.slot_bytes)
+            if limits.takes(kinds[-1]) >= 1900:
+                costs.append(
+                    static_bytes(sizes, [(kind.order, kind.slots) for kind in kinds], limits)
+                )
+        assert static_bytes(sizes, best_table(sizes, limits), limits) == min(costs)
+
+
+def test_nothing_that_held_out_time_refuses_is_recommended() -> None:
+    with TraceReader(SAMPLES / "case-study" / "redis-zsmalloc.parquet") as reader:
+        backends = tunable(["all"], reader.metadata)
+        assert {family(one) for one in backends} == {"ztree", "zsmalloc", "zblock"}
+        tuned = tune([reader], backends)
+        for one in tuned.tunings:
+            if one.best is None:
+                continue
+            assert one.best.second_half.value > 0
+            assert one.best.held.refused <= one.now.refused
+            if one.best.table is None:  # the figure is that of a replay
+                held = replay_fastest(reader, one.best.held.backend).held_bytes
+                assert one.best.held.mean_bytes == held.mean
+
+
+def test_what_is_tuned_if_nothing_is_named() -> None:
+    def chosen(name: str, *named: str) -> list[str]:
+        with TraceReader(SAMPLES / f"{name}.parquet") as reader:
+            return tunable(named, reader.metadata)
+
+    assert chosen("ztree-6.1-bursts") == ["ztree"]
+    assert chosen("zsmalloc-6.1-small") == ["zsmalloc:6.1"]
+    assert chosen("zbud-6.1-small") == ["zsmalloc:6.1"]
+    with pytest.raises(ReplayError, match="zbud: there is nothing to choose of it"):
+        chosen("zbud-6.1-small", "zbud")
 
 
 # -- the command -----------------------------------------------------------------------------
@@ -226,16 +344,33 @@ def test_the_command(ztrace: Command, tmp_path: Path) -> None:
     assert max(len(line) for line in out.splitlines() if str(output) not in line) <= 80
     assert re.search(r"gain on what it has not seen: [+-]\d+\.\d\d % of held bytes, 95 %: ", out)
     status, again, _ = ztrace("tune", trace, "--against", "ztree:late", "--json")
-    found = json.loads(again)
-    assert [tuple(pair) for pair in found["table"]] == read_table(output)
-    assert found["initialiser"] in out
-    assert [one["backend"] for one in found["held"]] == ["posted", "tuned", "ztree:late"]
-    assert found["lost_events"] == 0
+    document = json.loads(again)
+    [found] = document["tunings"]
+    best = found["trials"][found["best"]]
+    assert [tuple(pair) for pair in best["table"]] == read_table(output)
+    assert best["how"][0] in out and best["how"][0].startswith("tree_desc[] = {")
+    assert [one["backend"] for one in found["others"]] == ["ztree:late"]
+    assert document["lost_events"] == 0
     # The figure is that of a replay with the file.
     status, replayed, _ = ztrace("replay", trace, "--backend", f"ztree:table={output}", "--json")
     [replay] = json.loads(replayed)["replays"]
-    assert replay["held_bytes"]["mean"] == found["held"][1]["mean_bytes"]
-    assert replay["held_bytes"]["peak"] == found["held"][1]["peak_bytes"]
+    assert replay["held_bytes"]["mean"] == best["held"]["mean_bytes"]
+    assert replay["held_bytes"]["peak"] == best["held"]["peak_bytes"]
+
+
+def test_a_table_is_of_one_backend_that_has_one(ztrace: Command, tmp_path: Path) -> None:
+    trace = small_trace(tmp_path / "t")
+    for backend, why in (("zsmalloc", "zsmalloc:6.1 has no table"), ("all", "name it with")):
+        status, _, err = ztrace("tune", trace, "--backend", backend, "-o", tmp_path / "o")
+        assert status == 2 and why in err and not (tmp_path / "o").exists()
+
+
+def test_a_table_to_keep(ztrace: Command, tmp_path: Path) -> None:
+    """The file is what is recommended: here the table that there is."""
+    trace, output = steady(tmp_path / "t", (2170, 3000)), tmp_path / "table"
+    status, out, _ = ztrace("tune", trace, "--backend", "ztree", "-o", output)
+    assert status == 0 and "Keep what you have" in out and "tree_desc" not in out
+    assert read_table(output) == list(POSTED_TABLE)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +379,7 @@ def test_the_command(ztrace: Command, tmp_path: Path) -> None:
         (["--types", "40"], "40 block types"),
         (["--against", "slab"], "no backend 'slab'"),
         (["--most-order", "1"], "takes a whole page"),
+        (["--backend", "zbud"], "nothing to choose"),
         ([], "exists"),
     ],
 )

@@ -19,7 +19,7 @@
 #include <stdint.h>
 
 /* What the layout cannot tell: one more whenever a function's arguments or meaning change. */
-#define ZC_ABI 3
+#define ZC_ABI 4
 
 enum { ZC_FATAL = 1, ZC_NO_MEMORY = 2, ZC_ABORTED = 3 };
 
@@ -48,6 +48,9 @@ struct zc_block_type {
 	uint32_t order, slots;
 };
 
+/* CHAIN_RULES of zsmalloc's model. */
+enum zc_chain { ZC_CHAIN_USED, ZC_CHAIN_WASTE };
+
 /* What a pool is made from; a field that a backend does not have is ignored. */
 struct zc_config {
 	uint32_t page_bytes;
@@ -57,7 +60,10 @@ struct zc_config {
 	uint32_t cpus;       /* z3fold */
 	uint32_t deferred;   /* z3fold: queued work waits to be run */
 	uint32_t variant;    /* zsmalloc: 61, 612 or 72; zblock: 1 (late ztree), 2022 or 2025 */
-	uint32_t chain_size; /* zsmalloc */
+	uint32_t chain_size; /* zsmalloc, as the next three */
+	uint32_t chain_rule; /* an enum zc_chain */
+	uint32_t chain_saving;
+	uint32_t class_step; /* 0: the kernel's */
 	uint32_t by_ref;     /* calls name objects by reference, see struct zc_backend */
 	uint32_t has_pages;  /* z3fold: has_page() will be asked */
 	struct zc_block_type table[ZC_TABLE];

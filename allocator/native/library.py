@@ -30,8 +30,11 @@ from typing import Any
 
 from ztrace.allocator.protocol import BackendError
 
-ABI = 3
+ABI = 4
 """ZC_ABI of the core.h that this file was written for."""
+
+CHAIN_USED, CHAIN_WASTE = 0, 1
+"""enum zc_chain of core.h."""
 
 FATAL, NO_MEMORY, ABORTED = 1, 2, 3
 """Positive return codes: see core.h."""
@@ -67,6 +70,9 @@ class Config(Structure):
         ("deferred", c_uint32),
         ("variant", c_uint32),
         ("chain_size", c_uint32),
+        ("chain_rule", c_uint32),
+        ("chain_saving", c_uint32),
+        ("class_step", c_uint32),
         ("by_ref", c_uint32),
         ("has_pages", c_uint32),
         ("table", Entry * TABLE),
@@ -165,7 +171,13 @@ POOLS = Interface(
         "zc_hazard": shape(HazardStruct),
         "zc_place": shape(PlaceStruct),
     },
-    {"ZC_FATAL": FATAL, "ZC_NO_MEMORY": NO_MEMORY, "ZC_ABORTED": ABORTED},
+    {
+        "ZC_CHAIN_USED": CHAIN_USED,
+        "ZC_CHAIN_WASTE": CHAIN_WASTE,
+        "ZC_FATAL": FATAL,
+        "ZC_NO_MEMORY": NO_MEMORY,
+        "ZC_ABORTED": ABORTED,
+    },
 )
 """What core.h gives: pools, call by call."""
 

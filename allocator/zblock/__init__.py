@@ -13,5 +13,6 @@ TRAITS = Traits(
     items={"page_bytes": page_size, "table": read_table},
     variants=("2022", "2025"),
     keeps_header=lambda variant: variant == "2022",  # the later one cannot shrink
+    blocks="block_desc",
     native=dict.fromkeys(("", "2022", "2025"), "zblock"),
 )

@@ -40,6 +40,8 @@ HANDLE_BYTES = 8  # every slot begins with its object's handle
 MIN_CLASS_BYTES = 32
 CLASS_BITS = 8  # classes are PAGE_SIZE >> 8 bytes apart
 MIN_CHAIN, MAX_CHAIN = 4, 16
+ALIGN = 8  # ZS_ALIGN: every slot's size is a multiple
+MAX_CLASSES_BITS = CLASS_BITS + 1  # of the field of struct zspage that has a class's number
 EMPTY = 0  # the fullness group of a zspage without objects, in every variant
 
 # Faults of a history, by the names they have in ``hazards``.
@@ -64,6 +66,10 @@ class ClassKind(NamedTuple):
     slots: int
 
 
+ChainRule = Callable[[int, int, int], int]
+"""Of a slot's size, a number of pages and the page size: what such a zspage costs the class."""
+
+
 class Layout(NamedTuple):
     """The classes of a pool and the way from a size to its class."""
 
@@ -72,35 +78,57 @@ class Layout(NamedTuple):
     huge_class_bytes: int  # zs_huge_class_size: from here zram keeps a page uncompressed
 
 
-def most_used(size: int, chain_size: int, page_bytes: int) -> int:
-    """Pages per zspage in 6.1: the largest whole percentage used, fewest pages on a tie."""
-
-    def used_percent(pages: int) -> int:
-        zspage_bytes = pages * page_bytes
-        return (zspage_bytes - zspage_bytes % size) * 100 // zspage_bytes
-
-    return max(range(1, chain_size + 1), key=used_percent)
+def most_used(size: int, pages: int, page_bytes: int) -> int:
+    """The rule of 6.1: the largest whole percentage used."""
+    zspage_bytes = pages * page_bytes
+    return -((zspage_bytes - zspage_bytes % size) * 100 // zspage_bytes)
 
 
-def least_waste(size: int, chain_size: int, page_bytes: int) -> int:
-    """Pages per zspage since 6.3: the fewest bytes left over, fewest pages on a tie.
+def least_waste(size: int, pages: int, page_bytes: int) -> int:
+    """The rule since 6.3: the fewest bytes left over, however many pages there are.
 
-    Left-over bytes are not weighed by the number of pages. A power of two gets one page.
+    Of each page these are the fewest, too: where k pages leave over the least, any k more leave
+    over at least that much again, and any fewer pages at least as much.
     """
-    return min(range(1, chain_size + 1), key=lambda pages: pages * page_bytes % size)
+    return pages * page_bytes % size
+
+
+CHAIN_RULES = {"used": most_used, "waste": least_waste}
+"""What a chain of so many pages costs a class, by the names in a specification; least is best."""
+
+
+def pages_of(size: int, rule: ChainRule, chain_size: int, page_bytes: int, saving: int = 0) -> int:
+    """Pages per zspage of a class, calculate_zspage_chain_size(): fewest pages on a tie.
+
+    ``saving``: a longer chain is taken only if of each page it leaves over less than the best
+    shorter one does by so many percent of a page; 0 in all kernels so far.
+    """
+    best = 1
+    for pages in range(2, chain_size + 1):
+        if rule(size, pages, page_bytes) >= rule(size, best, page_bytes):
+            continue
+        saved = best * page_bytes % size * pages - pages * page_bytes % size * best
+        if 100 * saved >= saving * page_bytes * best * pages:
+            best = pages
+    return best
 
 
 @cache
-def layout(chain_rule: Callable[[int, int, int], int], chain_size: int, page_bytes: int) -> Layout:
-    """The class table of zs_create_pool: a class of equal shape shares the next larger one's."""
-    step = page_bytes >> CLASS_BITS
+def layout(
+    chain_rule: ChainRule, chain_size: int, page_bytes: int, step: int = 0, saving: int = 0
+) -> Layout:
+    """The class table of zs_create_pool: a class of equal shape shares the next larger one's.
+
+    ``step``: bytes from a class to the next, 0 for the kernel's.
+    """
+    step = step or page_bytes >> CLASS_BITS
     last = -((MIN_CLASS_BYTES - page_bytes) // step)
     descending: list[ClassKind] = []
     merged: list[int] = []  # of each index, from the largest down: position in ``descending``
     huge_class_bytes = 0
     for index in range(last, -1, -1):
         size = min(MIN_CLASS_BYTES + step * index, page_bytes)
-        pages = chain_rule(size, chain_size, page_bytes)
+        pages = pages_of(size, chain_rule, chain_size, page_bytes, saving)
         objects = pages * page_bytes // size
         if not huge_class_bytes and pages != 1 and objects != 1:
             huge_class_bytes = size - (HANDLE_BYTES - 1)
@@ -158,6 +186,8 @@ class SizeClass:
         "relinks",
         "revived",
         "searched",
+        "spanned",
+        "spanning",
         "used",
         "zspages",
         "zspages_freed",
@@ -182,6 +212,8 @@ class SizeClass:
         self.relinks = 0  # times a zspage changed its list
         self.moved = 0  # objects moved by compaction
         self.emptied = 0  # zspages emptied by compaction
+        self.spanning = 0  # live objects that a reader finds in two pages
+        self.spanned = 0  # mallocs of such
 
     # -- fullness lists ---------------------------------------------------------------------
 
@@ -463,16 +495,17 @@ class Variant(NamedTuple):
     """What tells one kernel's zsmalloc from another's."""
 
     class_rules: type[SizeClass]
-    chain_rule: Callable[[int, int, int], int]
-    chain_size: int  # unless the caller says otherwise
+    chain_rule: str  # this and the next: unless the caller says otherwise
+    chain_size: int
     too_large: int  # errno of malloc above a page
     readers_stop: bool  # compaction leaves a class whose source is being read, else it waits
+    reads_objects: bool  # a reader asks for the object's bytes and not for the whole slot's
 
 
 VARIANTS = {
-    "6.1": Variant(SizeClass61, most_used, 4, EINVAL, False),
-    "6.12": Variant(SizeClass612, least_waste, 8, ENOSPC, False),
-    "7.2": Variant(SizeClass612, least_waste, 8, ENOSPC, True),
+    "6.1": Variant(SizeClass61, "used", 4, EINVAL, False, False),
+    "6.12": Variant(SizeClass612, "waste", 8, ENOSPC, False, False),
+    "7.2": Variant(SizeClass612, "waste", 8, ENOSPC, True, True),
 }
 
 
@@ -497,6 +530,11 @@ class Zsmalloc:
     (a 256th of a page) grow, while the smallest stays 32 bytes, as for the widest physical
     addresses of x86-64; other architectures' smallest class depends on theirs.
 
+    Three more are zsmalloc's own constants, which a kernel has to be changed for; unless they are
+    given, they are the variant's: ``class_step``, the bytes from a class to the next;
+    ``chain_rule``, by which a class's chain is chosen (:data:`CHAIN_RULES`); ``chain_saving``,
+    what a longer chain has to save (:func:`pages_of`).
+
     ``pages_available(count)`` returning False makes the page allocator fail;
     ``pages_lockable(page)`` returning False means that a page of the zspage with that first page
     is locked (migration), so the empty zspage stays until :meth:`free_deferred`, the kernel's
@@ -514,6 +552,9 @@ class Zsmalloc:
         *,
         variant: str = "6.12",
         chain_size: int | None = None,
+        chain_rule: str | None = None,
+        chain_saving: int = 0,
+        class_step: int = 0,
         page_bytes: int = 4096,
         pages_available: Callable[[int], bool] = lambda count: True,
         pages_lockable: Callable[[int], bool] = lambda page: True,
@@ -528,13 +569,25 @@ class Zsmalloc:
                 f"zsmalloc chain size {chain_size}: {MIN_CHAIN} to {MAX_CHAIN} pages"
             )
         check_page_bytes(page_bytes)
+        if chain_rule is None:
+            chain_rule = rules.chain_rule
+        if chain_rule not in CHAIN_RULES:
+            raise BackendError(f"zsmalloc chain rule {chain_rule!r}: {', '.join(CHAIN_RULES)}")
+        if not 0 <= chain_saving <= 100:
+            raise BackendError(f"zsmalloc chain saving {chain_saving}: 0 to 100 percent of a page")
+        least = page_bytes >> MAX_CLASSES_BITS
+        if class_step and (class_step % ALIGN or not least <= class_step <= page_bytes >> 2):
+            raise BackendError(
+                f"zsmalloc class step {class_step}: a multiple of {ALIGN} from {least} to "
+                f"{page_bytes >> 2} bytes"
+            )
         self.name = "zsmalloc"
         self.variant = variant
         self.chain_size = chain_size
         self.page_bytes = page_bytes
         self.hazards = Hazards()
         self._rules = rules
-        table = layout(rules.chain_rule, chain_size, page_bytes)
+        table = layout(CHAIN_RULES[chain_rule], chain_size, page_bytes, class_step, chain_saving)
         self.kinds = table.kinds
         self.huge_class_bytes = table.huge_class_bytes
         self.classes = [rules.class_rules(kind) for kind in table.kinds]
@@ -549,6 +602,8 @@ class Zsmalloc:
         self._building = 0  # pages of zspages that begun mallocs have built
         self._stored_bytes = 0
         self._compactions = 0
+        self._copies = 0  # times that an object in two pages was mapped
+        self._copied_bytes = 0
 
     # -- the driver's calls -----------------------------------------------------------------
 
@@ -578,8 +633,11 @@ class Zsmalloc:
         """A malloc that has chosen a zspage of the size's class; returns the handle."""
         handle = self._next_handle
         self._next_handle = handle + 1
-        self._words[handle] = (zspage, self.size_class(size).take(zspage, handle), size)
+        size_class = self.size_class(size)
+        slot = size_class.take(zspage, handle)
+        self._words[handle] = (zspage, slot, size)
         self._stored_bytes += size
+        self._count_spanning(size_class, slot, size)
         return handle
 
     def begin_malloc(self, size: int) -> Begun:
@@ -604,8 +662,10 @@ class Zsmalloc:
         self._pages_allocated += pages
         handle = self._next_handle
         self._next_handle = handle + 1
-        self._words[handle] = (zspage, size_class.adopt(zspage, handle), size)
+        slot = size_class.adopt(zspage, handle)
+        self._words[handle] = (zspage, slot, size)
         self._stored_bytes += size
+        self._count_spanning(size_class, slot, size)
         return handle
 
     def free(self, handle: int) -> None:
@@ -619,6 +679,7 @@ class Zsmalloc:
             self._mapped.pop(handle, None)  # its unmap will be a use after free
         self._stored_bytes -= size
         size_class = self.classes[self._of_size[size]]
+        size_class.spanning -= bool(self.copied(size_class.kind, slot, size))
         before = size_class.zspages
         size_class.release(zspage, slot, self._pages_lockable)
         if size_class.zspages != before:
@@ -629,6 +690,10 @@ class Zsmalloc:
         if handle not in self._words:
             self._note_bad(handle, "map", USE_AFTER_FREE)
             return
+        _, slot, size = self._words[handle]
+        if copied := self.copied(self.class_of(size), slot, size):
+            self._copies += 1
+            self._copied_bytes += copied
         self._mapped[handle] = self._mapped.get(handle, 0) + 1
 
     def unmap(self, handle: int) -> None:
@@ -642,6 +707,36 @@ class Zsmalloc:
             self.hazards.meet(UNBALANCED_UNMAP, f"unmap of {handle}, which is not mapped")
         else:
             self._note_bad(handle, "unmap", USE_AFTER_FREE)
+
+    def copied(self, kind: ClassKind, slot: int, size: int) -> int:
+        """Bytes that a reader of an object copies, because it spans two pages; 0 if it does not.
+
+        zs_map_object() of 6.1 and 6.12 copies a slot that spans, handle included;
+        zs_obj_read_begin() of 7.2 an object that does, its ``size`` bytes after the handle. (7.2's
+        zswap reads both pages in place, by zs_obj_read_sg_begin(); its zram copies.)
+        """
+        if kind.pages == 1:
+            return 0
+        start = slot * kind.slot_bytes % self.page_bytes
+        if self._rules.reads_objects:
+            return size if start + HANDLE_BYTES + size > self.page_bytes else 0
+        return kind.slot_bytes if start + kind.slot_bytes > self.page_bytes else 0
+
+    def _count_spanning(self, size_class: SizeClass, slot: int, size: int) -> None:
+        spans = bool(self.copied(size_class.kind, slot, size))
+        size_class.spanning += spans
+        size_class.spanned += spans
+
+    def _spanning_now(self, size_class: SizeClass) -> int:
+        """Live objects of a class that lie in two pages, looked at one by one."""
+        places = (
+            self._words[handle][1:]
+            for group in range(EMPTY + 1, size_class.full + 1)
+            for zspage in size_class.listed(group)
+            for handle in zspage.owners
+            if handle
+        )
+        return sum(bool(self.copied(size_class.kind, *place)) for place in places)
 
     def shrink(self, pages: int, evict: Evict) -> Shrunk:
         """The driver has no shrink, for which zpool_shrink gives -EINVAL; evicts nothing."""
@@ -663,12 +758,14 @@ class Zsmalloc:
         busy = self._being_read if self._rules.readers_stop else _never_busy
         freed = 0
         for size_class in reversed(self.classes):
-            zspages, emptied = size_class.zspages, size_class.emptied
+            zspages, emptied, moved = size_class.zspages, size_class.emptied, size_class.moved
             while size_class.compact_once(self._words, self._pages_lockable, busy):
                 pass
             pages = size_class.kind.pages
             self._pages_allocated -= (zspages - size_class.zspages) * pages
             freed += (size_class.emptied - emptied) * pages
+            if size_class.moved != moved:
+                size_class.spanning = self._spanning_now(size_class)
         return freed
 
     def free_deferred(self) -> int:
@@ -727,7 +824,10 @@ class Zsmalloc:
 
         ``pages_allocated`` and ``pages_freed`` count over the pool's life. ``wasted_bytes`` is
         held minus stored: free slots, ends of zspages that no slot fits in, and what a slot has
-        beyond the request (with the handle's 8 bytes).
+        beyond the request (with the handle's 8 bytes). ``spanning_objects`` are live ones that lie
+        in two pages, ``spanning_mallocs`` all that ever did when they were stored,
+        ``spanning_maps`` the times that one was mapped and ``copied_bytes`` what that copied; see
+        :meth:`copied`.
         """
         free_slot_bytes = tail_bytes = held_slot_bytes = 0
         for size_class in self.classes:
@@ -754,6 +854,10 @@ class Zsmalloc:
             "padding_bytes": held_slot_bytes - self._stored_bytes,
             "compactable_pages": self.compactable_pages,
             "compactions": self._compactions,
+            "spanning_objects": sum(size_class.spanning for size_class in self.classes),
+            "spanning_mallocs": sum(size_class.spanned for size_class in self.classes),
+            "spanning_maps": self._copies,
+            "copied_bytes": self._copied_bytes,
             "searched": sum(size_class.searched for size_class in self.classes),
             "objects_moved": sum(size_class.moved for size_class in self.classes),
             "zspages_made": sum(size_class.zspages_made for size_class in self.classes),

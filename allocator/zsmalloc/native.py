@@ -6,21 +6,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ztrace.allocator.native.library import Config
+from ztrace.allocator.native.library import CHAIN_USED, CHAIN_WASTE, Config
 from ztrace.allocator.native.pool import PlacingPool, rows
 from ztrace.allocator.zsmalloc.model import VARIANTS
 
 _CLASS = (
     *("class", "slot_bytes", "slots", "pages", "blocks", "blocks_ever", "used_slots"),
-    *("moved", "relinks", "revived", "searched"),
+    *("moved", "relinks", "revived", "searched", "spanning", "spanned"),
 )
+_RULES = {"used": CHAIN_USED, "waste": CHAIN_WASTE}
 
 
 def configure(config: Config, arguments: Mapping[str, Any]) -> None:
     """What the core's model is made from."""
     variant = arguments.get("variant", "6.12")
     config.variant = int(variant.replace(".", ""))
-    config.chain_size = arguments.get("chain_size") or VARIANTS[variant].chain_size
+    rules = VARIANTS[variant]
+    config.chain_size = arguments.get("chain_size") or rules.chain_size
+    config.chain_rule = _RULES[arguments.get("chain_rule") or rules.chain_rule]
+    config.chain_saving = arguments.get("chain_saving", 0)
+    config.class_step = arguments.get("class_step", 0)
 
 
 class Pool(PlacingPool):
@@ -33,7 +38,7 @@ class Pool(PlacingPool):
 
 def stats(figures: Sequence[int], page_bytes: int) -> dict[str, Any]:
     """As the model's."""
-    next_page, objects, stored, compactions, *rest = figures
+    next_page, objects, stored, compactions, copies, copied_bytes, *rest = figures
     classes = rows(_CLASS, rest)
     for row in classes:
         row["free_slots"] = row["blocks"] * row["slots"] - row["used_slots"]
@@ -64,6 +69,10 @@ def stats(figures: Sequence[int], page_bytes: int) -> dict[str, Any]:
             row["free_slots"] // row["slots"] * row["pages"] for row in classes
         ),
         "compactions": compactions,
+        "spanning_objects": total("spanning"),
+        "spanning_mallocs": total("spanned"),
+        "spanning_maps": copies,
+        "copied_bytes": copied_bytes,
         "searched": total("searched"),
         "objects_moved": total("moved"),
         "zspages_made": total("blocks_ever"),

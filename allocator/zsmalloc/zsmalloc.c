@@ -6,7 +6,7 @@
 #include <string.h>
 
 enum { HANDLE_BYTES = 8, MIN_CLASS_BYTES = 32, CLASS_BITS = 8, MIN_CHAIN = 4, MAX_CHAIN = 16 };
-enum { MAX_CLASSES = 257 };
+enum { MAX_CLASSES_BITS = CLASS_BITS + 1, MAX_CLASSES = (1 << MAX_CLASSES_BITS) + 1, ALIGN = 8 };
 enum { FULL_61 = 3, FULL_612 = 11 };
 
 /*
@@ -124,6 +124,19 @@ static void push_slot(struct zspage *zspage, uint32_t slot)
 	zspage->cells[slot] = (uint64_t)zspage->next_free << 1;
 	zspage->next_free = slot;
 	zspage->free++;
+}
+
+/* Bytes that a reader of an object copies, because it spans two pages; copied() of model.py. */
+static uint32_t copied(const struct zsmalloc *z, const struct class *class, uint32_t slot,
+		       uint32_t size)
+{
+	uint32_t page_bytes = z->base.page_bytes;
+	uint32_t start = slot * class->slot_bytes & (page_bytes - 1);
+	if (class->pages == 1)
+		return 0;
+	if (z->reads_objects)
+		return start + HANDLE_BYTES + size > page_bytes ? size : 0;
+	return start + class->slot_bytes > page_bytes ? class->slot_bytes : 0;
 }
 
 /* -- zspages -------------------------------------------------------------------------------- */
@@ -247,6 +260,9 @@ int zs_malloc_from(struct zsmalloc *z, struct zspage *zspage, int64_t size, uint
 		retotal(z);
 		insert(z, class, zspage);
 	}
+	bool spans = copied(z, class, slot, (uint32_t)size);
+	class->spanning += spans;
+	class->spanned += spans;
 	word->value = pack(zspage->id, slot);
 	z->stored_bytes += (uint64_t)size;
 	pool->objects++;
@@ -309,6 +325,7 @@ static int zs_free(struct zc_pool *pool, uint64_t object)
 	z->stored_bytes -= size_in(cell);
 	pool->objects--;
 	struct class *class = &z->classes[zspage->class];
+	class->spanning -= copied(z, class, word.slot, size_in(cell)) != 0;
 	push_slot(zspage, word.slot);
 	class->used--;
 	fix(z, class, zspage);
@@ -335,8 +352,14 @@ static int zs_map(struct zc_pool *pool, uint64_t object)
 	struct zc_slot *open = zc_map_put(&z->mapped, handle);
 	if (!open)
 		return zc_out_of_memory(pool);
+	struct word word = unpack(value);
+	struct zspage *zspage = z->zspages[word.id];
 	if (!open->value++)
-		z->zspages[unpack(value).id]->mapped++;
+		zspage->mapped++;
+	uint32_t bytes = copied(z, &z->classes[zspage->class], word.slot,
+				size_in(zspage->cells[word.slot]));
+	z->copies += bytes != 0;
+	z->copied_bytes += bytes;
 	return 0;
 }
 
@@ -401,7 +424,10 @@ static bool migrate(struct zsmalloc *z, struct class *class, struct zspage *sour
 		if (!target->free)
 			return false;
 		uint64_t handle = handle_in(source->cells[slot]);
+		uint32_t size = size_in(source->cells[slot]);
 		uint32_t to = pop_slot(target, source->cells[slot]);
+		class->spanning -= copied(z, class, slot, size) != 0;
+		class->spanning += copied(z, class, to, size) != 0;
 		push_slot(source, slot);
 		zc_map_find(&z->words, handle)->value = pack(target->id, to);
 		if (ZC_UNLIKELY(z->mapped.len) && zc_map_find(&z->mapped, handle)) {
@@ -526,7 +552,7 @@ static void zs_prefetch_more(struct zc_pool *pool, uint64_t ref)
 	ZC_PREFETCH(zspage->older);
 }
 
-enum { POOL_FIGURES = 4, CLASS_FIGURES = 11 };
+enum { POOL_FIGURES = 6, CLASS_FIGURES = 13 };
 
 static size_t zs_stats_len(struct zc_pool *pool)
 {
@@ -540,6 +566,8 @@ static void zs_stats(struct zc_pool *pool, int64_t *out)
 	*out++ = (int64_t)pool->objects;
 	*out++ = (int64_t)z->stored_bytes;
 	*out++ = (int64_t)z->compactions;
+	*out++ = (int64_t)z->copies;
+	*out++ = (int64_t)z->copied_bytes;
 	for (uint32_t i = 0; i < z->classes_len; i++) {
 		const struct class *class = &z->classes[i];
 		*out++ = class->number;
@@ -553,6 +581,8 @@ static void zs_stats(struct zc_pool *pool, int64_t *out)
 		*out++ = (int64_t)class->relinks;
 		*out++ = (int64_t)class->revived;
 		*out++ = (int64_t)class->searched;
+		*out++ = (int64_t)class->spanning;
+		*out++ = (int64_t)class->spanned;
 	}
 }
 
@@ -572,18 +602,24 @@ static void zs_destroy(struct zc_pool *pool)
 	free(z);
 }
 
-/* Pages per zspage: see most_used() and least_waste() of the Python model. */
-static uint32_t chain_of(bool rules_61, uint32_t size, uint32_t chain_size, uint32_t page_bytes)
+/* What a chain costs a class: CHAIN_RULES of the Python model. */
+static int64_t cost(uint32_t rule, uint32_t size, uint32_t pages, uint32_t page_bytes)
 {
-	uint32_t best = 0, best_value = 0;
-	for (uint32_t pages = 1; pages <= chain_size; pages++) {
-		uint32_t bytes = pages * page_bytes, waste = bytes % size;
-		uint32_t value = rules_61 ? (uint32_t)((uint64_t)(bytes - waste) * 100 / bytes)
-					  : UINT32_MAX - waste;
-		if (!best || value > best_value) {
+	int64_t bytes = (int64_t)pages * page_bytes, waste = bytes % size;
+	return rule == ZC_CHAIN_USED ? -((bytes - waste) * 100 / bytes) : waste;
+}
+
+/* Pages per zspage: see pages_of() of the Python model. */
+static uint32_t pages_of(const struct zc_config *config, uint32_t size)
+{
+	uint32_t page_bytes = config->page_bytes, rule = config->chain_rule, best = 1;
+	for (uint32_t pages = 2; pages <= config->chain_size; pages++) {
+		if (cost(rule, size, pages, page_bytes) >= cost(rule, size, best, page_bytes))
+			continue;
+		int64_t saved = (int64_t)(best * page_bytes % size) * pages -
+				(int64_t)(pages * page_bytes % size) * best;
+		if (100 * saved >= (int64_t)config->chain_saving * page_bytes * best * pages)
 			best = pages;
-			best_value = value;
-		}
 	}
 	return best;
 }
@@ -591,7 +627,8 @@ static uint32_t chain_of(bool rules_61, uint32_t size, uint32_t chain_size, uint
 /* The class table of zs_create_pool; see layout() of the Python model. */
 static int lay_out(struct zsmalloc *z, const struct zc_config *config)
 {
-	uint32_t page_bytes = config->page_bytes, step = page_bytes >> CLASS_BITS;
+	uint32_t page_bytes = config->page_bytes;
+	uint32_t step = config->class_step ? config->class_step : page_bytes >> CLASS_BITS;
 	uint32_t last = (page_bytes - MIN_CLASS_BYTES + step - 1) / step;
 	struct class descending[MAX_CLASSES];
 	uint32_t merged[MAX_CLASSES], len = 0;
@@ -599,7 +636,7 @@ static int lay_out(struct zsmalloc *z, const struct zc_config *config)
 		uint32_t size = MIN_CLASS_BYTES + step * index;
 		if (size > page_bytes)
 			size = page_bytes;
-		uint32_t pages = chain_of(z->rules_61, size, config->chain_size, page_bytes);
+		uint32_t pages = pages_of(config, size);
 		uint32_t slots = pages * page_bytes / size;
 		if (!len || descending[len - 1].pages != pages ||
 		    descending[len - 1].slots != slots)
@@ -636,9 +673,13 @@ static int lay_out(struct zsmalloc *z, const struct zc_config *config)
 
 static int zs_create(const struct zc_config *config, struct zc_pool **made)
 {
-	uint32_t variant = config->variant;
+	uint32_t variant = config->variant, step = config->class_step;
 	if ((variant != 61 && variant != 612 && variant != 72) || config->chain_size < MIN_CHAIN ||
-	    config->chain_size > MAX_CHAIN)
+	    config->chain_size > MAX_CHAIN || config->chain_rule > ZC_CHAIN_WASTE ||
+	    config->chain_saving > 100)
+		return -EINVAL;
+	if (step && (step % ALIGN || step < config->page_bytes >> MAX_CLASSES_BITS ||
+		     step > config->page_bytes >> 2))
 		return -EINVAL;
 	struct zsmalloc *z = calloc(1, sizeof(*z));
 	if (!z)
@@ -649,6 +690,7 @@ static int zs_create(const struct zc_config *config, struct zc_pool **made)
 	z->page_shift = (uint32_t)__builtin_ctz(config->page_bytes);
 	z->rules_61 = variant == 61;
 	z->readers_stop = variant == 72;
+	z->reads_objects = variant == 72;
 	z->full = z->rules_61 ? FULL_61 : FULL_612;
 	z->too_large = z->rules_61 ? EINVAL : ENOSPC;
 	z->next_handle = 1;

@@ -31,6 +31,7 @@ struct class
 	uint32_t present; /* bit g: the list of group g is not empty */
 	struct zspage *spare; /* given back, for the next one of this class */
 	uint64_t zspages, used, made, freed, relinks, moved, emptied, revived;
+	uint64_t spanning, spanned; /* objects in two pages: live ones, and as they were stored */
 	uint64_t searched; /* lists whose head malloc and compaction looked at */
 };
 
@@ -38,7 +39,7 @@ struct zsmalloc {
 	struct zc_pool base;
 	struct class *classes;
 	uint32_t classes_len, full, too_large;
-	bool rules_61, readers_stop;
+	bool rules_61, readers_stop, reads_objects;
 	uint16_t *class_of; /* requested bytes, 0 to page_bytes -> class */
 	uint32_t page_shift;
 	struct zc_map words; /* handle -> packed word; not used by reference */
@@ -46,7 +47,7 @@ struct zsmalloc {
 	struct zspage **zspages; /* by id */
 	uint32_t *free_ids;
 	uint32_t ids_len, ids_cap, free_ids_len;
-	uint64_t next_handle, next_page, pages, stored_bytes, compactions;
+	uint64_t next_handle, next_page, pages, stored_bytes, compactions, copies, copied_bytes;
 	/* Whether the zspage that a free emptied is left to the caller, and the last one. */
 	bool keeps;
 	struct zspage *emptied;

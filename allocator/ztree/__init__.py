@@ -20,4 +20,5 @@ TRAITS = Traits(
     colour=1,
     kernels={"6.1": False},
     out_of_tree=True,
+    blocks="tree_desc",
 )

@@ -364,6 +364,11 @@ class Ztree:
             raise BackendError("ztree table: slot sizes must ascend and end at a whole page")
         return limits
 
+    @property
+    def size_limits(self) -> list[int]:
+        """The largest size that each type takes."""
+        return self._limits
+
     # -- handles ----------------------------------------------------------------------------
 
     def encode(self, kind: int, index: int, slot: int) -> int:

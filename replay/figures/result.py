@@ -301,6 +301,20 @@ class Work:
         return None if count is None or not self.mallocs else count / self.mallocs
 
 
+@dataclass(frozen=True)
+class Spanning:
+    """Objects in two pages, which a reader has to put together, of models that know of such.
+
+    ``mallocs``: objects that lay so when they were stored, ``share`` of all; ``maps``: times that
+    such a one was mapped, ``copied_bytes`` for it.
+    """
+
+    mallocs: int
+    share: float | None
+    maps: int
+    copied_bytes: int
+
+
 @dataclass
 class Result:
     """A replay's results: figures over all pools, and each pool's own.
@@ -409,6 +423,14 @@ class Result:
         counts = map(self.stat, ("pages_allocated", "searched", "objects_moved"))
         return Work(self.count("mallocs"), *counts)
 
+    def spanning(self) -> Spanning | None:
+        """Objects in two pages, over all pools; None where the models do not tell."""
+        counts = [self.stat(f"spanning_{what}") for what in ("mallocs", "maps")]
+        copied, taken = self.stat("copied_bytes"), self.count("mallocs")
+        if counts[0] is None or counts[1] is None or copied is None:
+            return None
+        return Spanning(counts[0], counts[0] / taken if taken else None, counts[1], copied)
+
     def total_difference(self) -> int | None:
         """The pools' greatest difference, model minus kernel, in bytes."""
         found = [p.total_difference for p in self.pools if p.total_difference is not None]
@@ -444,6 +466,7 @@ class Result:
             "classes": self.classes(),
             "classes_near_peak": self.classes("stats_near_peak"),
             "work": asdict(self.work()),
+            "spanning": (found := self.spanning()) and asdict(found),
             "stranded_slots": self.stat("stranded_slots"),
             "stranded_bytes": self.stat("stranded_bytes"),
             "stranded_bytes_near_peak": self.stat("stranded_bytes", "stats_near_peak"),

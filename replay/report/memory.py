@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,7 @@ def model_dict(result: Result, memory: Memory, name: str) -> dict[str, Any]:
         "mean_density": result.mean_density,
         "density_at_peak": result.at_peak.density,
         "stranded_bytes_near_peak": result.stat("stranded_bytes", "stats_near_peak"),
+        "spanning": (found := result.spanning()) and asdict(found),
         "refused": result.count("refused"),
         "hazards": {key: count for key, (count, _) in result.hazards().items()},
         "hazards_first": {key: first for key, (_, first) in result.hazards().items()},

@@ -22,7 +22,7 @@ model that refuses objects holds less, too."""
 MOST_ROWS = 200
 """Rows of the table of all runs; the others are in the JSON."""
 
-SHOWN = ("density_mean", "held_bytes_mean", "stranded_bytes_near_peak")
+SHOWN = ("density_mean", "held_bytes_mean", "stranded_bytes_near_peak", "spanning_share")
 """Figures drawn against each numeric parameter."""
 
 
@@ -231,6 +231,7 @@ _LABELS: dict[str, tuple[str, float]] = {
     "density_mean": ("pages stored / pages held", 1),
     "held_bytes_mean": ("held (MiB, mean)", 1 << 20),
     "stranded_bytes_near_peak": ("stranded (MiB, near the peak)", 1 << 20),
+    "spanning_share": ("objects stored in two pages (share)", 1),
 }
 
 

@@ -160,6 +160,7 @@ def tables(document: Json) -> Iterator[Table]:
     if document["checks"]:
         yield _checks(document)
     yield _memory(document)
+    yield from _spanning(document)
     yield _measured(document)
     yield _measured_sizes(document)
     yield _sizes(document)
@@ -513,6 +514,34 @@ def _memory(document: Json) -> Table:
         f"low, high: 95 %, block bootstrap over time; {loss_text(document)}",
         notes,
     )
+
+
+def _spanning(document: Json) -> Iterator[Table]:
+    """One table, or none where no model tells how its objects lie."""
+    rows = []
+    for i, one in _each(document):
+        for backend, model in one["memory"]["models"].items():
+            if model["spanning"] is None:
+                continue
+            row = Row(document, "recordings", i, "memory", "models", backend)
+            rows.append(
+                [
+                    Row(document, "recordings", i).cell(text, "label"),
+                    Cell((*row.base, "name"), model["name"], model["name"]),
+                    row.cell(count, "spanning", "mallocs"),
+                    row.cell(percent, "spanning", "share"),
+                    row.cell(count, "spanning", "maps"),
+                    row.cell(mib, "spanning", "copied_bytes"),
+                ]
+            )
+    if rows:
+        headers = ("recording", "model", "stored so", "of all (%)", "mapped", "copied (MiB)")
+        yield Table(
+            *("spanning", "Objects in two pages", headers, rows, 2),
+            "replay of the same objects; copied: what maps of such objects put together, by the "
+            "rules of the model's kernel",
+            loss_text(document),
+        )
 
 
 def _ageing(document: Json) -> Table:

@@ -81,7 +81,7 @@ def _metrics(result: Result) -> Row:
     }
     for name, level in levels.items():
         row |= {f"{name}_peak": level.peak, f"{name}_end": level.end, f"{name}_mean": level.mean}
-    work = result.work()
+    work, spanning = result.work(), result.spanning()
     stopped = [pool.stopped for pool in result.pools if pool.stopped]
     qualified = (*differences(result), *of_result(result))
     return row | {
@@ -96,6 +96,9 @@ def _metrics(result: Result) -> Row:
         "pages_allocated": work.pages,
         "searched": work.searched,
         "objects_moved": work.moved,
+        "spanning_share": spanning and spanning.share,
+        "spanning_maps": spanning and spanning.maps,
+        "copied_bytes": spanning and spanning.copied_bytes,
         "refused": result.count("refused"),
         "qualified": "; ".join(line.strip() for line in qualified) or None,
         "failed": sum(result.merged("failed").values()),

@@ -30,7 +30,7 @@ class LiveSizes:
     """Size in bytes -> ns during which objects of it were live, summed over the objects.
 
     ``halves`` are the trace's, cut in the middle of its time, ``span_ns`` long together. Sizes
-    are those that zswap gives ztree, with its header where the recorded kernel has one.
+    are those that zswap gives the allocator, with its header where the recorded kernel has one.
     """
 
     span_ns: int
@@ -49,12 +49,18 @@ class LiveSizes:
 
 
 def live_sizes(
-    reader: TraceReader, advance: Callable[[int], object] = lambda rows: None
+    reader: TraceReader,
+    backend: str = "ztree",
+    largest: int | None = None,
+    advance: Callable[[int], object] = lambda rows: None,
 ) -> LiveSizes:
-    """Follow the objects of a trace; ``advance`` gets rows, in all twice the trace's.
+    """Follow the objects of a trace, as ``backend`` would get them.
+
+    ``largest``: bytes of the largest object that it takes, None: a page. ``advance`` gets rows, in
+    all twice the trace's.
 
     An object is live from the return of its malloc to that of its free, or to the trace's end.
-    What ztree could not take for its size is left out. ReplayError for a trace without
+    What it could not take for its size is left out. ReplayError for a trace without
     allocator calls or time.
     """
     metadata = reader.metadata
@@ -69,11 +75,11 @@ def live_sizes(
     more = np.zeros(256, np.int64)
     for number, pool in enumerate(metadata.pools[:256]):
         header = pool.header_bytes
-        more[number] = more_bytes("ztree", pool.allocator, zswap_release(metadata), header)
+        more[number] = more_bytes(backend, pool.allocator, zswap_release(metadata), header)
 
     def note(objects: Objects) -> None:
         given = objects["size"] + more[objects["pool"]]
-        taken = (given > 0) & (given <= page_bytes)
+        taken = (given > 0) & (given <= (page_bytes if largest is None else largest))
         for half in halves:
             half.note(given[taken], objects["given_ns"][taken], objects["ended_ns"][taken])
 

@@ -109,6 +109,9 @@ static const char *choose(struct input *in, struct zc_config *config)
 		.deferred = more >> 6 & 1,
 		.variant = kind == 4 ? zblocks[rules % 3] : zsmallocs[rules % 3],
 		.chain_size = 4 + (rules >> 4),
+		.chain_rule = rules % 2,
+		.chain_saving = more >> 4,
+		.class_step = more & 2 ? 0 : 8u * (1 + (rules & 15)) << (more & 3),
 	};
 	choose_table(in, config);
 	return names[kind];

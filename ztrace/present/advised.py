@@ -25,9 +25,9 @@ def show_advice(out: Console, advice: Advice, metadata: Metadata, shown: int = S
         headers += ["malloc", "free"]
     out.print(table(headers, [_row(at, one, timed) for at, one in enumerate(rows)], texts=2))
     out.print(
-        "held: pages of the pool; change: of their mean against what was recorded, and its\n"
-        "range over the trace's time; density: objects a page. What refuses objects that\n"
-        "were held (their number) leaves them to the disk.",
+        "held: pages of the pool; change: of their mean against what was recorded, and\n"
+        "its range over the trace's time; density: objects a page. What refuses objects\n"
+        "that were held (their number) leaves them to the disk.",
         soft_wrap=True,
     )
     if left := len(advice.choices) - len(rows):

@@ -52,7 +52,8 @@ def show_comparison(out: Console, results: Sequence[Result], metadata: Metadata)
         "did not take. Sizes are what zswap of the recorded kernel gives each allocator,\n"
         "its header included; what the recorded allocator refused is in no model."
     )
-    for line in (*map(_compaction, results), *of_results({one.backend: one for one in results})):
+    lines = (*map(_compaction, results), *map(spanning_line, results))
+    for line in (*lines, *of_results({one.backend: one for one in results})):
         if line:
             out.print(line, soft_wrap=True)
     for first in range(0, len(results) if results[0].series else 0, _BACKENDS_A_TABLE):
@@ -107,6 +108,17 @@ def _compaction(result: Result) -> str:
     if how is Compacts.PAGES and "work=deferred" not in result.backend:
         return f"{result.backend}: compacts at once, as if its worker never waited"
     return "" if how is Compacts.NEVER else f"{result.backend}: never compacted"
+
+
+def spanning_line(result: Result) -> str:
+    """How many objects lay in two pages; empty for models that know of no such thing."""
+    found = result.spanning()
+    if found is None or found.share is None:
+        return ""
+    return (
+        f"{result.backend}: stored in two pages {100 * found.share:.1f} % of the objects; "
+        f"mapped {counted(found.maps, 'time')}, {bytes_text(found.copied_bytes)} copied"
+    )
 
 
 def _series_headers(results: Sequence[Result]) -> list[str]:

@@ -16,7 +16,7 @@ from ztrace.console import (
     partial_lines,
     table,
 )
-from ztrace.present.comparison import ratio
+from ztrace.present.comparison import ratio, spanning_line
 from ztrace.replay.figures.qualified import agreements, of_result
 from ztrace.replay.figures.result import CLASS_COUNTS, Level, Moment, Result
 from ztrace.replay.figures.timing import Timing
@@ -158,6 +158,8 @@ def _show_classes(out: Console, result: Result) -> None:
         lost = result.stat("stranded_bytes", name)
         if slots is not None and lost is not None:
             out.print(f"stranded {when}: {count_text(slots)} free slots, {bytes_text(lost)}")
+    if line := spanning_line(result):
+        out.print(line, soft_wrap=True)
     out.print()
 
 

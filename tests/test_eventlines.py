@@ -185,7 +185,7 @@ def test_bpftrace_lines_are_sorted_and_its_messages_read(tmp_path: Path) -> None
         ),
         (trace_cmd().replace("handle=", "at="), "ftrace", "line 10: zpool_free without handle="),
         (trace_cmd().replace("size=300", f"size={1 << 70}"), "ftrace", "more than 64 bits"),
-        (trace_cmd().replace("size=300", f"size={1 << 40}"), "ftrace", "size"),
+        (trace_cmd().replace("size=300", f"size={1 << 40}"), "ftrace", "line 4: size "),
         (
             trace_cmd(
                 [

@@ -26,6 +26,7 @@ from ztrace.traces.csvfile import LONGEST_LINE, import_csv
 from ztrace.traces.errors import TraceError, printable
 from ztrace.traces.metadata import Metadata, Probe
 from ztrace.traces.plaintext import Advance, Counted, open_binary, plain_text
+from ztrace.traces.schema import SCHEMA, integer_range
 from ztrace.traces.writer import TraceWriter
 
 FORMATS = ("ftrace", "bpftrace")
@@ -44,15 +45,16 @@ OPS = {
 
 _ZPOOL = frozenset(probe.symbol for probe in abi.ZPOOL)
 _LINE = re.compile(
-    r"\s*(?P<comm>\S.*?|<\.\.\.>)[-\s]\s*(?P<tid>\d+)\s+(?:\([\s\d-]+\)\s+)?\[(?P<cpu>\d+)\]\s+"
+    # Of bounded parts, so that no line takes long.
+    r"\s*\S.{0,63}?[-\s]\s*(?P<tid>\d{1,10})\s+(?:\([\s\d-]{1,20}\)\s+)?\[(?P<cpu>\d{1,5})\]\s+"
     r"(?:[\w.#*]{4,6}\s+)?(?P<s>\d{1,10})\.(?P<part>\d{9}|\d{6}):\s+(?:[\w-]+:)?"
     r"(?P<event>[A-Za-z_]\w*):(?:\s+(?P<rest>.*))?"
 )
-_VALUE = re.compile(r"(?<![\w.])(\w+)=(0[xX][0-9a-fA-F]+|-?\d+)(?![\w.])")
+_VALUE = re.compile(r"(?<![\w.])(\w+)=(0[xX][0-9a-fA-F]{1,40}|-?\d{1,40})(?![\w.])")
 _LOST = re.compile(
-    r"CPU:?\s*(?P<cpu>\d+) \[(?:LOST )?(?P<ftrace>\d+)? ?EVENTS(?: DROPPED)?\]"
-    r"|.*PERF_RECORD_LOST(?:_SAMPLES)? lost (?P<perf>\d+)"
-    r"|Lost (?P<bpftrace>\d+) events"
+    r"CPU:?\s*(?P<cpu>\d{1,5}) \[(?:LOST )?(?P<ftrace>\d{1,15})? ?EVENTS(?: DROPPED)?\]"
+    r"|.*PERF_RECORD_LOST(?:_SAMPLES)? lost (?P<perf>\d{1,15})"
+    r"|Lost (?P<bpftrace>\d{1,15}) events"
 )
 # Beside events: comments, what trace-cmd says of its file, an empty CPU.
 _IDLE = re.compile(r"\s*(?:#.*|cpus=\d+|version\s*=.*|CPU \d+ is empty.*)?")
@@ -254,6 +256,14 @@ class _Events(_Reader):
         pool = self._pools.setdefault(given["pool"], len(self._pools)) if "pool" in given else 0
         dur_ns = min(at_ns - call.ts_ns, 2**32 - 1)
         size = given.get("size") if call.op == "malloc" else None
+        for name, value in zip(
+            ("pool", "key", "size", "handle", "ret", "cpu", "tid"),
+            (pool, key, size, handle, ret, cpu, tid),
+            strict=True,
+        ):
+            low, high = integer_range(SCHEMA.field(name).type)
+            if value is not None and not low <= value <= high:
+                _refuse(self._where, number, f"{name} {value} is not from {low} to {high}")
         self._rows.append([call.ts_ns, dur_ns, call.op, pool, key, size, handle, ret, cpu, tid])
 
     def table(self) -> bytes:

@@ -22,7 +22,9 @@ docs/add-an-allocator.md.
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ztrace.allocator.own import own_traits, take_from_module
@@ -100,6 +102,12 @@ def _others() -> list[str]:
 
 def _theirs() -> EntryPoints:
     """What third parties have installed."""
+    return _on(tuple(sys.path))
+
+
+@lru_cache(maxsize=1)
+def _on(path: tuple[str, ...]) -> EntryPoints:
+    """What is installed on such a path; every package there has to be asked."""
     from importlib.metadata import entry_points  # not needed, as a rule, and slow to import
 
     return entry_points(group=ENTRY_POINT_GROUP)

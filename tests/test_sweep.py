@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import pytest
 
 from ztrace.allocator import BackendError
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.limit import AT_ONCE, Limit, Play, Rules, play, recorded_limit
 from ztrace.replay.play.engine import replay_trace
 from ztrace.replay.read.scaled import Scaled
 from ztrace.replay.report import render, sweep_document
+from ztrace.replay.report.sweep import fleet
 from ztrace.replay.sweep import (
     Journal,
     Run,
@@ -34,6 +37,8 @@ from ztrace.replay.sweep.run import MEASURED, Row
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.synth import Plan, exponential_lifetimes, gauss_sizes, synthesize
 from ztrace.traces.writer import TraceWriter
+
+SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
 
 THIRD_PARTY = '''
 import os, signal, time
@@ -124,6 +129,10 @@ def test_a_parameter_of_one_backend_leaves_the_others_with_one_run() -> None:
         (["zbud"], {"colour": ["red"]}, "colour=red: no such item"),
         (["zbud"], {"scale": ["-1"]}, "scale=-1: not a number above 0"),
         (["zbud"], {"scale": ["nan"]}, "scale=nan"),
+        (["zbud"], {"limit": ["a"]}, "limit=a: write a share, 20%, bytes, or recorded"),
+        (["zbud"], {"limit": ["20%"], "accept": ["101"]}, "accept=101: 0 to 100 percent"),
+        (["zbud"], {"limit": ["20%"], "rules": ["5.4"]}, "rules=5.4: each one of 6.1, 6.12"),
+        (["zbud"], {"rules": ["6.1"]}, "rules is of a pool limit: give --param limit too"),
         (["zbud"], {"scale": ["1"] * 11}, "11 runs, more than 10"),
     ],
 )
@@ -152,6 +161,68 @@ def test_a_row_has_the_figures_of_a_replay(traces: list[str], backend: str) -> N
     assert row["density_mean"] == pytest.approx(result.mean_density)
     assert row["calls"] == result.driven == 600
     assert row["pages_allocated"] == result.work().pages
+
+
+@pytest.mark.parametrize(
+    ("asked", "limit", "rules"),
+    [
+        ((("limit", "recorded"),), None, Rules.DRIVER),
+        ((("limit", "400000"), ("accept", "50"), ("rules", "6.12")), Limit(97, 100, 50), Rules.LRU),
+    ],
+)
+def test_a_row_under_a_limit_has_the_figures_of_the_closed_loop(
+    asked: tuple[tuple[str, str], ...], limit: Limit | None, rules: Rules
+) -> None:
+    path = str(SAMPLES / "zbud-6.1-limit.parquet")
+    row = run_one(Run(path, "zbud", asked))
+    assert row["error"] is None
+    with TraceReader(path) as reader:
+        its = recorded_limit(reader.metadata) if limit is None else limit
+        [outcome] = play(reader, [Play("zbud", AT_ONCE, its, rules)])
+    assert row["limit_reached"] and row["limit_written_back"] > 0
+    assert row["rules"] == rules.value
+    assert row["limit_bytes"] == its.max_pages * 4096
+    for name, count in asdict(outcome.counts).items():
+        assert row[f"limit_{name}"] == count
+    assert row["held_bytes_mean"] == outcome.mean_held_bytes
+    if limit is None:  # as the kernel has counted
+        assert (row["limit_written_back"], row["limit_limit_hits"]) == (39, 25)
+
+
+def test_a_limit_and_a_scale_go_together() -> None:
+    path, limit = str(SAMPLES / "zbud-6.1-limit.parquet"), ("limit", "4000000")
+    rejected = [
+        run_one(Run(path, "zsmalloc:6.12", (("scale", scale), limit)))["limit_rejected"]
+        for scale in ("0.5", "1", "1.5")
+    ]
+    assert rejected == sorted(rejected) and rejected[0] < rejected[2]
+
+
+def test_a_report_on_limits_is_a_page(tmp_path: Path) -> None:
+    names = [str(SAMPLES / f"zbud-6.1-{name}.parquet") for name in ("limit", "small")]
+    runs = plan_runs(names, ["zbud", "zsmalloc"], {"limit": ["1000000", "recorded"]})
+    output = tmp_path / "results.parquet"
+    with output.open("wb") as file:
+        write_results([run_one(run) for run in runs], file, {})
+    rows, _ = read_results(output)
+    document = sweep_document(rows)
+    assert [one["limit"] for one in document["best"]] == ["limit=1000000", "limit=recorded"] * 2
+    shown = render(document, "text")
+    assert "Over the traces" in shown and "rejected" in shown
+    assert max(map(len, shown.splitlines())) <= 90
+
+
+def test_the_spread_over_a_fleet() -> None:
+    """Of ten hosts 1, 5 and 9 do not exceed the first, fifth and ninth value."""
+    rows = [row(f"t{n}", "zbud", 1 + n / 10, limit_rejected=n * n) for n in range(10)]
+    rows += [row("t0", "ztree", 2.0), row("t1", "ztree", None)]
+    rows += [row("t0", "z3fold", 2.0, limit_rejected=3), row("t1", "z3fold", 3.0)]
+    some, other = fleet(rows)
+    assert (some["backend"], some["traces"]) == ("zbud", 10)
+    assert some["figures"]["density_mean"] == [1.0, 1.0, 1.4, 1.8, 1.9]
+    assert some["figures"]["limit_rejected"] == [0, 0, 16, 64, 81]
+    assert other["backend"] == "z3fold" and "limit_rejected" not in other["figures"]
+    assert other["figures"]["density_mean"] == [2.0, 2.0, 2.0, 3.0, 3.0]
 
 
 def test_scaled_sizes_are_what_the_models_get(traces: list[str], tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,18 +14,14 @@ from ztrace.units import duration, percent, size
 
 if TYPE_CHECKING:
     from ztrace.replay.figures.result import Every
-    from ztrace.replay.limit import Limit, Rules, Worker
+    from ztrace.replay.limit import AskedLimit, Rules, Worker
     from ztrace.tracer.outputs import Trigger
-    from ztrace.traces.metadata import Metadata
 
     _TextType = click.ParamType[str]
 else:
     _TextType = click.ParamType  # not generic in click 8.1
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
-
-ACCEPT = 90
-"""zswap's own accept_threshold_percent where nothing else is said."""
 
 WORKER = "300us,300us"
 """How late zswap's worker is taken to begin, and how long a page to take, if nothing is said."""
@@ -72,24 +68,10 @@ def backends_option(text: str, *, required: bool = False) -> Callable[[Decorated
     )
 
 
-class AskedLimit(NamedTuple):
-    """A pool limit as asked for: ``percent`` of the recorded memory, or ``bytes``, or neither."""
-
-    percent: int | None = None
-    bytes: int | None = None
-
-    def on(self, metadata: Metadata, accept: int | None) -> Limit:
-        """The limit on the recorded machine; what is not asked for is as recorded."""
-        from ztrace.replay.limit import Limit, recorded_limit
-
-        if self.bytes is None:
-            return recorded_limit(metadata, self.percent, accept)
-        page_bytes = metadata.machine.page_bytes or 4096
-        return Limit(self.bytes // page_bytes, accept_percent=ACCEPT if accept is None else accept)
-
-
 def limit(text: str) -> AskedLimit:
     """``20%``, ``512M`` or ``recorded``."""
+    from ztrace.replay.limit import AskedLimit
+
     if text.strip() == "recorded":
         return AskedLimit()
     return AskedLimit(percent=percent(text)) if "%" in text else AskedLimit(bytes=size(text))
@@ -132,11 +114,18 @@ def every(text: str) -> Every:
 
 
 def values(text: str) -> tuple[str, list[str]]:
-    """``name=value,value…``: a parameter and all of its values, each once."""
+    """``name=value,value…``: a parameter and all of its values, each once.
+
+    A limit or a threshold is read as the option of that name is.
+    """
     name, equals, rest = text.partition("=")
     listed = rest.split(",")
     if not name or not equals or not all(listed):
         raise click.BadParameter(f"{text!r}: write NAME=VALUE,VALUE…, for instance scale=0.8,1")
+    if name == "limit":
+        listed = [str(limit(one)) for one in listed]
+    elif name == "accept":
+        listed = [str(percent(one)) for one in listed]
     return name, list(dict.fromkeys(listed))
 
 

@@ -12,7 +12,6 @@ import click
 
 from ztrace import options
 from ztrace.console import about, console, print_json, progress
-from ztrace.options import AskedLimit
 from ztrace.replay.door import RECORDED, in_asked_order, replay_all
 from ztrace.replay.play.backends import ALL, chosen_or_own
 from ztrace.streams import say
@@ -21,7 +20,7 @@ from ztrace.traces.writer import AtomicFile
 
 if TYPE_CHECKING:
     from ztrace.replay.figures.result import Every, Result
-    from ztrace.replay.limit import Rules, Worker
+    from ztrace.replay.limit import AskedLimit, Rules, Worker
 
 
 @dataclass(frozen=True)

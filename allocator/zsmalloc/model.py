@@ -19,7 +19,7 @@ of :class:`SizeClass`, so that concurrent histories can be composed from the mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -143,6 +143,12 @@ def layout(
     return Layout(tuple(reversed(descending)), tuple(of_size), huge_class_bytes)
 
 
+@cache
+def _groups_of(group_of: Callable[[int, int], int], slots: int) -> Sequence[int]:
+    """The group of a zspage with so many free slots."""
+    return tuple(group_of(slots - free, slots) for free in range(slots + 1))
+
+
 # -- one class --------------------------------------------------------------------------------
 
 
@@ -196,8 +202,7 @@ class SizeClass:
 
     def __init__(self, kind: ClassKind) -> None:
         self.kind = kind
-        objects = kind.slots
-        self._groups = [self.group_of(objects - free, objects) for free in range(objects + 1)]
+        self._groups = _groups_of(self.group_of, kind.slots)
         self.full = self._groups[0]
         self.heads: list[Zspage | None] = [None] * (self.full + 1)
         self._present = 0  # bit g: the list of group g is not empty

@@ -19,10 +19,10 @@ import pyarrow as pa
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.read.checked import checked
 from ztrace.replay.read.rows import NO_HANDLE
+from ztrace.replay.read.source import Source
 from ztrace.text import counted
 from ztrace.traces.columns import values
 from ztrace.traces.metadata import Metadata
-from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE
 
 COLUMNS = ("ts_ns", "op", "pool", "key", "size", "ret", "tid")
@@ -208,7 +208,7 @@ class EarlierSlots:
 
 
 def batches(
-    reader: TraceReader, advance: Callable[[int], object] = lambda rows: None
+    reader: Source, advance: Callable[[int], object] = lambda rows: None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Yield the number of the first row and the batch, with what a reading reads.
 

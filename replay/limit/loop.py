@@ -25,9 +25,9 @@ from ztrace.replay.limit.native import Demands, NativeReading, NativeZswap, reas
 from ztrace.replay.limit.zswap import Counts, Limit, Rules, Worker, Zswap
 from ztrace.replay.play.header import header_bytes
 from ztrace.replay.play.recorded import check_page_bytes
+from ztrace.replay.read.source import Source
 from ztrace.text import counted
 from ztrace.traces.metadata import Metadata
-from ztrace.traces.reader import TraceReader
 
 WRITTEN_BACK, LIMIT_HIT = "zswap.written_back_pages", "zswap.pool_limit_hit"
 
@@ -170,7 +170,7 @@ class Play(NamedTuple):
 
 
 def play(
-    reader: TraceReader,
+    reader: Source,
     plays: Sequence[Play],
     *,
     engine: str | None = None,
@@ -209,7 +209,7 @@ def play(
 class _Run:
     """One backend's zswap and what is measured of it."""
 
-    def __init__(self, reader: TraceReader, play: Play, told: NotTold) -> None:
+    def __init__(self, reader: Source, play: Play, told: NotTold) -> None:
         metadata = reader.metadata
         self.model = create(play.backend)
         check_page_bytes(reader, play.backend, self.model.page_bytes)
@@ -239,7 +239,7 @@ class _Run:
 class _PythonRun(_Run):
     """Zswap and the model in Python."""
 
-    def __init__(self, reader: TraceReader, play: Play, told: NotTold) -> None:
+    def __init__(self, reader: Source, play: Play, told: NotTold) -> None:
         super().__init__(reader, play, told)
         self.zswap = Zswap(
             *(self.model, play.limit, play.rules),
@@ -286,7 +286,7 @@ class _PythonRun(_Run):
 class _NativeRun(_Run):
     """Zswap and the model in the core."""
 
-    def __init__(self, reader: TraceReader, play: Play, told: NotTold) -> None:
+    def __init__(self, reader: Source, play: Play, told: NotTold) -> None:
         super().__init__(reader, play, told)
         self.zswap = NativeZswap(
             *(play.backend, play.limit, play.rules), self.header_bytes, play.worker

@@ -19,7 +19,7 @@ from ztrace.traces.schema import OP_CODE
 
 
 class Scaled:
-    """A trace with every malloc's compressed size times ``factor``; offers what replay uses.
+    """A trace with every compressed size times ``factor``, of mallocs and of zswap's stores.
 
     Sizes are rounded to whole bytes, half to even, and kept within 1 byte and a page. A header
     that zswap puts before each object (:mod:`replay.play.header`) is not scaled.
@@ -51,10 +51,11 @@ class Scaled:
     def _resized(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         column = batch.column("size")
         size = values(column).astype(np.int64)
-        header = self._headers[batch.column("pool").to_numpy()]
-        malloc = batch.column("op").indices.to_numpy() == OP_CODE["malloc"]
+        op = batch.column("op").indices.to_numpy()
+        malloc, store = op == OP_CODE["malloc"], op == OP_CODE["store"]
+        header = np.where(malloc, self._headers[batch.column("pool").to_numpy()], 0)
         # A size that cannot be (none, or above a page) stays for the replay to refuse.
-        possible = malloc & (size > header) & (size <= self._page_bytes)
+        possible = (malloc | store) & (size > header) & (size <= self._page_bytes)
         size[possible] = clip_sizes(
             size[possible], self._new_sizes, header[possible], self._page_bytes
         )

@@ -6,6 +6,7 @@ The document holds every row of the sweep; tables and plots are places in it, as
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -34,6 +35,7 @@ def sweep_document(rows: Sequence[Json]) -> Json:
         "ztrace_sweep_report": VERSION,
         "runs": runs,
         "best": _best(runs),
+        "fleet": fleet(runs),
         "sensitivity": list(_sensitivity(runs)),
         "failed": sum(run["error"] is not None for run in runs),
     }
@@ -73,26 +75,66 @@ def _good(run: Json) -> bool:
 def _best(runs: Sequence[Json]) -> list[Json]:
     """For each workload and value of the replay's own parameters: models by their density.
 
-    Items of a backend are part of what is compared; ``scale`` makes another workload of it.
+    Items of a backend are part of what is compared; ``scale`` and a limit ask something else.
     """
-    groups: dict[tuple[str, Any], list[tuple[int, Json]]] = {}
+    groups: dict[tuple[str, Any, str], list[tuple[int, Json]]] = {}
     for number, run in enumerate(runs):
         if _good(run):
-            groups.setdefault((run["workload"], run.get("param.scale")), []).append((number, run))
+            asked = (run["workload"], run.get("param.scale"), _limit(run))
+            groups.setdefault(asked, []).append((number, run))
     found = []
-    for (workload, scale), members in groups.items():
+    for (workload, scale, limit), members in groups.items():
         ranked = sorted(members, key=lambda member: (-member[1][MEASURE], member[0]))
         most = ranked[0][1][MEASURE]
         found.append(
             {
                 "workload": workload,
                 "scale": scale,
+                "limit": limit or None,
                 "ranking": [
                     {"run": number, "model": run["model"], "of_best": run[MEASURE] / most}
                     for number, run in ranked
                 ],
             }
         )
+    return found
+
+
+def _limit(run: Json) -> str:
+    """What was asked of a pool limit; empty if nothing was."""
+    given = ((name, run.get(f"param.{name}")) for name in ("limit", "accept", "rules"))
+    return ", ".join(f"{name}={_plain(value)}" for name, value in given if value is not None)
+
+
+FLEET = (MEASURE, "held_bytes_mean", "limit_rejected", "limit_refaults")
+"""Figures whose spread over traces is told."""
+
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+def fleet(rows: Sequence[Json]) -> list[Json]:
+    """For each backend and setting that several traces have: quantiles over these, a host each.
+
+    ``figures``: name -> least, the values of :data:`QUANTILES`, most; a value is a trace's own, the
+    smallest that at least so many of the traces do not exceed. Of figures that all of them have.
+    """
+    groups: dict[tuple[str, str], list[Json]] = {}
+    for row in filter(_good, rows):
+        groups.setdefault((row["backend"], _setting(row)), []).append(row)
+    found = []
+    for (backend, setting), members in groups.items():
+        figures = {}
+        for name in FLEET:
+            values = sorted(row[name] for row in members if row.get(name) is not None)
+            if len(values) != len(members):
+                continue
+            ranks = [max(0, math.ceil(share * len(values)) - 1) for share in QUANTILES]
+            figures[name] = [values[0], *(values[rank] for rank in ranks), values[-1]]
+        if len({row["trace"] for row in members}) > 1:
+            hosts = len(members)
+            found.append(
+                {"backend": backend, "setting": setting, "traces": hosts, "figures": figures}
+            )
     return found
 
 
@@ -141,6 +183,8 @@ _EXACT = "none of the models'; a trace that lost events is wrong by as many obje
 def sweep_tables(document: Json) -> Iterator[Table]:
     """The tables on a sweep, in the order in which they are read."""
     yield _best_table(document)
+    if document["fleet"]:
+        yield _fleet_table(document)
     yield _runs_table(document)
     if document["failed"]:
         yield _failed_table(document)
@@ -163,6 +207,7 @@ def _best_table(document: Json) -> Table:
                 [
                     _cell(document, ("best", i, "workload"), text),
                     _cell(document, ("best", i, "scale"), _plain),
+                    _cell(document, ("best", i, "limit"), text),
                     _cell(document, (*at, "model"), text),
                     _cell(document, (*run, "density_mean"), ratio),
                     _cell(document, (*at, "of_best"), ratio),
@@ -170,15 +215,50 @@ def _best_table(document: Json) -> Table:
                     _cell(document, (*run, "refused"), count),
                 ]
             )
-    headers = ("workload", "scale", "model", "density", "of best", "held (MiB)", "refused")
+    headers = (
+        *("workload", "scale", "limit", "model", "density", "of best", "held (MiB)", "refused"),
+    )
     return Table(
-        *("best", "Densest for each workload: the first three", headers, rows, 3),
+        *("best", "Densest for each workload: the first three", headers, rows, 4),
         _SOURCE,
         _EXACT,
         [
             "density: pages stored / pages held, held: both means over time; "
             "refused: objects the model did not take"
         ],
+    )
+
+
+_FLEET_CELLS = {
+    MEASURE: ("density", ratio),
+    "held_bytes_mean": ("held (MiB, mean)", mib),
+    "limit_rejected": ("rejected", count),
+    "limit_refaults": ("refaults", count),
+}
+
+
+def _fleet_table(document: Json) -> Table:
+    rows = []
+    for i, one in enumerate(document["fleet"]):
+        for name in one["figures"]:
+            label, how = _FLEET_CELLS[name]
+            at: Path = ("fleet", i, "figures", name)
+            rows.append(
+                [
+                    _cell(document, ("fleet", i, "backend"), text),
+                    _cell(document, ("fleet", i, "setting"), text),
+                    Cell(at, label, label),
+                    _cell(document, ("fleet", i, "traces"), count),
+                    *(_cell(document, (*at, k), how) for k in range(len(QUANTILES) + 2)),
+                ]
+            )
+    shares = [f"{share:.0%}" for share in QUANTILES]
+    headers = ("model", "setting", "figure", "traces", "least", *shares, "most")
+    return Table(
+        *("fleet", "Over the traces", headers, rows, 3),
+        _SOURCE,
+        _EXACT,
+        ["a column is the value that so many of the traces do not exceed"],
     )
 
 

@@ -12,11 +12,16 @@ from typing import Any
 from ztrace.allocator import BackendError, create
 from ztrace.allocator.registry import load
 from ztrace.replay.errors import ReplayError
+from ztrace.replay.limit.asked import AskedLimit
+from ztrace.replay.limit.zswap import Rules
 
-REPLAY_PARAMETERS = ("scale",)
+REPLAY_PARAMETERS = ("scale", "limit", "accept", "rules")
 """Parameters of the replay itself; any other one is an item of a backend's specification.
 
-``scale``: every compressed size times this (:class:`replay.read.scaled.Scaled`).
+``scale``: every compressed size times this (:class:`replay.read.scaled.Scaled`). ``limit``: zswap
+with that pool limit is played above the model (:class:`replay.limit.AskedLimit`); ``accept``: the
+percentage of it where a full pool accepts again; ``rules``: the release whose rules of it are
+meant. Without a limit the latter two are no parameters.
 """
 
 MOST_RUNS = 1_000_000
@@ -74,6 +79,9 @@ def plan_runs(
     count = len(traces) * len(backends) * prod(map(len, parameters.values()))
     if count > MOST_RUNS:
         raise ReplayError(f"{count:,} runs, more than {MOST_RUNS:,}: fewer values or traces")
+    for name in ("accept", "rules"):
+        if name in parameters and "limit" not in parameters:
+            raise ReplayError(f"--param {name} is of a pool limit: give --param limit too")
     runs: dict[Run, None] = {}
     names = list(parameters)
     for trace, backend, values in product(traces, backends, product(*parameters.values())):
@@ -95,6 +103,18 @@ def _check(name: str, values: Sequence[str], backends: Sequence[str]) -> None:
                 good = False
             if not good:
                 raise ReplayError(f"--param scale={value}: not a number above 0")
+    elif name == "limit":
+        for value in values:
+            AskedLimit.parse(value)
+    elif name == "accept":
+        if not all(value.isdigit() and int(value) <= 100 for value in values):
+            raise ReplayError(f"--param accept={','.join(values)}: 0 to 100 percent each")
+    elif name == "rules":
+        known_rules = [one.value for one in Rules]
+        if not set(values) <= set(known_rules):
+            raise ReplayError(
+                f"--param rules={','.join(values)}: each one of {', '.join(known_rules)}"
+            )
     elif not any(_takes(backend, name, values) for backend in backends):
         known = ", ".join(REPLAY_PARAMETERS)
         raise ReplayError(

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from ztrace.allocator.specification import family
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.figures.qualified import differences, of_result
 from ztrace.replay.figures.result import Level, Result
+from ztrace.replay.limit import AT_ONCE, AskedLimit, Play, Rules, play, recorded_rules
 from ztrace.replay.order.found import in_order
 from ztrace.replay.play.backends import resolve
 from ztrace.replay.play.fastest import fastest_engine, replay_fastest
@@ -51,18 +54,49 @@ def _identity(run: Run) -> Row:
 def _figures(run: Run) -> Row:
     reader = _open(run.trace, fingerprint(run.trace))
     backend = resolve(run.specification, reader.metadata)
-    source = _ordered(reader, family(backend))
     scale = float(run.parameter("scale") or 1)
-    trace = source if scale == 1 else Scaled(source, scale)
-    result = replay_fastest(trace, backend)
     metadata = reader.metadata
-    return {
+    about = {
         "model": backend,
         "kernel": metadata.kernel.release,
         "recorded_allocators": ",".join(sorted({pool.allocator for pool in metadata.pools})),
-        **_metrics(result),
-        "wall_s": result.wall_s,
+        "lost": metadata.lost_events(),
         "engine": fastest_engine(backend),
+    }
+    limit = run.parameter("limit")
+    if limit is not None:
+        sized = reader if scale == 1 else Scaled(reader, scale)
+        return {**about, **_limited(sized, backend, AskedLimit.parse(limit), run)}
+    source = _ordered(reader, family(backend))
+    result = replay_fastest(source if scale == 1 else Scaled(source, scale), backend)
+    return {**about, **_metrics(result), "wall_s": result.wall_s}
+
+
+def _limited(source: Source, backend: str, asked: AskedLimit, run: Run) -> Row:
+    """Figures under a pool limit, whose worker has always done its work before the next call."""
+    accept, named = run.parameter("accept"), run.parameter("rules")
+    metadata, started = source.metadata, perf_counter()
+    limit = asked.on(metadata, None if accept is None else int(accept))
+    rules = recorded_rules(metadata) if named is None else Rules(named)
+    [outcome] = play(source, [Play(backend, AT_ONCE, limit, rules)])
+    held = outcome.mean_held_bytes
+    return {
+        "rows": source.num_rows,
+        "rules": outcome.rules.value,
+        "limit_bytes": outcome.limit_pages * outcome.page_bytes,
+        "accept_bytes": outcome.accept_pages * outcome.page_bytes,
+        "limit_reached": outcome.reached,
+        "held_bytes_mean": held,
+        "held_bytes_peak": outcome.peak_held_bytes,
+        "density_mean": outcome.mean_entries * outcome.page_bytes / held if held else None,
+        **{f"limit_{name}": count for name, count in asdict(outcome.counts).items()},
+        "limit_disk_bytes": outcome.disk_bytes,
+        "refused": outcome.counts.refused,
+        "stranded_bytes_near_peak": None,
+        "starts_empty": outcome.starts_empty,
+        "qualified": "; ".join(outcome.qualified) or None,
+        "stopped": outcome.stopped,
+        "wall_s": perf_counter() - started,
     }
 
 
@@ -71,7 +105,6 @@ def _metrics(result: Result) -> Row:
         "rows": result.rows,
         "calls": result.driven,
         "span_ns": result.last_ns - result.first_ns,
-        "lost": result.lost_events,
         "starts_empty": result.starts_empty,
     }
     levels: dict[str, Level] = {

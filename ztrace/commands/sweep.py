@@ -29,7 +29,8 @@ from ztrace.streams import say
     multiple=True,
     type=options.values,
     metavar="NAME=V,V…",
-    help="Values of scale (times every compressed size) or of an item of the backends.",
+    help="Values of scale (times every compressed size), of limit, accept or rules (as of ztrace "
+    "replay), or of an item of the backends.",
 )
 @click.option("-o", "--output", type=OUTPUT, required=True, help="The results (Parquet).")
 @click.option("--force", is_flag=True, help="Replace the output if it exists.")

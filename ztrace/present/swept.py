@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from ztrace.console import count_text, pairs
+from ztrace.console import count_text, pairs, table
+from ztrace.present.comparison import ratio
+from ztrace.replay.report.sweep import MEASURE, QUANTILES, fleet
 from ztrace.replay.sweep import Swept
 from ztrace.streams import say
 
@@ -32,8 +34,20 @@ def show_swept(out: Console, output: Path, swept: Swept) -> None:
         ("next", f"ztrace report {output}"),
     ]
     out.print(pairs(shown))
+    hosts = fleet(swept.rows)
+    if hosts:
+        out.print(table(_FLEET, map(_of_fleet, hosts), texts=2))
+        out.print("density over the traces: the value that so many of them do not exceed")
     for line in swept.qualified:
         out.print(line, soft_wrap=True)
+
+
+_FLEET = ("backend", "setting", "traces", "least", *(f"{q:.0%}" for q in QUANTILES), "most")
+
+
+def _of_fleet(one: dict[str, Any]) -> list[str]:
+    figures = one["figures"][MEASURE]
+    return [one["backend"], one["setting"], count_text(one["traces"]), *map(ratio, figures)]
 
 
 def _name(row: dict[str, Any]) -> str:

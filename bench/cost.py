@@ -8,8 +8,12 @@ to memory. The guest has one CPU, so that what a recorder does beside its probes
 Its clock counts instructions, 1 ns each, as its emulator's speed says nothing of a real machine
 and this one's load would be in it; --clock has the time that passed instead.
 
-    python -m bench.cost [--rounds N] [--batches N] [--way NAME]... [--clock] [--keep FOLDER]
-        [--json]
+    python -m bench.cost [--rounds N] [--batches N] [--way NAME]... [--allocator NAME] [--clock]
+        [--keep FOLDER] [--json]
+
+    python -m bench.cost --allocator z3fold --way ztrace --way ztrace-lists
+
+has what it costs to record z3fold's lists, too.
 """
 
 from __future__ import annotations
@@ -35,8 +39,10 @@ from ztrace.tracer.convert import convert
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.lab.debian import fetch_kernel
 from ztrace.tracer.lab.qemu import GuestSize, run_guest
+from ztrace.tracer.lab.session import BACKENDS
 from ztrace.tracer.lab.workloads import WORKLOADS, compile_workload
 from ztrace.traces import TraceReader
+from ztrace.traces.schema import LIST_OPS
 
 KERNEL = "6.1"
 # Way -> its program and Debian's package of it.
@@ -46,6 +52,8 @@ TOOLS = {
     "perf-trace": ("perf", "linux-perf"),
 }
 WAYS = ("none", "ztrace", *TOOLS)
+LISTS = "ztrace-lists"
+"""ztrace with --lists, which is z3fold's alone."""
 
 
 @dataclass
@@ -75,8 +83,9 @@ def of_ztrace(path: Path) -> Output:
     convert(spool, trace, force=True)
     rows = pq.read_table(trace, columns=["op", "ret"]).to_pylist()
     swapped = sum(row["op"] in ("store", "load") and row["ret"] == 0 for row in rows)
+    calls = sum(row["op"] not in LIST_OPS for row in rows)
     with TraceReader(trace) as reader:
-        return Output(len(rows), swapped, spool.stat().st_size, reader.metadata.lost_total())
+        return Output(calls, swapped, spool.stat().st_size, reader.metadata.lost_total())
 
 
 def of_bpftrace(path: Path) -> Output:
@@ -129,6 +138,7 @@ def told(path: Path) -> int:
 
 READERS: dict[str, Callable[[Path], Output]] = {
     "ztrace": of_ztrace,
+    LISTS: of_ztrace,
     "bpftrace": of_bpftrace,
     "trace-cmd": of_trace_cmd,
     "perf-trace": of_perf_trace,
@@ -136,7 +146,12 @@ READERS: dict[str, Callable[[Path], Output]] = {
 
 
 def measure(
-    ways: Sequence[str], rounds: int, batches: int, folder: Path, counted: bool
+    ways: Sequence[str],
+    rounds: int,
+    batches: int,
+    folder: Path,
+    counted: bool,
+    allocator: str,
 ) -> dict[str, Way]:
     """Boot one guest and do everything in it; what was written is left in ``folder``."""
     tools = [TOOLS[way] for way in ways if way in TOOLS]
@@ -149,10 +164,12 @@ def measure(
         shutil.copy(Path(__file__).with_name(name), folder)
     (folder / "run").write_text(
         f'ZTRACE="{sys.executable} -m ztrace" WAYS="{" ".join(ways)}" ROUNDS={rounds}\n'
-        f'PROGRAM="/job/bursts {batches} 120 1"\n. /job/cost.sh\n'
+        f'PROGRAM="/job/bursts {batches} 120 1" ZPOOL={allocator}\n. /job/cost.sh\n'
     )
     size = GuestSize(memory_mib=1400, counted=counted)
-    run_guest(fetch_kernel(KERNEL), folder, size, timeout_s=7200, watch=watch)
+    module = BACKENDS[KERNEL][allocator]
+    modules = [module] if module else []
+    run_guest(fetch_kernel(KERNEL), folder, size, modules, timeout_s=7200, watch=watch)
     found = {way: Way() for way in ways}
     for line in (folder / "times").read_text().splitlines():
         way, number, wall_ns, stores, loads = line.split()
@@ -209,7 +226,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, default=800, help="of the workload (800)")
-    parser.add_argument("--way", action="append", choices=WAYS[1:], help="only this; repeatable")
+    parser.add_argument(
+        "--way", action="append", choices=(*WAYS[1:], LISTS), help="only this; repeatable"
+    )
+    parser.add_argument(
+        "--allocator", choices=("zbud", "z3fold", "zsmalloc"), default="zbud", help="zswap's"
+    )
     parser.add_argument(
         "--clock", action="store_true", help="times by this machine's clock, not by instructions"
     )
@@ -223,7 +245,11 @@ def main() -> None:
                 options.keep.mkdir(parents=True)
             folder = options.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
             figures = show(
-                measure(ways, options.rounds, options.batches, folder, not options.clock)
+                measure(
+                    *(ways, options.rounds, options.batches, folder),
+                    counted=not options.clock,
+                    allocator=options.allocator,
+                )
             )
     except (TracerError, OSError, subprocess.CalledProcessError) as error:
         print(error, file=sys.stderr)

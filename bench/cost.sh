@@ -8,6 +8,7 @@ export PYTHONDONTWRITEBYTECODE=1
 say() { echo "[$(cut -d' ' -f1 /proc/uptime)] $*"; }
 
 mkswap /dev/vda >/dev/null || exit 1
+echo $ZPOOL >/sys/module/zswap/parameters/zpool || exit 1
 echo Y >/sys/module/zswap/parameters/enabled
 echo N >/sys/module/zswap/parameters/same_filled_pages_enabled
 echo 50 >/sys/module/zswap/parameters/max_pool_percent
@@ -53,6 +54,9 @@ run() {
 	case $WAY in
 	none) /run/work ;;
 	ztrace) $ZTRACE record -o $out/ztrace --spool-only --ring-size 16M -- /run/work ;;
+	ztrace-lists)
+		$ZTRACE record --lists -o $out/ztrace-lists --spool-only --ring-size 16M -- /run/work
+		;;
 	bpftrace) bpftrace -q -o $out/bpftrace -c "/bin/sh /run/work" /job/cost.bt ;;
 	trace-cmd) trace-cmd record -b 16384 -e cost -o $out/trace-cmd /run/work ;;
 	perf-trace) perf trace -a -m 4096 -e 'cost:*' -o $out/perf-trace /run/work ;;

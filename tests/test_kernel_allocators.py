@@ -14,7 +14,10 @@ import pytest
 
 from tests.guests import Watch
 from ztrace.replay.validate import validate_trace
+from ztrace.replay.validate.placement_verdict import Way
 from ztrace.tracer.lab.matrix import Cell
+from ztrace.tracer.lab.qemu import GuestSize
+from ztrace.tracer.lab.session import Setup, record_in_guest
 from ztrace.tracer.lab.together import record_together
 from ztrace.traces import TraceReader
 
@@ -41,7 +44,14 @@ def boot(kernel: str, folder: Path, patch: Path | None, watch: Watch) -> None:
         raise error
 
 
-GUESTS = {kernel: partial(boot, kernel) for kernel in CELLS}
+def boot_three(folder: Path, patch: Path | None, watch: Watch) -> None:
+    """z3fold on three CPUs, with what is done to its lists."""
+    size = GuestSize(cpus=3)
+    setup = Setup("6.1", "z3fold", "bursts-small", size=size, record_options=("--lists",))
+    record_in_guest(setup, folder / "t.parquet", watch=watch)
+
+
+GUESTS = {kernel: partial(boot, kernel) for kernel in CELLS} | {"three": boot_three}
 
 
 @pytest.mark.parametrize(
@@ -94,3 +104,14 @@ def known_of_zram(path: Path) -> None:
     # Objects are mapped to be read, until 6.14 also to be written.
     assert sum(row["op"] == "map" for row in ours) in (PAGES, 2 * PAGES)
     assert sum(row["op"] == "free" for row in rows) == PAGES
+
+
+def test_z3fold_on_three_cpus_is_explained_call_for_call(guest: Callable[[str], Path]) -> None:
+    with TraceReader(guest("three") / "t.parquet") as trace:
+        assert trace.metadata.lost_total() == 0
+        assert all(one.agrees for one in trace.metadata.counters.check)
+        [pool] = validate_trace(trace).pools
+    assert pool.order == Way.LISTED and pool.agrees and pool.undetermined == 0
+    assert pool.places.equal == pool.places.compared > 5000
+    assert pool.lists.equal == pool.lists.compared > 5000
+    assert len(pool.cpus) > 1 and pool.compactions > 500

@@ -29,7 +29,7 @@ from ztrace.replay.report.gather import gather_one
 from ztrace.replay.research.claims import _unfit
 from ztrace.replay.validate import validate_trace
 from ztrace.tracer import machine, recorder
-from ztrace.tracer.abi import FRONTSWAP, INNER, ZPOOL, ZRAM, Lack
+from ztrace.tracer.abi import FRONTSWAP, INNER, LISTS, ZPOOL, ZRAM, Lack
 from ztrace.tracer.convert import convert
 from ztrace.tracer.filters import Filters, find_cgroup, is_sampled, room
 from ztrace.tracer.histogram import BUCKETS, buckets, edges_bytes, edges_ns, percentile, summary
@@ -403,6 +403,8 @@ def test_probes_of_a_level() -> None:
     assert attached(level="allocator") == everything - zswap
     whole_pool = {"zpool_shrink", "zpool_get_total_size", "zs_compact", "do_compact_page"}
     assert attached(sample=2) == everything - whole_pool
+    assert not any(Filters().attaches(one) for one in LISTS)
+    assert all(Filters(lists=True).attaches(one) for one in LISTS)
     no_places = Filters()
     kept = {one.symbol for one in (*ZRAM, *INNER) if no_places.attaches(one, histogram=True)}
     assert "obj_malloc" not in kept and "zs_malloc" in kept and "slot_free" in kept
@@ -416,6 +418,7 @@ def test_probes_of_a_level() -> None:
     [
         (Filters(), "zswap", set()),
         (Filters(level="allocator"), "zswap", set()),
+        (Filters(lists=True), "zswap", {"LISTS"}),
         (Filters(level="zswap"), "zswap", {"WITHOUT_MALLOC"}),
         (Filters(sample=4), "zswap", {"NOTE_OBJECTS"}),
         (Filters(sample=4), "zram", {"NOTE_OBJECTS", "NOTE_SLOTS", "SLOT_FOLLOWS"}),
@@ -637,6 +640,10 @@ def test_neither_a_size_nor_a_time(text: str) -> None:
         (["-o", "t", "--flight", "0s"], "keeps nothing"),
         (["-o", "t", "--json"], "--json needs --histogram"),
         (["-o", "t", "--level", "zram"], "needs --source zram"),
+        (["-o", "t", "--lists", "--sample", "2"], "--lists needs all calls"),
+        (["-o", "t", "--lists", "--source", "zram"], "--lists needs all calls"),
+        (["-o", "t", "--lists", "--level", "zswap"], "--lists needs all calls"),
+        (["--histogram", "--lists"], "--lists needs all calls"),
         (["-o", "t", "--sample", "0"], "--sample"),
         (["-o", "t", "--rotate", "7"], "no size or time"),
     ],

@@ -116,9 +116,9 @@ def test_every_plot_is_drawn(browser: Any) -> None:
     kinds = {plot["id"].removeprefix("plot-").partition("-")[0] for plot in specifications}
     assert kinds == {
         *("all", "memory", "density", "ageing", "sizes", "heat", "classes"),
-        *("costs", "lost", "tail"),
+        *("costs", "lost", "tail", "lifetimes", "stores", "stranded", "unused"),
     }
-    assert len(found) == len(specifications) == 2 + 2 * 8 + 5
+    assert len(found) == len(specifications) == 2 + 2 * 12 + 5
     for canvas in found:
         plot = specifications[int(figure_of(canvas).get_attribute("data-plot"))]
         assert figure_of(canvas).get_attribute("id") == plot["id"]

@@ -179,3 +179,39 @@ def test_a_report_has_the_advice_and_the_times(tmp_path: Path) -> None:
         assert f'id="plot-{name}"' in shown
     assert 'id="latency-malloc"' not in shown and 'id="claims"' not in shown
     assert at(document, "/measured/0/cost_ns")["low"] is not None
+
+
+def test_lifetimes_and_stores_are_the_rows(tmp_path: Path) -> None:
+    path = SAMPLES / "zbud-6.1-limit.parquet"
+    document = json.loads(run(path, "--format", "json"))["recordings"][0]
+    rows = pa.parquet.read_table(path).to_pandas()
+    live: dict[int, int] = {}
+    lived = []
+    for op, ts, dur, ret, handle in rows[["op", "ts_ns", "dur_ns", "ret", "handle"]].itertuples(
+        index=False
+    ):
+        if op == "malloc" and ret == 0:
+            live[handle] = ts + dur
+        elif op == "free" and handle in live:
+            lived.append(ts - live.pop(handle))
+    found = document["lifetimes"]
+    assert found["objects"] == len(lived) == 36_618
+    for ns, share in zip(found["duration_ns"][:-1], found["share_longer"][:-1], strict=True):
+        # A bucket is told by its end, of which four digits are kept.
+        longer = np.mean(np.array(lived) > ns * 1.001)
+        assert longer <= share * 1.01 + 1e-4 and share <= np.mean(np.array(lived) > ns * 0.9) + 1e-4
+    stores = document["stores"]
+    assert stores["refused"][-1] == 63 and stores["failed"][-1] == 11_319
+    assert stores["same_filled"][-1] == 0
+
+
+def test_use_is_the_models(tmp_path: Path) -> None:
+    """At its end the pool is empty; near the middle what is free is what the model has free."""
+    path = SAMPLES / "ztree-6.1-bursts.parquet"
+    document = json.loads(run(path, "--format", "json"))["recordings"][0]
+    use = document["use"]
+    assert len(use["t_s"]) == len(use["unused"]) >= 90
+    assert max(use["stranded_bytes"]) > 0
+    for stranded, free in zip(use["stranded_bytes"], use["free_bytes"], strict=True):
+        assert 0 <= stranded <= free
+    assert all(0 <= share <= 1 for row in use["unused"] for share in row)

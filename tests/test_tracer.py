@@ -22,6 +22,8 @@ from ztrace.tracer import TracerError, btf, machine, probing
 from ztrace.tracer.abi import (
     FRONTSWAP,
     INNER,
+    LIST_CALLS,
+    LISTS,
     ZPOOL,
     ZRAM,
     ZSMALLOC,
@@ -71,9 +73,11 @@ def test_causes_of_loss_have_the_numbers_that_the_probes_use() -> None:
 
 
 def test_every_probe_is_in_the_c_file() -> None:
-    for probe in (*FRONTSWAP, *ZSWAP, *ZPOOL, *ZSMALLOC, *ZRAM, *INNER):
+    for probe in (*FRONTSWAP, *ZSWAP, *ZPOOL, *ZSMALLOC, *ZRAM, *INNER, *LISTS):
         for function in (probe.enter, probe.exit):
             assert function is None or f"int {function}(struct call call)" in PROBES
+    for _, _, handler in LIST_CALLS:
+        assert f"int {handler}(struct call call)" in PROBES
 
 
 @pytest.mark.parametrize(
@@ -88,10 +92,10 @@ def test_probes_are_chosen_by_what_the_kernel_has(
     functions: set[str], groups: tuple[tuple[Probe, ...], ...]
 ) -> None:
     zswap, allocator = groups
-    assert wanted_probes(frozenset(functions)) == (*zswap, *allocator, *INNER)
+    assert wanted_probes(frozenset(functions)) == (*zswap, *allocator, *INNER, *LISTS)
     present, missing = choose_probes(Symbols(functions))
     assert {probe.symbol for probe in present} == functions
-    assert len(present) + len(missing) == len(zswap) + len(allocator) + len(INNER)
+    assert len(present) + len(missing) == len(zswap) + len(allocator) + len(INNER) + len(LISTS)
 
 
 def test_zram_needs_no_zswap() -> None:

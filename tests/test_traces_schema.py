@@ -102,7 +102,7 @@ def test_wide_floating_and_absent_integers() -> None:
         ({"ts_ns": [1, None]}, "row 1: ts_ns is null"),
         ({"op": ["malloc", None]}, "row 1: op is null"),
         ({"op": ["malloc", "alloc"]}, "row 1: op is 'alloc'"),
-        ({"op": [0, 11]}, "row 1: op is 11"),
+        ({"op": [0, 13]}, "row 1: op is 13"),
         ({"op": [-1, 0]}, "row 0: op is -1"),
         ({"op": [1.0, 2.0]}, "column op is double"),
     ],

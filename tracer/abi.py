@@ -97,6 +97,18 @@ INNER = (
     Probe("do_compact_page", "compact", "enter_compact_page", "exit_compact", False),  # z3fold
 )
 
+# Where a page goes on one of an allocator's lists, or is taken off: z3fold's malloc takes one off
+# right after it has locked it. That is the kernel's own function, and most of its locks are not
+# z3fold's. The other places are calls within z3fold's functions, to what checks a list's links.
+LISTS = (Probe("_raw_spin_trylock", "unlink", None, "exit_trylock", False),)
+LIST_CALLS = (
+    ("z3fold_zpool_malloc", "__list_add_valid", "enter_list_add"),
+    ("do_compact_page", "__list_add_valid", "enter_list_add"),
+    ("do_compact_page", "__list_del_entry_valid", "enter_list_del"),
+    ("z3fold_zpool_free", "__list_del_entry_valid", "enter_list_del"),
+)
+"""Calls in a function to another, and the handler of probes/zswap.c that is put on them."""
+
 SOURCES = ("zswap", "zram")
 
 # Built in or not, depending on the kernel.
@@ -172,7 +184,7 @@ def wanted_probes(functions: frozenset[str], source: str = "zswap") -> tuple[Pro
         return (*ZRAM, *INNER)
     zswap = FRONTSWAP if "zswap_frontswap_store" in functions else ZSWAP
     allocator = ZPOOL if "zpool_malloc" in functions else ZSMALLOC
-    return (*zswap, *allocator, *INNER)
+    return (*zswap, *allocator, *INNER, *LISTS)
 
 
 def choose_probes(symbols: Symbols, source: str = "zswap") -> tuple[list[Probe], list[Lack]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ztrace.tracer.abi import Probe
+from ztrace.tracer.abi import LISTS, Probe
 from ztrace.tracer.errors import TracerError
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -35,7 +35,7 @@ class Filters:
     ``level``: only calls of this one of LEVELS. ``cgroups`` (folders of cgroup v2) and ``pids``:
     objects stored by a task in one of these, cgroups below included. ``min_size``: objects of at
     least that many bytes, as the allocator was asked for. ``sample``: one object of so many.
-    An object must pass all that are given.
+    An object must pass all that are given. ``lists``: also what is done to the allocator's lists.
     """
 
     level: str | None = None
@@ -43,6 +43,7 @@ class Filters:
     pids: Sequence[int] = ()
     min_size: int = 0
     sample: int = 1
+    lists: bool = False
 
     @property
     def owned(self) -> bool:
@@ -60,6 +61,8 @@ class Filters:
         Only malloc knows a store's size and pool, so it always does. With some objects, or for
         histograms, nobody needs what belongs to a whole pool.
         """
+        if probe in LISTS:
+            return self.lists
         upper = probe.op in UPPER_OPS or probe.exit == "exit_invalidate"
         creates = probe.exit == "exit_create"
         if self.level == ALLOCATOR and upper:
@@ -77,6 +80,8 @@ class Filters:
 
     def defines(self, source: str, memory_bytes: int) -> dict[str, str | int]:
         """The defines of probes/zswap.c, for a machine with that much memory."""
+        if self.lists:
+            return {"LISTS": 1}
         if self.level == UPPER and not self.by_object:
             return {"WITHOUT_MALLOC": 1}
         if not self.by_object:

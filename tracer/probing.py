@@ -16,8 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ztrace.tracer import machine
-from ztrace.tracer.abi import ZSWAP_HEADER_BYTES, Lack, Probe, examine_kernel
+from ztrace.tracer.abi import (
+    LIST_CALLS,
+    LISTS,
+    ZSWAP_HEADER_BYTES,
+    Abi,
+    Lack,
+    Probe,
+    examine_kernel,
+)
 from ztrace.tracer.bpf_stats import ProgramRuns, collect_run_times, mean_cost_ns, program_runs
+from ztrace.tracer.call_sites import CallSites
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.filters import Filters
 from ztrace.tracer.histogram import BUCKETS, SIZE_BUCKETS, Counts
@@ -28,6 +37,8 @@ from ztrace.tracer.system_bcc import load_bcc
 
 REQUIRED = frozenset({"malloc", "free"})
 """Ops without which a recording of the allocator says nothing."""
+
+_ON_LISTS = tuple(f"__{probe.symbol}".encode() for probe in LISTS)
 
 # struct pool of probes/zswap.c.
 POOL = np.dtype([("type", "S16"), ("created", "<u4"), ("evictable", "<u4"), ("count_at", "<u8")])
@@ -84,9 +95,10 @@ def with_kinds(
         yield Attached(probe, kind, names.get(probe.symbol, probe.symbol))
 
 
-def program_lines(attached: Iterable[Attached]) -> Iterator[str]:
-    """The lines of C that make programs of the handlers, each once."""
-    made = set()
+def program_lines(attached: Iterable[Attached], handlers: Iterable[str] = ()) -> Iterator[str]:
+    """The lines of C that make programs of the handlers, each once; ``handlers``: of kprobes."""
+    made = set(handlers)
+    yield from (f"KPROBE({handler})" for handler in sorted(made))
     for one in attached:
         # The return first: trampolines are attached in this order.
         for handler, trampoline in ((one.probe.exit, "FEXIT"), (one.probe.enter, "FENTRY")):
@@ -109,13 +121,40 @@ def _no_allocator(source: str, missing: Iterable[Lack]) -> str:
     )
 
 
-def _load(bcc: Any, chosen: Sequence[Attached], defines: Mapping[str, int]) -> Any:
+@dataclass(frozen=True)
+class Site:
+    """A call in a kernel function, so many bytes from its beginning, and the handler put on it."""
+
+    function: str
+    offset: int
+    handler: str
+
+
+def _list_sites() -> Iterator[Site]:
+    """Where the allocator puts pages on its lists, or takes them off. TracerError if not found."""
+    places = CallSites()
+    for caller, callee, handler in LIST_CALLS:
+        for offset in places.offsets(caller, callee):
+            yield Site(caller, offset, handler)
+
+
+def _refuse_unseen_lists(abi: Abi, kinds: Sequence[str]) -> None:
+    """TracerError where what is done to the allocator's lists cannot be seen."""
+    if "Z3FOLD_LISTS" not in abi.defines:
+        raise TracerError("--lists: there is no z3fold here; load it, or record without --lists")
+    if "fentry" not in kinds or not {probe.symbol for probe in LISTS} <= abi.typed:
+        raise TracerError("--lists needs fentry, which cannot be had here; record without --lists")
+
+
+def _load(
+    bcc: Any, chosen: Sequence[Attached], defines: Mapping[str, int], sites: Iterable[Site]
+) -> Any:
     """Compile the probes' programs, and attach those of trampolines. Nothing stays if it fails."""
     text = files("ztrace.tracer").joinpath("probes/zswap.c").read_text()
     bpf = bcc.BPF.__new__(bcc.BPF)  # by its name before it is made: what it attached can be undone
     try:
         bpf.__init__(
-            text=text + "\n".join(program_lines(chosen)),
+            text=text + "\n".join(program_lines(chosen, (site.handler for site in sites))),
             # -w: the kernel's own headers warn under a clang that is not theirs.
             cflags=["-w", *(f"-D{name}={value}" for name, value in defines.items())],
         )
@@ -153,6 +192,8 @@ class Probing:
         self.notes = abi.notes
         if not {probe.op for probe in abi.probes} >= REQUIRED:
             raise TracerError(_no_allocator(source, abi.missing))
+        if filters.lists:
+            _refuse_unseen_lists(abi, kinds or best_kinds())
         bcc = load_bcc()
         typed = abi.typed if bcc.BPF.support_kfunc() else frozenset()
         wanted = [probe for probe in abi.probes if filters.attaches(probe, histogram=histogram)]
@@ -164,17 +205,18 @@ class Probing:
             **filters.defines(source, machine.machine()["memory_bytes"]),
             **({"HISTOGRAM": 1} if histogram else {}),
         }
+        sites = list(_list_sites()) if filters.lists else []
         chosen = list(with_kinds(wanted, typed, kinds or best_kinds(), abi.names))
         # A kernel may refuse one function's trampoline; kprobes need less of it.
         simple = list(with_kinds(wanted, frozenset(), ("kprobe",), abi.names))
         try:
             try:
-                self._bpf: Any = _load(bcc, chosen, defines)
+                self._bpf: Any = _load(bcc, chosen, defines, sites)
             except Exception:
-                if kinds is not None or chosen == simple:
+                if kinds is not None or chosen == simple or filters.lists:
                     raise
                 chosen = simple
-                self._bpf = _load(bcc, chosen, defines)
+                self._bpf = _load(bcc, chosen, defines, sites)
         except Exception as error:
             raise TracerError(
                 f"the probes do not compile or load here ({error}); ztrace doctor says more"
@@ -185,6 +227,10 @@ class Probing:
         try:
             for one in chosen:
                 self._attach_or_do_without(one)
+            for site in sites:
+                self._bpf.attach_kprobe(
+                    event=site.function, event_off=site.offset, fn_name=f"kprobe_{site.handler}"
+                )
         except BaseException:
             self.close()
             raise
@@ -332,9 +378,14 @@ class Probing:
         A trampoline's program is skipped while it already runs on that CPU: the task in it was
         preempted. A kprobe's is while any other kprobe's program runs there; of those the
         probes notice a missing return themselves.
+
+        Not counted are those on lists: an interrupt that uses any list of the kernel's while they
+        run is skipped, and hundreds do. z3fold takes its lists' lock where no other task runs.
         """
         found = {"missed_entry": 0, "missed_return": 0}
         for name, function in self._bpf.funcs.items():
+            if name.endswith(_ON_LISTS):
+                continue
             if name.startswith(b"kretfunc__"):
                 found["missed_return"] += program_runs(function.fd).missed
             elif name.startswith((b"kfunc__", b"kprobe_enter_")):

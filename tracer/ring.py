@@ -53,7 +53,7 @@ HAS_KEY, HAS_SIZE, HAS_HANDLE, HAS_AUX, HAS_POOL, HAS_PLACE, HAS_LOCK = 1, 2, 4,
 # enum op of probes/zswap.c: those of a trace, in its order (traces/schema.py), and TOTAL.
 OP_NAMES = (
     *("store", "load", "invalidate", "writeback", "malloc", "free", "map", "unmap"),
-    *("shrink", "compact", "sample"),
+    *("shrink", "compact", "sample", "link", "unlink"),
 )
 OP_STORE, OP_LOAD, OP_INVALIDATE, OP_WRITEBACK, OP_MALLOC, OP_FREE = range(6)
 OP_TOTAL = 16

@@ -28,6 +28,8 @@ OPS: tuple[str, ...] = (
     "shrink",
     "compact",
     "sample",
+    "link",
+    "unlink",
 )
 """Every value of column ``op``. The position is the code, so new ones go to the end."""
 
@@ -39,6 +41,9 @@ ZSWAP_OPS = frozenset({"store", "load", "invalidate", "writeback"})
 
 ALLOCATOR_OPS = frozenset({"malloc", "free", "map", "unmap", "shrink", "compact"})
 """Calls into the allocator of compressed pages."""
+
+LIST_OPS = frozenset({"link", "unlink"})
+"""No calls: a page put on one of the allocator's lists, and taken off it, under its lock."""
 
 SCHEMA = pa.schema(
     [

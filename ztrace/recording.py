@@ -39,6 +39,7 @@ class Asked:
     cgroups: tuple[str, ...]
     pids: tuple[int, ...]
     min_size: int
+    lists: bool
     max_events: int | None
     max_size: int | None
     rotate: tuple[int | None, int | None] | None
@@ -68,6 +69,7 @@ class Asked:
             self.pids,
             self.min_size,
             self.sample,
+            self.lists,
         )
 
     def limits(self) -> Limits:
@@ -99,6 +101,10 @@ class Asked:
         for name in wrong:
             if given[name] is not None:
                 raise click.UsageError(f"{name} cannot go with {why}")
+        some = bool(self.cgroups or self.pids or self.min_size or self.sample > 1)
+        some = some or self.level not in (None, "allocator")
+        if self.lists and (some or self.histogram or self.source != "zswap"):
+            raise click.UsageError("--lists needs all calls of zswap's allocator, as events")
         if self.flight == 0:
             raise click.UsageError("--flight 0 keeps nothing; give it, say, 30s")
         if self.triggers and self.flight is None:

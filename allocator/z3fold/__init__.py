@@ -27,6 +27,8 @@ TRAITS = Traits(
         "Z3FOLD_PAGES": ("z3fold_pool", "pages_nr"),
         "Z3FOLD_HEADER_POOL": ("z3fold_header", "pool"),
         "Z3FOLD_HEADER_START": ("z3fold_header", "start_middle"),  # 16 bits, first_num behind it
+        "Z3FOLD_HEADER_LOCK": ("z3fold_header", "page_lock"),
+        "Z3FOLD_LISTS": ("z3fold_pool", "unbuddied"),  # of each CPU, by free chunks
     },
     module="z3fold",
     native={"": "z3fold"},

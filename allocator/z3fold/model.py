@@ -244,15 +244,13 @@ class Z3fold:
         if found is None:
             raise KeyError(handle)
         page, buddy = found
-        if buddy == 0:
-            return Place(page.number, 0)
+        return Place(page.number, self._start(page, buddy) * self.chunk_bytes if buddy else 0)
+
+    def _start(self, page: Page, buddy: int) -> int:
+        """The chunk at which a place of a page begins."""
         if buddy == FIRST:
-            chunk = self.header_chunks
-        elif buddy == MIDDLE:
-            chunk = page.middle_start
-        else:
-            chunk = PAGE_CHUNKS - page.chunks[LAST]
-        return Place(page.number, chunk * self.chunk_bytes)
+            return self.header_chunks
+        return page.middle_start if buddy == MIDDLE else PAGE_CHUNKS - page.chunks[LAST]
 
     def _give_word(self, page: Page, buddy: int) -> int:
         """__encode_handle(): use a word of the page's slots; returns its address."""

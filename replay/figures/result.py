@@ -107,6 +107,19 @@ class Level:
     mean: float | None
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a model's slots were used for, over all pools, when a call had returned at ``t_ns``.
+
+    ``stranded_bytes``: free slots that malloc does not find, None of a model that tells of none.
+    ``classes``: (size of a slot, slots in all, those free) of each class that has blocks.
+    """
+
+    t_ns: int
+    stranded_bytes: int | None
+    classes: list[tuple[int, int, int]]
+
+
 @dataclass
 class Agreement:
     """How often the model gave the kernel's answer; ``first`` describes the first difference."""
@@ -309,7 +322,7 @@ class Result:
     Times are the trace's (ns), except ``wall_s`` and ``timing``, which were measured here and are
     all that differs between two runs. ``held_near_peak`` is what was held, in bytes, when the
     pools' ``stats_near_peak`` were taken: at most 1/128 below the peak. ``lost_events``: None where
-    nobody counted.
+    nobody counted. ``looks``: what slots were used for, where that was asked.
     """
 
     trace: str
@@ -337,6 +350,7 @@ class Result:
     series: list[Moment]
     wall_s: float
     timing: Timing | None = None
+    looks: list[Look] = field(default_factory=list)
 
     @property
     def handles_equal(self) -> int:
@@ -426,6 +440,7 @@ class Result:
         """Return everything as plain JSON types."""
         plain = asdict(self)
         wall_s, timing = plain.pop("wall_s"), plain.pop("timing")
+        del plain["looks"]
         pools, series = plain.pop("pools"), plain.pop("series")
         for pool, result in zip(pools, self.pools, strict=True):
             pool["failed_enomem"] = result.failed_enomem

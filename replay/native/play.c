@@ -99,7 +99,6 @@ ZC_API int zp_finish(struct player *p, int64_t last_ns)
 		p->result.area_high[i] = (int64_t)(area >> 64);
 	}
 	p->result.latest = p->latest;
-	p->result.pools = p->met_len;
 	return 0;
 }
 

@@ -10,6 +10,7 @@ int zp_meet(struct player *p, uint32_t number)
 	if (!run)
 		return zp_fail(p, ZC_NO_MEMORY, 0, ZP_OTHER, 0);
 	p->met[p->met_len++] = run;
+	p->result.pools = p->met_len;
 	run->result.pool = number;
 	run->recorded_total = NO_TOTAL;
 	run->compared = p->options.compared[number];

@@ -37,14 +37,15 @@ def replay_each(
     engine: str | None = None,
     every: Every | None = None,
     timing: bool = False,
+    looks: int = 0,
     advance: Callable[[int], object] = lambda rows: None,
     slower: Callable[[str], object] = lambda why: None,
 ) -> list[Result]:
     """Replay through each backend, decoding once for all that the core has; as engine.replay.
 
     ``engine``: ``native``, ``python``, or None for the core where it is, after which ``slower``
-    is told why it is not. ``timing`` needs the core. ``advance`` gets twice the trace's rows in
-    all. ReplayError for ``native`` and a backend that the core has not.
+    is told why it is not. ``timing`` and ``looks`` (about how many) need the core. ``advance`` gets
+    twice the trace's rows in all. ReplayError for ``native`` and a backend that the core has not.
     """
     missing = reason_missing()
     if missing and engine is None and not timing:
@@ -61,7 +62,9 @@ def replay_each(
         advance(rows // runs)
 
     if in_core:
-        replayed = replay_native(source, in_core, every=every, timing=timing, advance=share)
+        replayed = replay_native(
+            source, in_core, every=every, timing=timing, looks=looks, advance=share
+        )
         found |= zip(in_core, replayed, strict=True)
     for backend in backends:
         if backend not in found:

@@ -43,7 +43,7 @@ from ztrace.allocator.native.pool import binding, config_of, kind_of, met_hazard
 from ztrace.allocator.registry import Builtin, builtin
 from ztrace.allocator.traits import Tells
 from ztrace.replay.errors import ReplayError
-from ztrace.replay.figures.result import Agreement, Every, Level, Moment, PoolResult, Result
+from ztrace.replay.figures.result import Agreement, Every, Level, Look, Moment, PoolResult, Result
 from ztrace.replay.figures.timing import CLASSES, Timing, histogram, latency
 from ztrace.replay.play.backends import compacts, compacts_pages, handles_tell, models
 from ztrace.replay.play.header import zswap_release
@@ -96,6 +96,9 @@ from ztrace.replay.read.source import INSERT, Source
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OPS, SCHEMA
 
+_ROWS = 65536
+"""Rows of a batch, fewer where looks are asked for."""
+
 BATCHES_AHEAD = 4
 """Batches that are decoded before a backend has taken them."""
 
@@ -121,12 +124,14 @@ def replay_native(
     *,
     every: Every | None = None,
     timing: bool = False,
+    looks: int = 0,
     advance: Callable[[int], object] = lambda rows: None,
 ) -> list[Result]:
     """Replay a trace through several backends at once; arguments and errors of engine.replay.
 
     All backends must be the core's (:func:`can_replay`). NativeMissing if there is no core.
-    ``timing`` measures each malloc and free of a model, one backend after the other.
+    ``timing`` measures each malloc and free of a model, one backend after the other. ``looks``:
+    how often to note what slots are used for, evenly over the rows.
     """
     core = library(PLAYER)
     chosen = [_model(backend) for backend in backends]
@@ -148,7 +153,7 @@ def replay_native(
 
     found = []
     for group in groups:
-        found += _play_together(core, reader, group, known, every, timing, share)
+        found += _play_together(core, reader, group, known, every, timing, share, looks)
     return found
 
 
@@ -183,18 +188,20 @@ def _play_together(
     every: Every | None,
     timing: bool,
     advance: Callable[[int], object],
+    looks: int,
 ) -> list[Result]:
     """Decode a trace once and play it through some backends; it is surveyed if it must be."""
     while True:
         start = perf_counter()
         plays = [
-            _Play(core, reader, backend, *_model(backend), known, every, timing)
+            _Play(core, reader, backend, *_model(backend), known, every, timing, looks=looks)
             for backend in backends
         ]
+        rows = _ROWS if not looks else min(_ROWS, reader.num_rows // looks + 1)
         try:
             columns = (*COLUMNS, "place") if _places(reader, backends) else COLUMNS
             with explaining(reader):
-                _run(_batches(reader, columns, known), plays, known is not None, advance)
+                _run(_batches(reader, columns, known, rows), plays, known is not None, advance)
                 return [play.finish(perf_counter() - start) for play in plays]
         except _SurveyFirst:
             known = survey(reader, lambda rows: None)
@@ -248,15 +255,17 @@ class _Batch:
     rows: int
 
 
-def _batches(reader: Source, columns: Sequence[str], known: Survey | None) -> Iterator[_Batch]:
+def _batches(
+    reader: Source, columns: Sequence[str], known: Survey | None, rows: int = _ROWS
+) -> Iterator[_Batch]:
     """The whole trace, cut where the Python engine cuts it."""
     first = 0
     if known is None or not known.shrinks:
-        for batch in checked(reader, columns):
+        for batch in checked(reader, columns, rows):
             yield _batch(batch, first, [])
             first += batch.num_rows
         return
-    for first, table, spans in cut(checked(reader, (*columns, "tid")), known.shrinks):
+    for first, table, spans in cut(checked(reader, (*columns, "tid"), rows), known.shrinks):
         for batch in table.combine_chunks().to_batches():
             yield _batch(batch, first, spans)
 
@@ -335,7 +344,9 @@ class _Play:
         every: Every | None,
         timing: bool = False,
         tells: Mapping[int, Tells] | None = None,
+        looks: int = 0,
     ) -> None:
+        self.looks_wanted, self.looks = looks > 0, list[Look]()
         self.core = core
         self.reader = reader
         self.backend = backend
@@ -403,6 +414,33 @@ class _Play:
     def feed(self, batch: _Batch) -> None:
         """Play a batch; the GIL is released meanwhile."""
         self._check(self.core.zp_feed(self.player, byref(batch.columns)))
+        if self.looks_wanted:
+            self._look()
+
+    def _look(self) -> None:
+        """Note what the slots of all pools are used for."""
+        raw: ResultStruct = self.core.zp_result_of(self.player).contents
+        slots: dict[int, list[int]] = {}
+        stranded = None
+        for at in range(raw.pools):
+            stats = self._stats(self.core.zp_model_of(self.player, at))
+            if "stranded_bytes" in stats:
+                stranded = (stranded or 0) + stats["stranded_bytes"]
+            for row in stats["classes"]:
+                if "slot_bytes" in row and row["blocks"]:
+                    both = slots.setdefault(row["slot_bytes"], [0, 0])
+                    both[0] += row["used_slots"] + row["free_slots"]
+                    both[1] += row["free_slots"]
+        classes = [(size, both[0], both[1]) for size, both in sorted(slots.items())]
+        self.looks.append(Look(raw.last_ns, stranded, classes))
+
+    def _stats(self, model: int) -> dict[str, Any]:
+        """The model's statistics at this moment."""
+        count = self.core.zc_stats(model, None)
+        figures = (c_int64 * count)()
+        self.core.zc_stats(model, figures)
+        found: dict[str, Any] = binding(self.model.name).stats(list(figures), self.page_bytes)
+        return found
 
     def _check(self, code: int) -> None:
         if code == 0:
@@ -460,6 +498,7 @@ class _Play:
             series=self._series(found.first_ns),
             wall_s=wall_s,
             timing=self._timing(len(pools)),
+            looks=self.looks,
         )
 
     def _timing(self, pools: int) -> Timing | None:
@@ -507,11 +546,8 @@ class _Play:
         raw: PoolResultStruct = self.core.zp_pool_of(self.player, at).contents
         allocator = self._allocator(raw.pool)
         model = self.core.zp_model_of(self.player, at)
-        count = self.core.zc_stats(model, None)
-        figures = (c_int64 * count)()
-        self.core.zc_stats(model, figures)
         stats = binding(self.model.name).stats
-        near_peak = self.core.zp_near_peak_of(self.player, at)[:count]
+        near_peak = self.core.zp_near_peak_of(self.player, at)[: self.core.zc_stats(model, None)]
         self.places[raw.pool] = _agreement(raw.places)
         return PoolResult(
             pool=raw.pool,
@@ -533,7 +569,7 @@ class _Play:
             compactions_unmatched=raw.compactions_unmatched,
             hazards=self._hazards(model),
             stopped=raw.stopped.decode() or None,
-            stats=stats(list(figures), self.page_bytes),
+            stats=self._stats(model),
             stats_near_peak=stats(near_peak, self.page_bytes) if raw.snapshots else {},
         )
 

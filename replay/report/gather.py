@@ -29,7 +29,7 @@ from ztrace.replay.play.header import header_bytes, zswap_release
 from ztrace.replay.play.native import reason_missing
 from ztrace.replay.read.source import Source
 from ztrace.replay.report import ageing
-from ztrace.replay.report.memory import EVERY, Memory, model_dict
+from ztrace.replay.report.memory import EVERY, LOOKS, Memory, model_dict, use_dict
 from ztrace.replay.report.native_times import native_times
 from ztrace.replay.report.recorded import Recorded, page_bytes, tally
 from ztrace.replay.report.statistics import as_dict
@@ -131,6 +131,9 @@ def gather_one(
         "heat": recorded.heat_dict(),
         "class_limits": {name: _limits(name, metadata) for name in results},
         "memory": _memory(results, memory, label, own),
+        "use": use_dict(results[own] if own in results else next(iter(results.values()))),
+        "stores": recorded.stores_dict(),
+        "lifetimes": recorded.lifetimes.to_dict(),
         "not_replayed": failed,
         "qualified": of_results(results),
         "validation": validation,
@@ -177,6 +180,7 @@ def _replay(
             backends,
             every=EVERY,
             timing=timing,
+            looks=LOOKS,
             advance=lambda rows: advance(rows * len(backends)),
         )
         return dict(zip(backends, found, strict=True)), {}

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.report.plots import plots
 from ztrace.replay.report.sweep import is_sweep, sweep_plots
-from ztrace.replay.report.tables import Cell, Table
+from ztrace.replay.report.tables import Cell, Table, names_shown
 from ztrace.traces.errors import printable
 
 MOST_BYTES = 2_000_000
@@ -36,7 +36,7 @@ def html(document: Json, tables: Sequence[Table], title: str) -> str:
         title=printable(title),
         tables=shown,
         row_of=_row_of(document),
-        recordings=[one["label"] for one in document.get("recordings", ())],
+        names=names_shown(document),
         plots=drawn,
         printable=printable,
         document=_embedded(document),
@@ -55,15 +55,14 @@ def html(document: Json, tables: Sequence[Table], title: str) -> str:
 
 def _row_of(document: Json) -> Callable[[Sequence[Cell]], int | None]:
     """What tells which recording a row is of: by its places, or by the trace that was measured."""
-    labels = [one["label"] for one in document.get("recordings", ())]
+    names = names_shown(document)
 
     def row_of(row: Sequence[Cell]) -> int | None:
         part, *rest = row[0].path
         if part == "recordings":
             return int(rest[0])
         if part == "measured":
-            label = document[part][rest[0]]["label"]
-            return labels.index(label) if label in labels else None
+            return names.index(document[part][rest[0]]["label"])
         return None
 
     return row_of

@@ -21,6 +21,10 @@ from ztrace.replay.report.statistics import (
 )
 
 BINS, PER_BIN = 300, 8
+LOOKS = 96
+"""How often it is noted what slots are used for."""
+
+_SLOT_BIN = 128
 EVERY = Every(percent=100 / (BINS * PER_BIN))
 """How finely a replay is sampled: PER_BIN moments in each of a page's BINS."""
 
@@ -124,6 +128,38 @@ def model_dict(result: Result, memory: Memory, name: str) -> dict[str, Any]:
         "band": memory.bands(memory.held),
         "densities": memory.densities(memory.held),
         "classes": [row for row in result.classes("stats_near_peak") if row.get("blocks")],
+    }
+
+
+def use_dict(result: Result) -> dict[str, Any] | None:
+    """What slots were used for over time, as plain JSON types; None where that was not noted.
+
+    ``free_bytes``: of all slots that are free, ``stranded_bytes`` of those that malloc does not
+    find. ``unused``: a row for each look, of shares of slots that are free, a bin of slot sizes
+    each up to ``largest_bytes``; 0 where there is no slot.
+    """
+    looks = [look for look in result.looks if look.classes]
+    if not looks:
+        return None
+    largest = max(look.classes[-1][0] for look in looks)
+    bins = -(-largest // _SLOT_BIN)
+    unused, free_bytes = [], []
+    for look in looks:
+        slots, free = np.zeros(bins), np.zeros(bins)
+        for size, count, idle in look.classes:
+            at = (size - 1) // _SLOT_BIN
+            slots[at] += count * size
+            free[at] += idle * size
+        unused.append([round(share, 3) for share in (free / np.maximum(slots, 1)).tolist()])
+        free_bytes.append(sum(size * idle for size, _, idle in look.classes))
+    stranded = [look.stranded_bytes for look in looks]
+    return {
+        "t_s": [round((look.t_ns - result.first_ns) / 1e9, 6) for look in looks],
+        "span_s": (looks[-1].t_ns - result.first_ns) / 1e9,
+        "largest_bytes": bins * _SLOT_BIN,
+        "free_bytes": free_bytes,
+        "stranded_bytes": None if None in stranded else stranded,
+        "unused": unused,
     }
 
 

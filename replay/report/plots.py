@@ -8,7 +8,7 @@ from typing import Any
 
 from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.specification import family
-from ztrace.replay.report.tables import loss_text, lost_count, pointer
+from ztrace.replay.report.tables import loss_text, lost_count, names_shown, pointer
 from ztrace.text import counted
 
 Json = dict[str, Any]
@@ -22,7 +22,7 @@ def plots(document: Json) -> Iterator[Json]:
     """Specifications of all plots.
 
     ``section``: the table that it belongs to. ``kind`` lines, bars, stack, points or heat;
-    ``recording``: the one that it is of, if it is of one. ``x`` and ``y``: label, whether
+    ``recording``: which of :func:`names_shown` it is of, if of one. ``x`` and ``y``: label, whether
     logarithmic, divisor of the document's unit, ``names`` of positions; ``series``: name, number of
     a colour (else its position), whether ``dashed``, and the places of x and y, or of low and high;
     ``x_point`` and ``y_point`` of a value with low and high; or ``rows`` of objects with the keys
@@ -50,6 +50,12 @@ def _of_one(document: Json, i: int, one: Json) -> Iterator[Json]:
     yield _sizes(document, i, one)
     yield _heat(i, one)
     own = one["own_model"] or next(iter(one["memory"]["models"]))
+    if one["use"]:
+        yield from _use(document, i, one, own)
+    if one["stores"]:
+        yield _stores(document, i, one)
+    if one["lifetimes"]["objects"]:
+        yield _lifetimes(document, i, one)
     if any("slot_bytes" in row for row in one["memory"]["models"][own]["classes"]):
         yield _classes(document, i, one, own)
     if one["probe_costs"]:
@@ -65,11 +71,10 @@ def _measured(document: Json) -> Iterator[Json]:
         alike.setdefault((one["label"], one["kernel"], one["cpus"]), []).append(k)
     for at, ((label, kernel, cpus), members) in enumerate(alike.items()):
         where = f"{label}, Linux {kernel}, {counted(cpus, 'CPU')}"
-        same = [i for i, one in enumerate(document["recordings"]) if one["label"] == label]
         names = [document["measured"][k]["allocator"] for k in members]
         colours = dict(zip(members, _colours(names), strict=True))
         for plot in _times(document, at, where, colours):
-            yield {**plot, **({"recording": same[0]} if same else {})}
+            yield {**plot, "recording": names_shown(document).index(label)}
 
 
 def _times(document: Json, at: int, where: str, colours: dict[int, int]) -> Iterator[Json]:
@@ -329,6 +334,65 @@ def _heat(i: int, one: Json) -> Json:
         y_most=pointer((*at, "largest_bytes")),
         source="recorded mallocs, header taken off",
         error=f"lost events: {lost_count(one['lost_events'])}",
+    )
+
+
+def _use(document: Json, i: int, one: Json, own: str) -> Iterator[Json]:
+    """Slots of the recorded allocator's model that nothing is in."""
+    at = ("recordings", i, "use")
+    series = [_line("free slots", (*at, "t_s"), (*at, "free_bytes"), colour=8)]
+    if one["use"]["stranded_bytes"] is not None:
+        places = (*at, "t_s"), (*at, "stranded_bytes")
+        series.append(_line("of these stranded", *places, colour=1))
+    source = f"replay through {own}; slots are looked at after equal numbers of rows"
+    yield _plot(
+        *("memory", "lines", f"stranded-{i}", f"{one['label']}: held and of no use, {own}"),
+        *(_axis("time since the first call (s)"), _axis("MiB", divisor=MIB)),
+        series=series,
+        source=f"{source}; stranded: malloc does not find them",
+        error=loss_text(document),
+    )
+    yield _plot(
+        *(
+            "memory",
+            "heat",
+            f"unused-{i}",
+            f"{one['label']}: unused slots by class, {own}",
+        ),
+        *(_axis("time since the first call (s)"), _axis("slot (bytes)")),
+        cells=pointer((*at, "unused")),
+        x_most=pointer((*at, "span_s")),
+        y_most=pointer((*at, "largest_bytes")),
+        share="of slots are free",
+        source=f"{source}; classes by 128 bytes",
+        error=loss_text(document),
+    )
+
+
+def _stores(document: Json, i: int, one: Json) -> Json:
+    at = ("recordings", i, "stores")
+    return _plot(
+        *("sizes", "lines", f"stores-{i}", f"{one['label']}: stores that need no object, or fail"),
+        *(_axis("time since the first call (s)"), _axis("stores until then")),
+        series=[
+            _line("same-filled", (*at, "t_s"), (*at, "same_filled"), colour=3),
+            _line("refused for their size", (*at, "t_s"), (*at, "refused"), colour=1),
+            _line("failed otherwise", (*at, "t_s"), (*at, "failed"), colour=7),
+        ],
+        source="recorded stores and mallocs; same-filled: stores done without a malloc",
+        error=loss_text(document),
+    )
+
+
+def _lifetimes(document: Json, i: int, one: Json) -> Json:
+    at = ("recordings", i, "lifetimes")
+    return _plot(
+        *("sizes", "lines", f"lifetimes-{i}", f"{one['label']}: objects that live longer"),
+        _axis("lifetime (s)", log=True, divisor=1e9),
+        _axis("share of objects freed", log=True, quantiles=True),
+        series=[_line("objects", (*at, "duration_ns"), (*at, "share_longer"), colour=6)],
+        source="recorded: from the malloc's return to the free's begin",
+        error=f"objects that were not freed are left out; {loss_text(document)}",
     )
 
 

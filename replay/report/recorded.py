@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ztrace.replay.read.lives import ANSWERS
 from ztrace.replay.report.statistics import (
     Counts,
     Floats,
@@ -26,6 +27,7 @@ from ztrace.replay.report.statistics import (
     rounded,
     stream_of,
 )
+from ztrace.traces.columns import values
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.schema import OP_CODE, OPS
@@ -49,6 +51,8 @@ SLOWEST = 50
 
 _COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "cpu", "tid")
 _SHOWN = ("ts_ns", "dur_ns", "cpu", "tid", "size", "ret")  # of the slowest calls
+_LIFE_UNIT = 1000  # ns of a lifetime that are told apart
+_LIFE_ROWS = 1 << 20  # that wait before they are put together
 _TAIL_STEP = 8  # buckets of a page's curve: eight for each doubling
 
 
@@ -78,6 +82,14 @@ def tail(counts: Counts, values: Floats, longest: float) -> dict[str, list[float
         "duration_ns": rounded([*np.minimum(values[at], longest), longest]),
         "share_longer": rounded([*(longer[at] / calls), 1 / calls]),
     }
+
+
+def _coarse_tail(counts: Counts, longest: float) -> dict[str, list[float]]:
+    """The tail of a histogram of BUCKETS, a point for each _TAIL_STEP of them."""
+    padded = np.zeros(-(-BUCKETS // _TAIL_STEP) * _TAIL_STEP, np.int64)
+    padded[:BUCKETS] = counts
+    ends = np.minimum(np.arange(_TAIL_STEP - 1, len(padded), _TAIL_STEP), BUCKETS - 1)
+    return tail(padded.reshape(-1, _TAIL_STEP).sum(axis=1), TOPS[ends], longest)
 
 
 @dataclass
@@ -153,10 +165,61 @@ class Durations:
         }
 
     def _tail(self) -> dict[str, list[float]]:
-        padded = np.zeros(-(-BUCKETS // _TAIL_STEP) * _TAIL_STEP, np.int64)
-        padded[:BUCKETS] = self.counts
-        ends = np.minimum(np.arange(_TAIL_STEP - 1, len(padded), _TAIL_STEP), BUCKETS - 1)
-        return tail(padded.reshape(-1, _TAIL_STEP).sum(axis=1), TOPS[ends], self.longest_ns)
+        return _coarse_tail(self.counts, self.longest_ns)
+
+
+@dataclass
+class Lifetimes:
+    """How long objects live, ns, in the buckets of durations over :data:`_LIFE_UNIT` ns.
+
+    Mallocs and frees wait until there are many, then those of one handle are put together.
+    """
+
+    counts: Counts = field(default_factory=lambda: np.zeros(BUCKETS, np.int64))
+    longest: int = 0
+    _waiting: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    _rows: int = 0
+    _live: int = 0
+
+    def add(
+        self,
+        handle: npt.NDArray[np.uint64],
+        pool: npt.NDArray[np.uint8],
+        at_ns: npt.NDArray[np.int64],
+        is_free: npt.NDArray[np.bool_],
+    ) -> None:
+        """Take rows in order: ``at_ns`` is the return of a malloc and the begin of a free."""
+        key = handle.astype(np.int64) ^ (pool.astype(np.int64) << 56)
+        self._waiting.append(np.stack([key, at_ns, is_free.astype(np.int64)]))
+        self._rows += len(handle)
+        if self._rows > _LIFE_ROWS + 2 * self._live:
+            self._match()
+
+    def _match(self) -> None:
+        if not self._waiting:
+            return
+        rows = np.concatenate(self._waiting, axis=1)
+        rows = rows[:, np.argsort(rows[0], kind="stable")]
+        key, at_ns, is_free = rows
+        freed = np.flatnonzero((key[1:] == key[:-1]) & (is_free[1:] == 1) & (is_free[:-1] == 0))
+        lived = np.maximum(at_ns[freed + 1] - at_ns[freed], 0) // _LIFE_UNIT
+        if len(lived):
+            lived = np.minimum(lived, LONGEST_NS)
+            self.longest = max(self.longest, int(lived.max()))
+            found = duration_bucket(lived.astype(np.uint32))
+            self.counts += np.bincount(found, minlength=BUCKETS)
+        last = np.flatnonzero(np.append(key[1:] != key[:-1], True) & (is_free == 0))
+        self._waiting, self._rows, self._live = [rows[:, last]], 0, len(last)
+
+    def to_dict(self) -> dict[str, Any]:
+        """``objects`` that were seen to be freed, and the share of them that live longer."""
+        self._match()
+        objects = int(self.counts.sum())
+        if not objects:
+            return {"objects": 0}
+        curve = _coarse_tail(self.counts, self.longest)
+        curve["duration_ns"] = [ns * _LIFE_UNIT for ns in curve["duration_ns"]]
+        return {"objects": objects, **curve}
 
 
 @dataclass
@@ -164,6 +227,7 @@ class Recorded:
     """The tallies of one recording; shapes and units see the fields' makers.
 
     ``zero_handles``: mallocs that gave handle 0. ``written_back``: write-backs that succeeded.
+    ``stores``: done, mallocs, mallocs refused and stores failed in each part of the time.
     ``slowest``: op -> its longest calls, shape (at most SLOWEST, columns of _SHOWN), -1 for null.
     """
 
@@ -175,6 +239,8 @@ class Recorded:
     slowest: dict[str, Counts] = field(default_factory=dict)
     sizes: Counts = field(init=False)
     heat: Counts = field(default_factory=lambda: np.zeros((HEAT_TIMES, HEAT_SIZES), np.int64))
+    stores: Counts = field(default_factory=lambda: np.zeros((4, HEAT_TIMES), np.int64))
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
     zero_handles: int = 0
     written_back: int = 0
     size_sum: int = 0
@@ -196,9 +262,19 @@ class Recorded:
                 block = self._stretch(ts[at], BLOCKS)
                 self.durations.setdefault(OPS[code], Durations()).add(dur[at], block, ret[at])
                 self._add_slowest(OPS[code], batch, at)
-        given = (op == OP_CODE["malloc"]) & (ret >= 0)
+        is_malloc, is_store = op == OP_CODE["malloc"], op == OP_CODE["store"]
+        given = is_malloc & (ret >= 0)
+        for kind, chosen in enumerate(
+            (is_store & (ret == 0), given, is_malloc & np.isin(ret, ANSWERS), is_store & (ret < 0))
+        ):
+            part = self._stretch(ts[chosen], HEAT_TIMES)
+            self.stores[kind] += np.bincount(part, minlength=HEAT_TIMES)
         handle = batch.column("handle")
         known = handle.is_valid().to_numpy(zero_copy_only=False)
+        is_free = (op == OP_CODE["free"]) & known
+        lives = np.flatnonzero((given & known) | is_free)
+        ends = np.where(is_free, ts, ts + dur.astype(np.int64))[lives]
+        self.lifetimes.add(values(handle)[lives], pool[lives], ends, is_free[lives])
         self.zero_handles += int((given & known & (handle.fill_null(1).to_numpy() == 0)).sum())
         self.written_back += int(((op == OP_CODE["writeback"]) & (ret == 0)).sum())
         self._add_sizes(batch.column("size").fill_null(0).to_numpy()[given], pool[given], ts[given])
@@ -259,6 +335,19 @@ class Recorded:
             "bin_bytes": SIZE_BIN,
             "bytes": [(i + 1) * SIZE_BIN for i in range(len(self.sizes))],
             "mallocs": self.sizes.tolist(),
+        }
+
+    def stores_dict(self) -> dict[str, Any] | None:
+        """Stores by the end of each of equal parts of the time; None where none was recorded."""
+        done, given, refused, failed = np.cumsum(self.stores, axis=1)
+        if not done.any():
+            return None
+        span_s = (self.last_ns - self.first_ns) / 1e9
+        return {
+            "t_s": [round(span_s * (i + 1) / HEAT_TIMES, 6) for i in range(HEAT_TIMES)],
+            "same_filled": np.maximum(done - given, 0).tolist(),
+            "refused": refused.tolist(),
+            "failed": np.maximum(failed - refused, 0).tolist(),
         }
 
     def heat_dict(self) -> dict[str, Any]:

@@ -189,6 +189,13 @@ def _each(document: Json) -> Iterator[tuple[int, Json]]:
     yield from enumerate(document["recordings"])
 
 
+def names_shown(document: Json) -> list[str]:
+    """What a page shows one by one: recordings, then traces that were measured and are none."""
+    recorded = [one["label"] for one in document.get("recordings", ())]
+    measured = [one["label"] for one in document.get("measured", ())]
+    return list(dict.fromkeys([*recorded, *measured]))
+
+
 def lost_count(lost: int | None) -> str:
     """A number of lost events, as text; unknown where nobody counted."""
     return "unknown" if lost is None else f"{lost:,}"

@@ -27,9 +27,11 @@ COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "size", "handle", "ret", "cpu", "tid
 BATCH_ROWS = 131072
 
 MALLOC, FREE = OP_CODE["malloc"], OP_CODE["free"]
+MAP, UNMAP = OP_CODE["map"], OP_CODE["unmap"]
 WRITEBACK, SHRINK, COMPACT = (OP_CODE[name] for name in ("writeback", "shrink", "compact"))
+LINK, UNLINK = OP_CODE["link"], OP_CODE["unlink"]
 WANTED = (MALLOC, FREE, WRITEBACK, SHRINK)
-PLAYED = (MALLOC, FREE, OP_CODE["map"], OP_CODE["unmap"], COMPACT)
+PLAYED = (MALLOC, FREE, MAP, UNMAP, COMPACT)
 """Codes of the ops that are given to a check by row one by one."""
 
 

@@ -80,12 +80,16 @@ class _Reading(NamedTuple):
 
 @dataclass
 class Counter:
-    """The count of one pool, from changes and readings that come in order of ``begin``."""
+    """The count of one pool, from changes and readings that come in order of ``begin``.
+
+    ``puts_off``: whether a free may give pages back some time after it returned.
+    """
 
     sizes: Sizes = field(default_factory=Sizes)
     settled: int = 0
     changes: deque[_Change] = field(default_factory=deque)
     readings: deque[_Reading] = field(default_factory=deque)
+    puts_off: bool = True
     kept: int = 0  # pages whose giving back was put off, as their free's own reading shows
 
     def change(self, begin: int, end: int, row: int, pages: int) -> None:
@@ -104,7 +108,7 @@ class Counter:
             while self.changes and self.changes[0].end < reading.begin:
                 self.settled += self.changes.popleft().pages
             low, high = self._range(reading)
-            correction = self._put_off(reading, low, high)
+            correction = self._put_off(reading, low, high) if self.puts_off else 0
             self.settled += correction
             self.kept += correction
             self.sizes.note(reading.row, reading.pages, low + correction, high + correction)

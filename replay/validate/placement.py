@@ -10,8 +10,9 @@ on what a trace tells of the order in which calls took effect:
 - zbud on several: an order is searched (zbud_checker.py), where it is recorded when calls held
   the lock there is little left to search;
 - zsmalloc on several: calls are played as they held the lock (lock_order.py), where recorded;
-- z3fold on several: not determined. Calls are played in recorded order, and differences told
-  apart by whether calls of other CPUs may be their cause (corrected_order.py).
+- z3fold on several: in the order of its locks, where it is recorded what was done to its lists
+  (listed_order.py). Else it is not determined. Calls are played in recorded order, and differences
+  told apart by whether calls of other CPUs may be their cause (corrected_order.py).
 """
 
 from __future__ import annotations
@@ -19,21 +20,37 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ztrace.allocator.registry import builtin, recorded, recorded_traits, resolve
 from ztrace.allocator.specification import family
 from ztrace.allocator.traits import Check, Tells
-from ztrace.replay.validate.calls import COMPACT, FREE, MALLOC, SHRINK, WRITEBACK, windows
+from ztrace.replay.validate.calls import (
+    COMPACT,
+    FREE,
+    LINK,
+    MALLOC,
+    MAP,
+    SHRINK,
+    UNLINK,
+    UNMAP,
+    WRITEBACK,
+    windows,
+)
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
-from ztrace.traces.columns import valid
+from ztrace.traces.columns import valid, values
 from ztrace.traces.reader import TraceReader
 
 if TYPE_CHECKING:  # each way's own modules and models are loaded where a pool goes that way
     from ztrace.replay.validate.corrected_order import CorrectedOrder
+    from ztrace.replay.validate.listed_order import ListedOrder
     from ztrace.replay.validate.lock_order import LockOrder
     from ztrace.replay.validate.recorded_order import RecordedOrder
     from ztrace.replay.validate.zbud_run import ZbudRun
 
 OPS = (MALLOC, FREE, WRITEBACK, SHRINK, COMPACT)
+LISTED_OPS = (MAP, UNMAP, LINK, UNLINK)
+"""What those that are played by their lists need beside these."""
 BY_ROW = (Way.RECORDED, Way.CORRECTED)
 
 
@@ -88,6 +105,8 @@ class Places:
         if check is Check.SEARCHED:
             return Way.LOCK if self._tells_lock[number] else Way.FOUND
         if check is Check.CORRECTED:
+            if machine.cpus and _tells_lists(self._reader, number):
+                return Way.LISTED
             return Way.CORRECTED if machine.cpus else Way.RECORDED
         return Way.RECORDED
 
@@ -166,10 +185,17 @@ class Places:
         engine: str | None,
         advance: Callable[[int], object],
     ) -> dict[int, PoolPlacement | None]:
-        runs: dict[int, ZbudRun | LockOrder] = {}
+        runs: dict[int, ZbudRun | LockOrder | ListedOrder] = {}
+        listed = frozenset(number for number, way in pools.items() if way == Way.LISTED)
         for number, way in pools.items():
             result = self._result(number, way)
-            if recorded_traits(result.allocator).check is Check.SEARCHED:
+            if number in listed:
+                from ztrace.replay.validate.listed_order import ListedOrder
+
+                runs[number] = ListedOrder(
+                    result, self._page_bytes, self._reader.metadata.machine.cpus
+                )
+            elif recorded_traits(result.allocator).check is Check.SEARCHED:
                 from ztrace.allocator.zbud.model import Zbud
                 from ztrace.replay.validate.zbud_run import ZbudRun
 
@@ -177,9 +203,13 @@ class Places:
                 runs[number] = ZbudRun(result, model, engine)
             else:
                 runs[number] = _lock_order(result, engine)
-        for window in windows(self._reader, advance, ops=OPS, also=("total", "place", "lock_ns")):
+        ops = (*OPS, *LISTED_OPS) if listed else OPS
+        for window in windows(self._reader, advance, ops=ops, also=("total", "place", "lock_ns")):
+            calls = window.calls
+            others = calls[np.isin(calls["op"], OPS)] if listed else calls
             for number, run in runs.items():
-                run.feed(window.calls[window.calls["pool"] == number], window.until)
+                own = calls if number in listed else others
+                run.feed(own[own["pool"] == number], window.until)
         return {number: run.finish() for number, run in runs.items()}
 
 
@@ -192,6 +222,23 @@ def _lock_order(result: PoolPlacement, engine: str | None) -> LockOrder:
         engine is None and builtin(result.backend) is not None and not lock_native.reason_missing()
     )
     return LockOrder(result, (lock_native.NativeLocks if in_core else LockReplay)(result))
+
+
+def _tells_lists(reader: TraceReader, number: int) -> bool:
+    """Whether all that was done to a pool's lists is told, and each call that locked a page says
+    when. Nothing is judged by its lists after a shrink.
+    """
+    if reader.metadata.lost_total():
+        return False
+    told = False
+    for batch in reader.batches(columns=("op", "pool", "handle", "lock_ns")):
+        op = batch.column("op").indices.to_numpy()
+        own = batch.column("pool").to_numpy() == number
+        told |= bool((own & (op == LINK)).any())
+        locks = own & np.isin(op, (FREE, MAP, UNMAP)) & (values(batch.column("handle")) % 2 == 0)
+        if (locks & ~valid(batch.column("lock_ns"))).any() or (own & (op == SHRINK)).any():
+            return False
+    return told
 
 
 def _tells_lock(reader: TraceReader, number: int) -> bool:

@@ -39,6 +39,7 @@ class Way(StrEnum):
     RECORDED = "recorded"  # as the calls returned
     FOUND = "found"  # one that explains them, inside the recorded intervals
     LOCK = "lock"  # in which they held the allocator's lock
+    LISTED = "listed"  # in which they held the locks of pages and lists
     CORRECTED = "corrected"  # recorded; after a difference the model is made to agree
 
 
@@ -48,9 +49,10 @@ class PoolPlacement:
 
     ``places``: calls whose object's place was compared. ``undetermined``: of those that differ,
     the ones that calls of other CPUs may have changed, so that they prove nothing. ``shrinks``:
-    those in which the model evicted what the kernel did. ``counts``: of the search, or of what had
-    to be corrected. ``refused``: the first call that a search does not explain, which is not part
-    of :meth:`to_dict`.
+    those in which the model evicted what the kernel did. ``lists``: of pages put on a list of the
+    allocator's or taken off one, those that the model's rules explain. ``counts``: of the search,
+    or of what had to be corrected. ``refused``: the first call that a search does not explain,
+    which is not part of :meth:`to_dict`.
     """
 
     pool: int
@@ -65,6 +67,7 @@ class PoolPlacement:
     sizes: Sizes = field(default_factory=Sizes)
     errors: Agreement = field(default_factory=Agreement)
     shrinks: Agreement = field(default_factory=Agreement)
+    lists: Agreement = field(default_factory=Agreement)
     compactions: int = 0
     compactions_unmatched: int = 0
     unknown: Counter[str] = field(default_factory=Counter)
@@ -82,7 +85,7 @@ class PoolPlacement:
         """Whether everything that was compared, and that the trace determines, is equal."""
         if self.places.equal + self.undetermined < self.places.compared:
             return False
-        if any(one.equal < one.compared for one in (self.errors, self.shrinks)):
+        if any(one.equal < one.compared for one in (self.errors, self.shrinks, self.lists)):
             return False
         if self.order == Way.CORRECTED:
             return True  # the rest follows from what is undetermined
@@ -91,7 +94,7 @@ class PoolPlacement:
     @property
     def first(self) -> tuple[int, str] | None:
         """The row of the first difference of all, and what it is; None if nothing differs."""
-        told = (self.places, self.errors, self.shrinks, self.sizes)
+        told = (self.places, self.errors, self.shrinks, self.lists, self.sizes)
         parts = [one.first.partition(": ") for one in told if one.first is not None]
         found = ((int(row.removeprefix("row ")), what) for row, _, what in parts)
         return min(found, key=lambda one: one[0], default=None)

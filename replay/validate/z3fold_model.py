@@ -171,11 +171,6 @@ class Correctable(Z3fold):
         self.renamed.append((handle, moved))
         return moved
 
-    def _start(self, page: Page, buddy: int) -> int:
-        if buddy == FIRST:
-            return self.header_chunks
-        return page.middle_start if buddy == MIDDLE else PAGE_CHUNKS - page.chunks[LAST]
-
     def _remove(self, handle: int, page: Page, buddy: int) -> None:
         """Take an object out of its page, which is listed anew or given back."""
         page.chunks[buddy] = 0

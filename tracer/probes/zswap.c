@@ -17,9 +17,10 @@
  */
 #include <uapi/linux/ptrace.h>
 
-/* Ops 0 to 10 are those of the trace, in its order (traces/schema.py); TOTAL never gets there. */
+/* Ops 0 to 12 are those of the trace, in its order (traces/schema.py); TOTAL never gets there. */
 enum op {
 	STORE, LOAD, INVALIDATE, WRITEBACK, MALLOC, FREE, MAP, UNMAP, SHRINK, COMPACT, SAMPLE,
+	LINK, UNLINK,
 	TOTAL = 16,
 };
 
@@ -53,11 +54,22 @@ struct call {
 #define MAX_POOLS 64
 #define TYPE_CHARS 16
 
+#ifdef LISTS
+/* A page was put on a list, or taken off; at 0: none was. */
+struct list_step {
+	u64 at, page;
+	u32 number, cpu;
+};
+#endif
+
 struct frame {
 	u64 sp, ts, key, handle, aux, place, locked;
 	u32 size, pool;
 	u32 op, has;
 	u64 exact;		/* sp is the same at entry and return */
+#ifdef LISTS
+	struct list_step put, taken;
+#endif
 };
 
 struct stack {
@@ -565,6 +577,9 @@ static struct frame *enter(struct call call, u32 op)
 	frame->op = op;
 	frame->has = 0;
 	frame->pool = 0;
+#ifdef LISTS
+	frame->put.at = frame->taken.at = 0;
+#endif
 	if (caller && (caller->has & HAS_KEY)) {
 		frame->key = caller->key;
 		frame->has = HAS_KEY;
@@ -639,9 +654,8 @@ static int emit(struct frame *frame, u32 op, s32 ret)
 	return 0;
 }
 #else
-static int emit(struct frame *frame, u32 op, s32 ret)
+static int emit_of(struct frame *frame, u32 op, s32 ret, u64 dur, u32 cpu)
 {
-	u64 dur = bpf_ktime_get_ns() - frame->ts;
 	struct record *record = events.ringbuf_reserve(sizeof(struct record));
 
 	if (!record) {
@@ -659,7 +673,7 @@ static int emit(struct frame *frame, u32 op, s32 ret)
 	record->size = frame->size;
 	record->ret = ret;
 	record->tid = bpf_get_current_pid_tgid();
-	record->cpu = bpf_get_smp_processor_id();
+	record->cpu = cpu;
 	record->pool = frame->pool;
 	record->op = op;
 	record->has = frame->has;
@@ -667,6 +681,44 @@ static int emit(struct frame *frame, u32 op, s32 ret)
 	events.ringbuf_submit(record, BPF_RB_NO_WAKEUP);
 	return 0;
 }
+
+static int emit(struct frame *frame, u32 op, s32 ret)
+{
+	u64 now = bpf_ktime_get_ns();
+
+#ifdef LISTS
+	/* While the kernel sets its clock, that can go back by microseconds. */
+	if (now < frame->put.at)
+		now = frame->put.at;
+#endif
+	return emit_of(frame, op, ret, now - frame->ts, bpf_get_smp_processor_id());
+}
+#endif
+
+#ifdef LISTS
+static void emit_list(struct list_step *step, u32 op, u32 pool)
+{
+	struct frame frame = {
+		.ts = step->at,
+		.place = step->page,
+		.size = step->number,
+		.pool = pool,
+		.has = HAS_POOL | HAS_PLACE | (op == LINK ? HAS_SIZE : 0),
+	};
+
+	emit_of(&frame, op, 0, 0, step->cpu);
+}
+
+/* What a call that has returned did to lists. */
+static void emit_lists(struct frame *frame)
+{
+	if (frame->taken.at)
+		emit_list(&frame->taken, UNLINK, frame->pool);
+	if (frame->put.at)
+		emit_list(&frame->put, LINK, frame->pool);
+}
+#else
+static void emit_lists(struct frame *frame) {}
 #endif
 
 /* A call has returned: it is recorded, unless a filter leaves it out or its op is not wanted. */
@@ -682,6 +734,7 @@ static int finish(struct frame *frame, struct frame *caller, u32 op, s32 ret)
 	if (op == MALLOC)
 		return 0;
 #endif
+	emit_lists(frame);
 	return emit(frame, op, ret);
 }
 
@@ -1093,6 +1146,87 @@ static int enter_compact_page(struct call call)
 		frame->pool = pool_of(read_word(argument(call, 1) + Z3FOLD_HEADER_POOL));
 		frame->has |= HAS_POOL;
 	}
+	return 0;
+}
+#endif
+
+/*
+ * A page of z3fold goes on one of the lists of this CPU, or is taken off one, with the pool's lock
+ * held. A page's links are the first thing in it.
+ *
+ * A call puts at most one page on a list, and takes at most one off where it does not look for a
+ * page with room. Both are kept until it returns: a probe within a function runs as if in an NMI,
+ * where the ring has no room while another CPU reserves some.
+ */
+#ifdef LISTS
+static struct frame *caller_with_page(u64 page)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct stack *stack;
+
+	if (page & (PAGE_BYTES - 1))
+		return 0;
+	stack = stacks.lookup(&tid);
+	return stack ? top(stack) : 0;
+}
+
+static void note_step(struct list_step *step, u64 page)
+{
+	step->at = bpf_ktime_get_ns();
+	step->page = page;
+	step->cpu = bpf_get_smp_processor_id();
+}
+
+/* A list's number is its distance from the first; those of CPUs are whole pages apart. */
+static int enter_list_add(struct call call)
+{
+	u64 page = argument(call, 1), pool;
+	struct frame *caller = caller_with_page(page);
+
+	if (!caller)
+		return 0;
+	pool = read_word(page + Z3FOLD_HEADER_POOL);
+	caller->put.number = ((argument(call, 2) - read_word(pool + Z3FOLD_LISTS)) &
+			      (PAGE_BYTES - 1)) / 16;
+	note_step(&caller->put, page);
+	return 0;
+}
+
+static int enter_list_del(struct call call)
+{
+	u64 page = argument(call, 1);
+	struct frame *caller = caller_with_page(page);
+
+	if (caller)
+		note_step(&caller->taken, page);
+	return 0;
+}
+
+/*
+ * z3fold only tries a page's lock, again and again. A free, a map or an unmap takes effect with it
+ * held; whoever looks for a page with room takes it off its list.
+ */
+static int exit_trylock(struct call call)
+{
+	u64 page = argument(call, 1) - Z3FOLD_HEADER_LOCK, pool;
+	struct frame *caller;
+	struct list_step step = {};
+	u32 *id;
+
+	if (page & (PAGE_BYTES - 1) || !(u32)returned(call))
+		return 0;
+	pool = read_word(page + Z3FOLD_HEADER_POOL);
+	id = pool_ids.lookup(&pool);
+	caller = caller_with_page(page);
+	if (!id || !caller)
+		return 0;
+	if (caller->op == FREE || caller->op == MAP || caller->op == UNMAP) {
+		caller->locked = bpf_ktime_get_ns();
+		caller->has |= HAS_LOCK;
+		return 0;
+	}
+	note_step(&step, page);
+	emit_list(&step, UNLINK, *id);
 	return 0;
 }
 #endif

@@ -62,6 +62,7 @@ def list_() -> None:
     show_default=True,
     help="zswap's limit, of the guest's memory.",
 )
+@click.option("--lists", is_flag=True, help="Record z3fold's lists, too (ztrace record --lists).")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def run(
     kernel: str,
@@ -74,6 +75,7 @@ def run(
     memory: int,
     compressor: str,
     max_pool_percent: int,
+    lists: bool,
     force: bool,
 ) -> None:
     """Boot a Debian kernel, record a workload in it, bring the trace out.
@@ -92,6 +94,7 @@ def run(
         patch,
         compressor,
         GuestSize(cpus, memory),
+        record_options=("--lists",) if lists else (),
         table=in_c(table),
         max_pool_percent=max_pool_percent,
     )

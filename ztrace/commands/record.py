@@ -62,6 +62,11 @@ from ztrace.units import size_or_duration
     help="Objects stored by this process; several: by any of them.",
 )
 @click.option("--min-size", type=size_bytes, default="0", help="Objects of at least that size.")
+@click.option(
+    "--lists",
+    is_flag=True,
+    help="Also z3fold's lists: each page put on one, or taken off. Proves calls on several CPUs.",
+)
 @click.option("--max-events", type=click.IntRange(min=1), help="Stop after this many events.")
 @click.option("--max-size", type=size_bytes, help="Stop when the spool is that large, e.g. 1G.")
 @click.option(

@@ -64,6 +64,8 @@ WAYS = {
     Way.RECORDED: "calls played as they returned; explained: the object lies as in the kernel",
     Way.FOUND: "explained: there is an order in which the model gives the kernel's handle",
     Way.LOCK: "calls played as they held the lock; explained: the object lies as in the kernel",
+    Way.LISTED: "calls played as they held the locks of pages and lists; explained: the object "
+    "lies as in the kernel",
     Way.CORRECTED: "calls played as they returned, the model corrected after each difference; "
     "decisive: comparisons that no other CPU's call can have changed",
 }
@@ -78,11 +80,17 @@ def _placement_notes(pool: PoolPlacement) -> Iterator[str]:
             f"{counted(pool.shrinks.compared, 'shrink')} played, {pool.shrinks.equal:,} of them "
             "evicted the kernel's objects"
         )
+    if pool.lists.compared:
+        yield (
+            f"{pool.lists.equal:,} of {pool.lists.compared:,} steps on lists and in pages follow "
+            "from what was there"
+        )
     firsts = {
         "place": pool.places.first,
         "size": pool.sizes.first,
         "refusal": pool.errors.first,
         "shrink": pool.shrinks.first,
+        "list operation": pool.lists.first,
     }
     for name, first in firsts.items():
         if first is not None:

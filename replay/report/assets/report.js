@@ -280,7 +280,8 @@
       let drawn = 0;
       this.cells.forEach((row, i) => row.forEach((count, k) => {
         if (!count) return;
-        c.fillStyle = `rgba(${INK.heat}, ${.12 + .88 * Math.log1p(count) / Math.log1p(most)})`;
+        const part = this.spec.share ? count : Math.log1p(count) / Math.log1p(most);
+        c.fillStyle = `rgba(${INK.heat}, ${.12 + .88 * part})`;
         const x = this.px(span * i / times), y = this.py(largest * (k + 1) / sizes);
         c.fillRect(x, y, this.px(span * (i + 1) / times) - x + .5, this.py(largest * k / sizes) - y + .5);
         drawn++;
@@ -318,7 +319,8 @@
       if (this.cells) {
         const scale = document.createElement("span"), most = Math.max(...this.cells.map(row => Math.max(...row)));
         scale.className = "scale";
-        scale.append("1", document.createElement("i"), `${most.toLocaleString("en-US")} mallocs a cell, by logarithm`);
+        if (this.spec.share) scale.append("0", document.createElement("i"), `all ${this.spec.share}`);
+        else scale.append("1", document.createElement("i"), `${most.toLocaleString("en-US")} mallocs a cell, by logarithm`);
         box.append(scale);
       }
     }
@@ -335,7 +337,7 @@
       const { x, y } = this.spec, rows = [];
       if (this.cells) {
         const [, wide] = this.all, [, tall] = this.range(), times = this.cells.length;
-        rows.push([x.label, y.label, this.spec.cell || "mallocs"]);
+        rows.push([x.label, y.label, this.spec.share || "mallocs"]);
         this.cells.forEach((row, i) => row.forEach((v, k) => {
           if (v) rows.push([wide * (i + 1) / times, tall * (k + 1) / row.length, v]);
         }));
@@ -450,7 +452,7 @@
       const y = part * this.seen[1];
       const i = Math.floor(x / this.all[1] * this.cells.length), k = Math.floor(part * this.cells[0].length);
       const count = (this.cells[i] || [])[k];
-      return count === undefined ? [] : [`size: ${shown(y)} bytes`, `mallocs: ${count}`];
+      return count === undefined ? [] : [`${shown(y)} bytes`, this.spec.share ? `${shown(count)} ${this.spec.share}` : `mallocs: ${count}`];
     }
   }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,11 @@ def test_the_ftrace_recipe_defines_what_the_importer_knows() -> None:
         if line.strip().startswith("probe ")
     }
     assert probed <= set(eventlines.OPS)
+
+
+def test_the_bpftrace_recipe_has_one_block_for_each_probe() -> None:
+    """Of two on one function nothing says which is run first."""
+    text = eventlines.recipe("bpftrace")
+    probes = re.findall(r"^(?:kprobe|kretprobe):.*?(?= [/{$])", text, re.MULTILINE)
+    assert len(probes) == 8
+    assert len(set(probes)) == 8 and not any("," in probe for probe in probes)

@@ -10,9 +10,10 @@ output=$1
 shift
 
 head='BEGIN { printf("ts_ns,dur_ns,op,pool,size,handle,ret,cpu,tid\n"); }'
-# A pool is known by its address, and numbered as it appears.
-pool='/!@known[arg0]/ { @known[arg0] = ++@pools; }'
-free='{ @from[tid] = nsecs; @pool[tid] = @known[arg0]; @handle[tid] = arg1; }'
+# A pool is known by its address, and numbered as it appears; in the same block as what uses the
+# number, since nothing says which of two blocks of one function is run first.
+pool='if (@known[arg0] == 0) { @pools = @pools + 1; @known[arg0] = @pools; }'
+free="{ $pool @from[tid] = nsecs; @pool[tid] = @known[arg0]; @handle[tid] = arg1; }"
 freed='/@from[tid]/ { printf("%llu,%llu,free,%d,,%llu,0,%d,%d\n", @from[tid],
 	nsecs - @from[tid], @pool[tid] - 1, @handle[tid], cpu, tid); delete(@from[tid]); }'
 tail='END { clear(@known); clear(@pools); clear(@pool); clear(@handle); clear(@size);
@@ -21,8 +22,7 @@ tail='END { clear(@known); clear(@pools); clear(@pool); clear(@handle); clear(@s
 # Up to Linux 6.17 zswap calls zpool, which leaves the handle where its fourth argument says.
 if grep -qw zpool_malloc /proc/kallsyms; then
 	program="$head
-kprobe:zpool_malloc,kprobe:zpool_free $pool
-kprobe:zpool_malloc { @began[tid] = nsecs; @pool[tid] = @known[arg0]; @size[tid] = arg1; @out[tid] = arg3; }
+kprobe:zpool_malloc { $pool @began[tid] = nsecs; @pool[tid] = @known[arg0]; @size[tid] = arg1; @out[tid] = arg3; }
 kretprobe:zpool_malloc /@began[tid]/ { printf(\"%llu,%llu,malloc,%d,%d,%llu,%d,%d,%d\n\", @began[tid],
 	nsecs - @began[tid], @pool[tid] - 1, @size[tid], *(uint64 *)@out[tid], (int32)retval, cpu, tid);
 	delete(@began[tid]); }
@@ -31,10 +31,11 @@ kretprobe:zpool_free $freed
 $tail"
 else
 	program="$head
-kprobe:zs_malloc,kprobe:zs_free $pool
-kprobe:zs_malloc { @began[tid] = nsecs; @pool[tid] = @known[arg0]; @size[tid] = arg1; @out[tid] = 0; }
-kretprobe:zs_malloc /@began[tid]/ { printf(\"%llu,%llu,malloc,%d,%d,%llu,0,%d,%d\n\", @began[tid],
-	nsecs - @began[tid], @pool[tid] - 1, @size[tid], retval, cpu, tid); delete(@began[tid]); }
+kprobe:zs_malloc { $pool @began[tid] = nsecs; @pool[tid] = @known[arg0]; @size[tid] = arg1; @out[tid] = 0; }
+kretprobe:zs_malloc /@began[tid]/ { printf(\"%llu,%llu,malloc,%d,%d,%llu,%d,%d,%d\n\", @began[tid],
+	nsecs - @began[tid], @pool[tid] - 1, @size[tid], retval,
+	((int64)retval < 0 && (int64)retval > -4096) ? (int32)retval : (int32)0, cpu, tid);
+	delete(@began[tid]); }
 kprobe:zs_free $free
 kretprobe:zs_free $freed
 $tail"

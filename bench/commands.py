@@ -34,7 +34,7 @@ from ztrace.traces.metadata import Metadata
 ROOT = Path(__file__).parents[1]
 RECORDINGS = sorted((ROOT / "traces" / "samples").rglob("*.parquet"))
 
-NO_STORES = "no stores in it; a pool limit needs zswap's own calls"
+NO_STORES = "no stores in it; this needs zswap's own calls"
 
 UNDETERMINED = {"z3fold-6.1-small-2cpu": (14, 73), "compile-z3fold": (0, 14)}
 """Of z3fold on two CPUs: places and sizes that the order of overlapping calls decides."""

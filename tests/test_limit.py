@@ -42,7 +42,9 @@ __all__ = ["ztrace"]  # a fixture
 
 SAMPLES = Path(__file__).parents[1] / "traces" / "samples"
 LARGE = 3000  # one such object in a page of zbud
-COLUMNS = ("ts_ns", "dur_ns", "op", "pool", "key", "size", "handle", "ret", "cpu", "tid")
+COLUMNS = (
+    *("ts_ns", "dur_ns", "op", "pool", "key", "size", "handle", "ret", "cpu", "tid", "cgroup"),
+)
 
 
 def zbud(limit: Limit, rules: Rules, **options: Any) -> Zswap:

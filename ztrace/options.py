@@ -77,6 +77,11 @@ def limit(text: str) -> AskedLimit:
     return AskedLimit(percent=percent(text)) if "%" in text else AskedLimit(bytes=size(text))
 
 
+def ages(text: str) -> tuple[int, ...]:
+    """``10s,1m``: durations; none for ``auto``."""
+    return () if text.strip() == "auto" else tuple(duration(one) for one in text.split(","))
+
+
 def worker(text: str) -> Worker:
     """``1ms,300us``: how late zswap's worker begins, and how long it takes a page."""
     from ztrace.replay.limit import Worker

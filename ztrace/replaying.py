@@ -37,6 +37,7 @@ class Asked:
     accept: int | None
     worker: Worker | None
     rules: Rules | None
+    ages: tuple[int, ...] | None
     as_json: bool
     output: Path | None
     force: bool
@@ -57,6 +58,9 @@ class Asked:
         if self.timing and self.engine == "python":
             raise click.UsageError("--time measures the native core; leave out --engine python")
         plain = not (self.every or self.timing or self.engine == "native")
+        others = not plain or self.anomalies or self.order or self.limit or self.backends
+        if self.ages is not None and others:
+            raise click.UsageError("--ages goes with --json only: no allocator is asked")
         if self.limit is not None:
             if not plain or self.anomalies or self.order or self.recorded_order:
                 raise click.UsageError(
@@ -80,6 +84,8 @@ class Asked:
 def run(asked: Asked) -> int:
     """Do it and show what came out; the exit status. UsageError for contradicting options."""
     asked.refuse_contradictions()
+    if asked.ages is not None:
+        return _aged(asked, asked.ages)
     if asked.limit is not None:
         return _limited(asked, asked.limit)
     if asked.anomalies:
@@ -145,6 +151,23 @@ def _anomalies(asked: Asked) -> int:
     else:
         show_anomalies(console(), str(trace), found, metadata)
     return _report_stopped(trace, found.result)
+
+
+def _aged(asked: Asked, at_ns: tuple[int, ...]) -> int:
+    """What writing back by age would free and cost."""
+    from ztrace.present.ages import show_ages
+    from ztrace.replay.limit.ages import ages
+
+    with TraceReader(asked.trace) as reader:
+        with progress(asked.trace.name, reader.num_rows) as advance:
+            curves, told = ages(reader, at_ns, advance=advance)
+        metadata, rows = reader.metadata, reader.num_rows
+    if asked.as_json:
+        plain = {"ages": [one.to_dict() for one in curves], "qualified": told.lines()}
+        print_json({**about(asked.trace, rows, metadata), **plain})
+    else:
+        show_ages(console(), curves, told, metadata)
+    return 0
 
 
 def _limited(asked: Asked, limit: AskedLimit) -> int:

@@ -8,7 +8,7 @@ left out: that is for a model to say.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -208,9 +208,11 @@ class EarlierSlots:
 
 
 def batches(
-    reader: Source, advance: Callable[[int], object] = lambda rows: None
+    reader: Source,
+    advance: Callable[[int], object] = lambda rows: None,
+    more: Sequence[str] = (),
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Yield the number of the first row and the batch, with what a reading reads.
+    """Yield the number of the first row and the batch, with what a reading reads and ``more``.
 
     ``advance`` gets the rows of each once it was taken. ReplayError for a trace that is not of
     zswap, and at the end for one without stores.
@@ -220,14 +222,14 @@ def batches(
             f"{reader.path}: recorded of {reader.metadata.source}; zswap's limit is zswap's"
         )
     first, stores = 0, False
-    for batch in checked(reader, (*COLUMNS, "dur_ns")):
+    for batch in checked(reader, (*COLUMNS, "dur_ns", *more)):
         yield first, batch
         stores = stores or bool((batch.column("op").indices.to_numpy() == _STORE).any())
         first += batch.num_rows
         advance(batch.num_rows)
     if not stores:
         raise ReplayError(
-            f"{reader.path}: no stores in it; a pool limit needs zswap's own calls: record them, "
+            f"{reader.path}: no stores in it; this needs zswap's own calls: record them, "
             "or take a trace that has them"
         )
 

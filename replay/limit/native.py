@@ -23,8 +23,10 @@ from ctypes import (
     c_void_p,
 )
 from dataclasses import fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from ztrace.allocator import HazardError, native
@@ -181,6 +183,14 @@ class Demands(NamedTuple):
 
     at: ctypes._Pointer[_Demand]
     len: int
+
+    def array(self, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+        """A copy, of a type that has the layout of struct zl_demand."""
+        if not self.len:
+            return np.zeros(0, kind)
+        assert kind.itemsize == ctypes.sizeof(_Demand)
+        raw = ctypes.string_at(self.at, self.len * kind.itemsize)
+        return np.frombuffer(raw, kind)
 
 
 class NativeReading:

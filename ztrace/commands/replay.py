@@ -62,6 +62,12 @@ from ztrace.units import percent
     metavar="6.1|6.12",
     help="With --limit: whose rules, if not the recorded kernel's.",
 )
+@click.option(
+    "--ages",
+    type=options.ages,
+    metavar="auto|AGE,AGE…",
+    help="Say what writing back pages that lay so long in zswap would free, and its refaults.",
+)
 @options.json_option
 @click.option(
     "-o",
@@ -87,6 +93,7 @@ def command(**given: Any) -> int:
     Exit status 1 if a pool's replay had to end early.
 
     With --limit zswap itself is played above the models, by the recorded kernel's rules: the
-    recorded pages under another limit, or in another allocator under the same one.
+    recorded pages under another limit, or in another allocator under the same one. --ages asks no
+    allocator: what would be freed, and read again, if pages were written back at some age?
     """
     return run(Asked(**given))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from tests.runner import ROOT
 from ztrace.allocator.z3fold.model import Page, Z3fold
 from ztrace.commands.validate import command
 from ztrace.replay.validate import validate_trace
@@ -21,9 +22,8 @@ from ztrace.replay.validate.listed_order import Rules
 from ztrace.replay.validate.lists import Lists
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.traces import SCHEMA, TraceReader, TraceWriter
-from ztrace.traces.corpus import SAMPLES
 
-RECORDING = SAMPLES / "z3fold-6.1-small-3cpu.parquet"
+RECORDING = ROOT / "traces" / "samples" / "z3fold-6.1-small-3cpu.parquet"
 
 Row = dict[str, Any]
 

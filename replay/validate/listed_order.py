@@ -201,6 +201,9 @@ class ListedOrder:
         """Play calls that overlap each other and no others."""
         self._group, operations = self._read(rows)
         alone = _assign(self._group, operations)
+        for call in self._group:
+            if call.op == COMPACT and call.operations:
+                _begin_with((call.place or 0) // self._page_bytes, call)
         result = self.result
         result.calls += len(self._group)
         result.cpus.update(rows["cpu"].tolist())
@@ -605,3 +608,13 @@ def _assign(calls: list[Call], operations: list[Operation]) -> list[Operation]:
         owner = next((call for call in others[at:] if call.begin <= one.at), None)
         (alone if owner is None else owner.operations).append(one)
     return alone
+
+
+def _begin_with(page: int, call: Call) -> None:
+    """A compaction takes its own page off first, whatever the clock said as it did."""
+    first = call.operations[0]
+    own = next((one for one in call.operations if one.number is None and one.page == page), first)
+    if own is not first:
+        call.operations.remove(own)
+        call.operations.insert(0, own)
+        own.at = first.at - 1

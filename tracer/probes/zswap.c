@@ -684,22 +684,19 @@ static int emit_of(struct frame *frame, u32 op, s32 ret, u64 dur, u32 cpu)
 
 static int emit(struct frame *frame, u32 op, s32 ret)
 {
-	u64 now = bpf_ktime_get_ns();
+	u64 dur = bpf_ktime_get_ns() - frame->ts;
 
-#ifdef LISTS
-	/* While the kernel sets its clock, that can go back by microseconds. */
-	if (now < frame->put.at)
-		now = frame->put.at;
-#endif
-	return emit_of(frame, op, ret, now - frame->ts, bpf_get_smp_processor_id());
+	return emit_of(frame, op, ret, dur, bpf_get_smp_processor_id());
 }
 #endif
 
 #ifdef LISTS
 static void emit_list(struct list_step *step, u32 op, u32 pool)
 {
+	u64 now = bpf_ktime_get_ns();
 	struct frame frame = {
-		.ts = step->at,
+		/* As the kernel sets its clock, a probe in an NMI can read it microseconds ahead. */
+		.ts = step->at < now ? step->at : now,
 		.place = step->page,
 		.size = step->number,
 		.pool = pool,

@@ -22,6 +22,7 @@ from ztrace.replay.validate.listed_order import Rules
 from ztrace.replay.validate.lists import Lists
 from ztrace.replay.validate.placement_verdict import PoolPlacement, Way
 from ztrace.traces import SCHEMA, TraceReader, TraceWriter
+from ztrace.traces.summary import summarize
 
 RECORDING = ROOT / "traces" / "samples" / "z3fold-6.1-small-3cpu.parquet"
 
@@ -264,3 +265,12 @@ def test_without_lists_or_with_lost_events_it_is_not_tried(
     with TraceWriter(tmp_path / "u", metadata) as writer:
         writer.write(pa.Table.from_pylist(recorded, SCHEMA))
     assert judge(tmp_path / "u").order == Way.CORRECTED
+
+
+def test_steps_on_lists_are_no_calls_with_sizes_and_durations() -> None:
+    with TraceReader(RECORDING) as reader:
+        ops = summarize(reader).ops
+    assert (ops["link"].calls, ops["unlink"].calls) == (2222, 2475)
+    assert ops["link"].size_bytes is None and ops["link"].dur_ns is None
+    assert ops["compact"].size_bytes is None and ops["compact"].dur_ns is not None
+    assert ops["malloc"].size_bytes is not None

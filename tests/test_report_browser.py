@@ -17,6 +17,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from tests.documents import assemble
@@ -218,6 +219,36 @@ def test_a_table_sorts_by_a_column(browser: Any) -> None:
         found = [float(text.replace(",", "")) for text in browser.execute_script(cells)]
         assert found == sorted(found, reverse=order == "descending")
         assert head.find_element(By.XPATH, "..").get_attribute("aria-sort") == order
+
+
+def test_rows_are_filtered_by_words(browser: Any) -> None:
+    """By keys alone: / leads to the field, words narrow down, Escape shows all; a recording that
+    is not chosen stays hidden, and a folded table opens where it has such rows."""
+    keys = ActionChains(browser, duration=10)
+    choose(browser, "1")
+    browser.find_element(By.TAG_NAME, "body").click()
+    keys.send_keys("/").send_keys("Zbud SECOND").perform()
+    script = """
+        return [...document.querySelectorAll("tbody tr")].map(row =>
+            [row.checkVisibility(), row.closest("details") !== null, row.textContent]);"""
+    rows = browser.execute_script(script)
+    shown = [text for is_shown, _, text in rows if is_shown]
+    folded = [text for is_shown, is_folded, text in rows if is_shown and is_folded]
+    assert folded and len(shown) > len(folded)
+    assert all("zbud" in text and "second" in text for text in shown)
+    wanted = [text for _, _, text in rows if "zbud" in text and "second" in text]
+    assert len(wanted) == len(shown) < len(rows)
+    told = browser.find_element(By.CSS_SELECTOR, "nav output").text
+    assert told == f"{len(wanted)} of {len(rows)}"
+    ActionChains(browser, duration=10).send_keys(Keys.ESCAPE).perform()
+    choose(browser, "")
+    assert not browser.find_elements(By.CLASS_NAME, "out")
+    assert browser.find_element(By.CSS_SELECTOR, "nav output").text == ""
+
+
+def test_without_scripts_there_is_no_field(browser: Any) -> None:
+    text = Path(unquote(browser.current_url.removeprefix("file://"))).read_text()
+    assert "<input" not in text
 
 
 def test_what_is_drawn_is_there_as_csv(browser: Any) -> None:

@@ -43,7 +43,10 @@ ALLOCATOR_OPS = frozenset({"malloc", "free", "map", "unmap", "shrink", "compact"
 """Calls into the allocator of compressed pages."""
 
 LIST_OPS = frozenset({"link", "unlink"})
-"""No calls: a page put on one of the allocator's lists, and taken off it, under its lock."""
+"""No calls, and without a duration: a page put on a list of the allocator's, and taken off one."""
+
+NOT_BYTES = frozenset({"compact", *LIST_OPS})
+"""Ops whose ``size`` is no number of bytes."""
 
 SCHEMA = pa.schema(
     [

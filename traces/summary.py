@@ -20,7 +20,7 @@ import pyarrow as pa
 from ztrace.traces.columns import valid, values
 from ztrace.traces.extent import LARGEST_NS
 from ztrace.traces.reader import TraceReader
-from ztrace.traces.schema import OPS
+from ztrace.traces.schema import LIST_OPS, NOT_BYTES, OPS
 from ztrace.traces.timeorder import Misplaced, TimeOrder
 
 Counts = npt.NDArray[np.int64]
@@ -245,7 +245,9 @@ class _Running:
         for code in np.unique(codes):
             at = codes == code
             op = self.ops.setdefault(int(code), _Op())
-            op.add(ret[at], dur[at], size[at], sized[at])
+            name = OPS[code]
+            lasts = dur[at] if name not in LIST_OPS else dur[:0]
+            op.add(ret[at], lasts, size[at], sized[at] & (name not in NOT_BYTES))
 
     def result(self) -> Summary:
         span = _span(self.first, self.last)

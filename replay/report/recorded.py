@@ -30,7 +30,7 @@ from ztrace.replay.report.statistics import (
 from ztrace.traces.columns import values
 from ztrace.traces.metadata import Metadata
 from ztrace.traces.reader import TraceReader
-from ztrace.traces.schema import OP_CODE, OPS
+from ztrace.traces.schema import LIST_OPS, OP_CODE, OPS
 from ztrace.traces.summary import bucket_top, duration_bucket
 
 BLOCKS = 64
@@ -54,6 +54,7 @@ _SHOWN = ("ts_ns", "dur_ns", "cpu", "tid", "size", "ret")  # of the slowest call
 _LIFE_UNIT = 1000  # ns of a lifetime that are told apart
 _LIFE_ROWS = 1 << 20  # that wait before they are put together
 _TAIL_STEP = 8  # buckets of a page's curve: eight for each doubling
+_NO_CALLS = frozenset({"sample", *LIST_OPS})
 
 
 def quantiles(counts: Counts, values: Floats, longest: float) -> dict[str, float | None]:
@@ -257,7 +258,7 @@ class Recorded:
         )
         op = batch.column("op").indices.to_numpy()
         for code in np.unique(op).tolist():
-            if OPS[code] != "sample":
+            if OPS[code] not in _NO_CALLS:
                 at = np.flatnonzero(op == code)
                 block = self._stretch(ts[at], BLOCKS)
                 self.durations.setdefault(OPS[code], Durations()).add(dur[at], block, ret[at])

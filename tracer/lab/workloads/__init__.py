@@ -106,9 +106,9 @@ WORKLOADS = {
         needs={"g++": "g++", f"{_PYTHON_HEADERS}/Python.h": "python3-dev"},
     ),
     "java": Workload(
-        "Java, a hash map of 80,000 objects in 56 MiB, 200,000 of them asked for, a third replaced",
+        "Java, a hash map of 80,000 objects in 56 MiB, 60,000 of them asked for, a third replaced",
         "java.sh",
-        ("60", "8", "80000", "200000"),
+        ("60", "8", "80000", "60000"),
         limit_mib=56,
         needs={"java": "default-jre-headless"},
         beside=("Heap.java",),

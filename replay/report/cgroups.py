@@ -90,7 +90,7 @@ class Cgroups:
         span = max(1, self.last_ns - self.first_ns)
         held = np.cumsum(self._change, axis=1)
         order = np.lexsort((self.ids, -self._byte_ns))
-        order = order[self.calls.any(axis=0)[order]]
+        order = order[self.calls.sum(axis=0)[order] > 0]
         if len(order) < 2:
             return None
         names = [str(self.ids[k]) for k in order[:SHOWN]]

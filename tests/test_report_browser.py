@@ -21,6 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from tests.documents import assemble
+from tests.test_report import in_cgroups
 from ztrace.replay.report import Thresholds, default_backends, gather_one, render
 from ztrace.traces import TraceReader
 
@@ -41,7 +42,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if driver is None or program is None:
         pytest.skip("no chromium with chromedriver; as root on Debian: tools/kernel-packages")
     folder = tmp_path_factory.mktemp("page")
-    with TraceReader(SAMPLE) as reader:
+    with TraceReader(in_cgroups(SAMPLE, folder / "cgroups.parquet", 3)) as reader:
         reader.metadata.command = [HOSTILE]
         reader.metadata.machine.cpu_model = "not emulated, so that its times are drawn"
         reader.metadata.lost = {HOSTILE: {"0": 1, "1": 2}}
@@ -117,9 +118,9 @@ def test_every_plot_is_drawn(browser: Any) -> None:
     kinds = {plot["id"].removeprefix("plot-").partition("-")[0] for plot in specifications}
     assert kinds == {
         *("all", "memory", "density", "ageing", "sizes", "heat", "classes"),
-        *("costs", "lost", "tail", "lifetimes", "stores", "stranded", "unused"),
+        *("costs", "lost", "tail", "lifetimes", "stores", "stranded", "unused", "cgroups"),
     }
-    assert len(found) == len(specifications) == 2 + 2 * 12 + 5
+    assert len(found) == len(specifications) == 2 + 2 * 13 + 5
     for canvas in found:
         plot = specifications[int(figure_of(canvas).get_attribute("data-plot"))]
         assert figure_of(canvas).get_attribute("id") == plot["id"]

@@ -4,8 +4,8 @@
  *
  * A hash map of ENTRIES customers, each with strings, a list of orders and references to others.
  * Then CHANGES times a random customer's neighbours are walked; of three such, one is replaced by
- * a new one, one is given another order, one is only read. The last tenth of the customers is asked
- * for as often as all others together. What the walks found is printed.
+ * a new one, one is given another order, one is only read. Every second of them, at random, is of
+ * the last tenth. What the walks found is printed.
  */
 import java.util.ArrayList;
 import java.util.HashMap;

@@ -23,7 +23,7 @@ from tests.shrinking import write_shrinking
 from ztrace.replay.validate import validate_trace
 from ztrace.replay.validate.placement_verdict import Way
 from ztrace.tracer.lab.cache import cache_dir
-from ztrace.traces import TraceReader
+from ztrace.traces import TraceReader, TraceWriter
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("compiler")]
 
@@ -75,6 +75,35 @@ def test_every_answer_of_the_kernels_allocators_is_the_models() -> None:
         assert one["pages_peak"] >= one["pages_mean"] > 0
         assert 0 < one["density"] < 1
         assert one["by_size"]
+
+
+def test_a_report_measures_for_itself(tmp_path: Path) -> None:
+    """All allocators of the trace's kernel are timed, with the calls that the trace has."""
+    output = tmp_path / "report.json"
+    line = [sys.executable, "-m", "ztrace", "report", "--measure", "-o"]
+    subprocess.run([*line, str(output), str(SMALL)], check=True, capture_output=True)
+    document = json.loads(output.read_text())
+    found = {one["allocator"]: one for one in document["measured"]}
+    assert set(found) == {"zbud", "z3fold", "zsmalloc"}
+    for one in found.values():
+        assert one["ops"]["malloc"]["calls"] >= 2011 and one["kernel"] == "6.1"
+    [recording] = document["recordings"]
+    for choice in recording["advice"]["choices"]:
+        assert choice["timed"]["malloc_ns"] > 0
+
+    # A kernel that cannot be had: one line, and no report.
+    with TraceReader(SMALL) as reader, TraceWriter(tmp_path / "old.parquet", reader.metadata) as to:
+        reader.metadata.kernel.release = "5.4.0"
+        for batch in reader.batches():
+            to.write(batch)
+    done = subprocess.run(
+        [*line, str(tmp_path / "none.html"), str(tmp_path / "old.parquet")],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "recorded in kernel 5.4.0, of which there is no source here" in done.stderr
+    assert not (tmp_path / "none.html").exists()
 
 
 def test_a_change_in_a_tree_is_told_from_none(tmp_path: Path) -> None:

@@ -92,6 +92,17 @@ def record(
     return path
 
 
+def in_cgroups(source: Path, target: Path, count: int) -> Path:
+    """A recording whose calls are those of so many cgroups, 100 and on, by chance."""
+    with TraceReader(source) as reader, TraceWriter(target, reader.metadata) as writer:
+        draw = np.random.default_rng(1)
+        for batch in reader.batches():
+            groups = draw.integers(100, 100 + count, batch.num_rows).astype(np.uint64)
+            at = batch.schema.get_field_index("cgroup")
+            writer.write(batch.set_column(at, "cgroup", pa.array(groups)))
+    return target
+
+
 def steady(rounds: int) -> History:
     """A live set of one size whose oldest object is replaced by one of the same size."""
     live = []

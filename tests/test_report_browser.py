@@ -17,9 +17,11 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from tests.documents import assemble
+from tests.test_report import in_cgroups
 from ztrace.replay.report import Thresholds, default_backends, gather_one, render
 from ztrace.traces import TraceReader
 
@@ -40,7 +42,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     if driver is None or program is None:
         pytest.skip("no chromium with chromedriver; as root on Debian: tools/kernel-packages")
     folder = tmp_path_factory.mktemp("page")
-    with TraceReader(SAMPLE) as reader:
+    with TraceReader(in_cgroups(SAMPLE, folder / "cgroups.parquet", 3)) as reader:
         reader.metadata.command = [HOSTILE]
         reader.metadata.machine.cpu_model = "not emulated, so that its times are drawn"
         reader.metadata.lost = {HOSTILE: {"0": 1, "1": 2}}
@@ -116,9 +118,9 @@ def test_every_plot_is_drawn(browser: Any) -> None:
     kinds = {plot["id"].removeprefix("plot-").partition("-")[0] for plot in specifications}
     assert kinds == {
         *("all", "memory", "density", "ageing", "sizes", "heat", "classes"),
-        *("costs", "lost", "tail", "lifetimes", "stores", "stranded", "unused"),
+        *("costs", "lost", "tail", "lifetimes", "stores", "stranded", "unused", "cgroups"),
     }
-    assert len(found) == len(specifications) == 2 + 2 * 12 + 5
+    assert len(found) == len(specifications) == 2 + 2 * 13 + 5
     for canvas in found:
         plot = specifications[int(figure_of(canvas).get_attribute("data-plot"))]
         assert figure_of(canvas).get_attribute("id") == plot["id"]
@@ -218,6 +220,36 @@ def test_a_table_sorts_by_a_column(browser: Any) -> None:
         found = [float(text.replace(",", "")) for text in browser.execute_script(cells)]
         assert found == sorted(found, reverse=order == "descending")
         assert head.find_element(By.XPATH, "..").get_attribute("aria-sort") == order
+
+
+def test_rows_are_filtered_by_words(browser: Any) -> None:
+    """By keys alone: / leads to the field, words narrow down, Escape shows all; a recording that
+    is not chosen stays hidden, and a folded table opens where it has such rows."""
+    keys = ActionChains(browser, duration=10)
+    choose(browser, "1")
+    browser.find_element(By.TAG_NAME, "body").click()
+    keys.send_keys("/").send_keys("Zbud SECOND").perform()
+    script = """
+        return [...document.querySelectorAll("tbody tr")].map(row =>
+            [row.checkVisibility(), row.closest("details") !== null, row.textContent]);"""
+    rows = browser.execute_script(script)
+    shown = [text for is_shown, _, text in rows if is_shown]
+    folded = [text for is_shown, is_folded, text in rows if is_shown and is_folded]
+    assert folded and len(shown) > len(folded)
+    assert all("zbud" in text and "second" in text for text in shown)
+    wanted = [text for _, _, text in rows if "zbud" in text and "second" in text]
+    assert len(wanted) == len(shown) < len(rows)
+    told = browser.find_element(By.CSS_SELECTOR, "nav output").text
+    assert told == f"{len(wanted)} of {len(rows)}"
+    ActionChains(browser, duration=10).send_keys(Keys.ESCAPE).perform()
+    choose(browser, "")
+    assert not browser.find_elements(By.CLASS_NAME, "out")
+    assert browser.find_element(By.CSS_SELECTOR, "nav output").text == ""
+
+
+def test_without_scripts_there_is_no_field(browser: Any) -> None:
+    text = Path(unquote(browser.current_url.removeprefix("file://"))).read_text()
+    assert "<input" not in text
 
 
 def test_what_is_drawn_is_there_as_csv(browser: Any) -> None:

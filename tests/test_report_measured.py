@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from tests.test_report import at, record
+from tests.test_report import at, in_cgroups, record
 from ztrace.commands.report import command
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.report.measured import groups, over_guests, ratio, read_summaries, summarise
 from ztrace.replay.research.claims import judge
-from ztrace.traces import Metadata
+from ztrace.traces import Metadata, TraceReader
 from ztrace.traces.metadata import Kernel, Machine, PoolInfo
 
 SAMPLES = Path(__file__).parent.parent / "traces/samples"
@@ -203,6 +203,48 @@ def test_lifetimes_and_stores_are_the_rows(tmp_path: Path) -> None:
     stores = document["stores"]
     assert stores["refused"][-1] == 63 and stores["failed"][-1] == 11_319
     assert stores["same_filled"][-1] == 0
+
+
+def test_cgroups_are_the_rows(tmp_path: Path) -> None:
+    """Calls and bytes of each cgroup, row by row; one of a hundred has no figures of its own."""
+    alone = json.loads(run(ZSMALLOC, "--format", "json"))["recordings"][0]
+    assert alone["cgroups"] is None  # that of the kernel's threads only frees
+    two = in_cgroups(ZSMALLOC, tmp_path / "two.parquet", 2)
+    many = in_cgroups(ZSMALLOC, tmp_path / "many.parquet", 30)
+    with TraceReader(many) as reader:
+        header = reader.metadata.pools[0].header_bytes
+    for file, count in ((two, 2), (many, 20 + 1)):
+        rows = pa.parquet.read_table(file).to_pandas()
+        found = json.loads(run(file, "--format", "json"))["recordings"][0]["cgroups"]
+        assert len(found["groups"]) == count
+        begin, end = int(rows.ts_ns.min()), int((rows.ts_ns + rows.dur_ns).max())
+        live: dict[int, tuple[int, int, int]] = {}
+        held: dict[int, float] = {}
+        for row in pa.parquet.read_table(file).to_pylist():
+            handle, ts = row["handle"], row["ts_ns"]
+            if row["op"] == "malloc" and row["ret"] == 0:
+                live[handle] = (row["cgroup"], row["size"] - header, ts + row["dur_ns"])
+            elif row["op"] == "free" and handle in live:
+                whose, own, since = live.pop(handle)
+                held[whose] = held.get(whose, 0) + own * (ts - since)
+        for whose, own, since in live.values():
+            held[whose] = held.get(whose, 0) + own * (end - since)
+        means = [one["mean_bytes"] for one in found["groups"]]
+        assert means[:20] == sorted(means[:20], reverse=True)
+        assert sum(means) == pytest.approx(sum(held.values()) / (end - begin))
+        done = rows[rows.ret == 0]
+        for one in found["groups"]:
+            assert max(one["held_bytes"]) == pytest.approx(one["peak_bytes"], rel=1e-3)
+            if "others" not in one["cgroup"]:
+                mine = done[done.cgroup == int(one["cgroup"])]
+                counts = [int((mine.op == op).sum()) for op in ("store", "load", "malloc")]
+                assert [one["stored"], one["loaded"], one["objects"]] == counts
+                assert one["mean_bytes"] == pytest.approx(
+                    held.get(int(one["cgroup"]), 0) / (end - begin)
+                )
+        stored = sum(one["stored"] for one in found["groups"])
+        assert stored == int((done.op == "store").sum()) > 1900
+    assert found["groups"][-1]["cgroup"] == "10 others"
 
 
 def test_use_is_the_models(tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ def report(
     timing: bool = False,
     claims: bool | None = None,
     measured: Sequence[str | os.PathLike[str]] = (),
+    measures: bool = False,
     thresholds: Thresholds | None = None,
     progress: Progress = quiet,
 ) -> Report:
@@ -167,10 +168,12 @@ def report(
     default those that the kernels have, and ztree if it was recorded or measured. ``timing``:
     whether the core's own calls are timed. ``claims``: whether those made for ztree are judged,
     default if it is among the rest. ``measured``: what :func:`measure` kept, or summaries of that,
-    for its times. A single file of results of a sweep may take the traces' place.
+    for its times; ``measures``: whether the allocators of the traces' kernels are measured now,
+    too. A single file of results of a sweep may take the traces' place.
 
     Raises ReplayError for a recording that cannot be replayed, BackendError for an unknown
-    backend, TraceError for a damaged trace, ValueError for labels that do not fit the traces.
+    backend, TraceError for a damaged trace, ValueError for labels that do not fit the traces, and
+    ZtraceError for what cannot be measured.
     """
     from ztrace.replay import report as made
     from ztrace.replay.report.measured import groups, read_summaries, times_of
@@ -186,7 +189,12 @@ def report(
     if len(names) != len(paths) or len(set(names)) < len(names):
         raise ValueError("give each recording one label, and no two the same")
     named = [specification(one) for one in backends]
-    found = groups(read_summaries([Path(path) for path in measured]))
+    summed = read_summaries([Path(path) for path in measured])
+    if measures:
+        from ztrace.measuring import summaries
+
+        summed += summaries(paths, progress)
+    found = groups(summed)
     wanted = claims
     if wanted is None:
         wanted = concerned([], found) or any(_recorded_on(path, OURS) for path in paths)

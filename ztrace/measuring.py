@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ztrace.allocator.registry import recorded_traits
-from ztrace.allocator.traits import Compacts
+from ztrace.allocator.registry import is_known, our_traits, recorded_traits
+from ztrace.allocator.specification import family
+from ztrace.allocator.traits import Compacts, release_number
 from ztrace.errors import ZtraceError
+from ztrace.replay.advise import settings
 from ztrace.replay.measured.calls import Calls, read_calls
 from ztrace.replay.measured.compared import Compared, compare
 from ztrace.replay.measured.difference import (
@@ -25,6 +27,8 @@ from ztrace.replay.measured.difference import (
 )
 from ztrace.replay.measured.figures import Answers, Figures, figures
 from ztrace.replay.measured.recording import PROGRAM, TEST_BOX, Where, metadata, rows
+from ztrace.replay.report.measured import summarise
+from ztrace.tracer.lab.debian import KERNELS
 from ztrace.tracer.machine import machine
 from ztrace.tracer.program.allocators import Allocator
 from ztrace.tracer.program.build import Program, build_program, steps
@@ -33,6 +37,9 @@ from ztrace.tracer.program.guest import BrokenError, play
 from ztrace.tracer.program.here import play_here, refuse_locked
 from ztrace.traces.reader import TraceReader
 from ztrace.traces.writer import COMPRESSION_LEVEL, TraceWriter
+
+ROUNDS = 3
+"""In fresh pools, where nothing else is asked for."""
 
 _FAST_LEVEL = 1  # zstd's, for a file that is read once
 
@@ -160,6 +167,50 @@ def measure(wish: Wish, progress: Progress) -> Iterator[Measured]:
                 yield _until_broken(played, broken, progress)
             except ZtraceError as error:
                 yield _failed(wish, allocator, error)
+
+
+def summaries(traces: Sequence[Path], progress: Progress) -> list[dict[str, Any]]:
+    """Each trace through the allocators of its own kernel, one guest each of ROUNDS rounds: what
+    they say, as :func:`replay.report.measured.summarise`.
+
+    ZtraceError where a trace's kernel cannot be had or one of its allocators cannot be measured.
+    """
+    names = [path.name for path in traces]
+    for name in names:
+        if names.count(name) > 1:
+            raise ZtraceError(f"two traces are called {name}, by which times are told apart")
+    found = []
+    for path in traces:
+        kernel, allocators = _of_its_kernel(path)
+        with tempfile.TemporaryDirectory(prefix="ztrace-") as scratch:
+            kept = {one: Path(scratch) / f"{one}.parquet" for one in allocators}
+            chosen = [Allocator(one) for one in allocators]
+            wish = Wish(path, chosen, kernel, ROUNDS, 1, outputs=kept, compare=False)
+            for one in measure(wish, progress):
+                if one.error is not None:
+                    raise ZtraceError(f"{path}: {one.allocator} cannot be measured: {one.error}")
+                assert one.output is not None
+                found.append(summarise(one.output))
+    return found
+
+
+def _of_its_kernel(path: Path) -> tuple[str, list[str]]:
+    """The kernel to build for a trace, and the allocators of it that could have been used."""
+    with TraceReader(path) as reader:
+        metadata = reader.metadata
+    number = release_number(metadata.kernel.release)
+    kernel = next((name for name in KERNELS if release_number(name) == number), None)
+    if kernel is None:
+        raise ZtraceError(
+            f"{path}: recorded in kernel {metadata.kernel.release or 'unknown'}, of which there is "
+            f"no source here (there is {', '.join(KERNELS)}); ztrace measure --kernel takes a tree"
+        )
+    out_of_tree = {one.name for one in our_traits() if one.out_of_tree}
+    names = dict.fromkeys(map(family, settings(metadata)))
+    allocators = [name for name in names if is_known(name) and name not in out_of_tree]
+    if not allocators:
+        raise ZtraceError(f"{path}: no allocator of its kernel is known that could be measured")
+    return kernel, allocators
 
 
 @dataclass(frozen=True)

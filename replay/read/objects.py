@@ -121,7 +121,7 @@ class Follower:
             if number not in self._pools:
                 self._pools[number] = _Pool(self._where, whole=self._whole)
         for number, pool in self._pools.items():
-            mine = calls[calls["pool"] == number]
+            mine = calls.take(np.flatnonzero(calls["pool"] == number))
             ended.append(pool.feed(mine, piece.end_row))
         self.mallocs += int(len(calls) - calls["is_free"].sum())
         return np.concatenate([np.empty(0, OBJECT), *ended])
@@ -133,7 +133,7 @@ class Follower:
     def live(self) -> Objects:
         """The live objects, oldest first."""
         found = np.concatenate([np.empty(0, OBJECT), *(p.live() for p in self._pools.values())])
-        return found[np.argsort(found["row"])]
+        return found.take(np.argsort(found["row"]))
 
 
 class _Pool:
@@ -158,7 +158,7 @@ class _Pool:
             return self._play(calls, end_row)
         self._now_ns = int(calls["given_ns"][-1])
         order = np.argsort(calls["handle"], kind="stable")
-        mine = calls[order]
+        mine = calls.take(order)
         handle, is_free = mine["handle"].copy(), mine["is_free"].copy()
         follows = np.append(False, handle[1:] == handle[:-1])  # the call before, by its handle
         place, is_known = _found(self._plain["handle"], handle)
@@ -179,15 +179,14 @@ class _Pool:
             raise UnknownHandle(self._where, int(first["row"]), "free", int(first["handle"]))
         ends = np.flatnonzero(regular & is_free & after_malloc)
         here = follows[ends]  # given by a call of this piece
-        ended = np.empty(len(ends), OBJECT)
-        ended[here] = _objects(mine[ends[here] - 1])
-        ended[~here] = self._plain[place[ends[~here]]]
+        before = self._plain.take(place[ends[~here]])
+        ended = _mixed(before, _objects(mine.take(ends[here] - 1)), here)
         ended["ended_ns"] = mine["given_ns"][ends]
         stays = np.ones(len(self._plain), np.bool_)
         stays[met] = False
         last = np.append(~follows[1:], True)
-        given = _objects(mine[regular & last & ~is_free])
-        self._plain = _merged(self._plain[stays], given)
+        given = _objects(mine.take(np.flatnonzero(regular & last & ~is_free)))
+        self._plain = _merged(self._plain.take(np.flatnonzero(stays)), given)
         return np.concatenate([ended, self._play(by_rules, end_row)])
 
     def finish(self) -> Objects:
@@ -277,8 +276,15 @@ def _merged(objects: Objects, more: Objects) -> Objects:
     if not len(more):
         return objects
     after = np.searchsorted(np.ascontiguousarray(objects["handle"]), more["handle"])
-    made = np.empty(len(objects) + len(more), OBJECT)
-    is_new = np.zeros(len(made), np.bool_)
-    is_new[after + np.arange(len(more))] = True
-    made[is_new], made[~is_new] = more, objects
-    return made
+    is_more = np.zeros(len(objects) + len(more), np.bool_)
+    is_more[after + np.arange(len(more))] = True
+    return _mixed(objects, more, is_more)
+
+
+def _mixed(objects: Objects, more: Objects, is_more: npt.NDArray[np.bool_]) -> Objects:
+    """Both together, where ``is_more`` the next of ``more``, else the next of ``objects``.
+
+    By take(), which copies a record as a whole; a mask copies it field by field.
+    """
+    order = np.where(is_more, len(objects) - 1 + np.cumsum(is_more), np.cumsum(~is_more) - 1)
+    return np.concatenate([objects, more]).take(order)

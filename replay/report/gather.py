@@ -134,6 +134,7 @@ def gather_one(
         "use": use_dict(results[own] if own in results else next(iter(results.values()))),
         "stores": recorded.stores_dict(),
         "lifetimes": recorded.lifetimes.to_dict(),
+        "cgroups": recorded.lifetimes.by_cgroup(),
         "not_replayed": failed,
         "qualified": of_results(results),
         "validation": validation,

@@ -14,6 +14,7 @@ from ztrace.text import counted
 Json = dict[str, Any]
 
 MIB = 1 << 20
+_CGROUPS = 6  # lines of a plot
 _NO_COLOUR = 5  # where the search for one begins, of an allocator that has none of its own
 OPS = ("malloc", "free", "map", "store", "load")
 
@@ -56,6 +57,8 @@ def _of_one(document: Json, i: int, one: Json) -> Iterator[Json]:
         yield _stores(document, i, one)
     if one["lifetimes"]["objects"]:
         yield _lifetimes(document, i, one)
+    if one["cgroups"]:
+        yield _cgroups(document, i, one)
     if any("slot_bytes" in row for row in one["memory"]["models"][own]["classes"]):
         yield _classes(document, i, one, own)
     if one["probe_costs"]:
@@ -393,6 +396,26 @@ def _lifetimes(document: Json, i: int, one: Json) -> Json:
         series=[_line("objects", (*at, "duration_ns"), (*at, "share_longer"), colour=6)],
         source="recorded: from the malloc's return to the free's begin",
         error=f"objects that were not freed are left out; {loss_text(document)}",
+    )
+
+
+def _cgroups(document: Json, i: int, one: Json) -> Json:
+    at = ("recordings", i, "cgroups")
+    groups = one["cgroups"]["groups"][:_CGROUPS]
+    return _plot(
+        *("cgroups", "lines", f"cgroups-{i}", f"{one['label']}: bytes of objects by cgroup"),
+        *(_axis("time since the first call (s)"), _axis("MiB", divisor=MIB)),
+        series=[
+            _line(
+                f"cgroup {group['cgroup']}",
+                (*at, "t_s"),
+                (*at, "groups", k, "held_bytes"),
+                colour=k + 1,
+            )
+            for k, group in enumerate(groups)
+        ],
+        source="recorded mallocs and frees; an object is its malloc's cgroup's",
+        error=f"those that hold most; {loss_text(document)}",
     )
 
 

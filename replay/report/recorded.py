@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ztrace.replay.read.lives import ANSWERS
+from ztrace.replay.report.cgroups import Cgroups
 from ztrace.replay.report.statistics import (
     Counts,
     Floats,
@@ -174,8 +175,10 @@ class Lifetimes:
     """How long objects live, ns, in the buckets of durations over :data:`_LIFE_UNIT` ns.
 
     Mallocs and frees wait until there are many, then those of one handle are put together.
+    ``cgroups`` is told of each object, if given.
     """
 
+    cgroups: Cgroups | None = None
     counts: Counts = field(default_factory=lambda: np.zeros(BUCKETS, np.int64))
     longest: int = 0
     _waiting: list[npt.NDArray[np.int64]] = field(default_factory=list)
@@ -188,10 +191,14 @@ class Lifetimes:
         pool: npt.NDArray[np.uint8],
         at_ns: npt.NDArray[np.int64],
         is_free: npt.NDArray[np.bool_],
+        *codes: npt.NDArray[np.int64],
     ) -> None:
-        """Take rows in order: ``at_ns`` is the return of a malloc and the begin of a free."""
+        """Take rows in order: ``at_ns`` is the return of a malloc and the begin of a free.
+
+        ``codes``: those of the objects that are given, for ``cgroups``.
+        """
         key = handle.astype(np.int64) ^ (pool.astype(np.int64) << 56)
-        self._waiting.append(np.stack([key, at_ns, is_free.astype(np.int64)]))
+        self._waiting.append(np.stack([key, at_ns, is_free.astype(np.int64), *codes]))
         self._rows += len(handle)
         if self._rows > _LIFE_ROWS + 2 * self._live:
             self._match()
@@ -201,8 +208,10 @@ class Lifetimes:
             return
         rows = np.concatenate(self._waiting, axis=1)
         rows = rows[:, np.argsort(rows[0], kind="stable")]
-        key, at_ns, is_free = rows
+        key, at_ns, is_free, *codes = rows
         freed = np.flatnonzero((key[1:] == key[:-1]) & (is_free[1:] == 1) & (is_free[:-1] == 0))
+        if self.cgroups is not None:
+            self.cgroups.lived(codes[0][freed], at_ns[freed], at_ns[freed + 1])
         lived = np.maximum(at_ns[freed + 1] - at_ns[freed], 0) // _LIFE_UNIT
         if len(lived):
             lived = np.minimum(lived, LONGEST_NS)
@@ -221,6 +230,17 @@ class Lifetimes:
         curve = _coarse_tail(self.counts, self.longest)
         curve["duration_ns"] = [ns * _LIFE_UNIT for ns in curve["duration_ns"]]
         return {"objects": objects, **curve}
+
+    def by_cgroup(self) -> dict[str, Any] | None:
+        """Figures of the cgroups, if they are several; see :meth:`Cgroups.to_dict`. Nothing may be
+        added any more."""
+        self._match()
+        if self.cgroups is None:
+            return None
+        for _, at_ns, _, code in self._waiting:
+            self.cgroups.lived(code, at_ns, None)
+        self._waiting = []
+        return self.cgroups.to_dict()
 
 
 @dataclass
@@ -275,10 +295,14 @@ class Recorded:
         is_free = (op == OP_CODE["free"]) & known
         lives = np.flatnonzero((given & known) | is_free)
         ends = np.where(is_free, ts, ts + dur.astype(np.int64))[lives]
-        self.lifetimes.add(values(handle)[lives], pool[lives], ends, is_free[lives])
+        codes: list[npt.NDArray[np.int64]] = []
+        if self.lifetimes.cgroups is not None:
+            place = self.lifetimes.cgroups.add(batch, op)[lives]
+            codes = [Cgroups.code(place, self._own_size(batch, pool)[lives])]
+        self.lifetimes.add(values(handle)[lives], pool[lives], ends, is_free[lives], *codes)
         self.zero_handles += int((given & known & (handle.fill_null(1).to_numpy() == 0)).sum())
         self.written_back += int(((op == OP_CODE["writeback"]) & (ret == 0)).sum())
-        self._add_sizes(batch.column("size").fill_null(0).to_numpy()[given], pool[given], ts[given])
+        self._add_sizes(self._own_size(batch, pool)[given], ts[given])
 
     def _add_slowest(self, op: str, batch: pa.RecordBatch, at: npt.NDArray[np.intp]) -> None:
         dur = batch.column("dur_ns").to_numpy()[at]
@@ -312,15 +336,16 @@ class Recorded:
         part = (ts.astype(np.float64) - self.first_ns) * (parts / span)
         return np.clip(part, 0, parts - 1).astype(np.int64)
 
-    def _add_sizes(
-        self,
-        size: npt.NDArray[np.uint32],
-        pool: npt.NDArray[np.uint8],
-        ts: npt.NDArray[np.int64],
-    ) -> None:
+    def _own_size(
+        self, batch: pa.RecordBatch, pool: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.int64]:
+        """What was compressed to, header taken off, bytes."""
         headers = np.zeros(256, np.int64)
         headers[: len(self.headers)] = self.headers
-        own = np.clip(size.astype(np.int64) - headers[pool], 1, self.page_bytes)
+        size = values(batch.column("size")).astype(np.int64)
+        return np.asarray(np.clip(size - headers[pool], 1, self.page_bytes), np.int64)
+
+    def _add_sizes(self, own: npt.NDArray[np.int64], ts: npt.NDArray[np.int64]) -> None:
         self.size_sum += int(own.sum())
         self.sizes += np.bincount((own - 1) // SIZE_BIN, minlength=len(self.sizes))
         row = self._stretch(ts, HEAT_TIMES) * HEAT_SIZES
@@ -363,8 +388,10 @@ class Recorded:
 def tally(reader: TraceReader, advance: Callable[[int], object]) -> Recorded:
     """Count one recording; ``advance`` gets rows, in all twice the recording's."""
     first, last = 2**63 - 1, -(2**63)
-    for batch in reader.batches(["ts_ns", "dur_ns"]):
+    groups = np.empty(0, np.uint64)
+    for batch in reader.batches(["ts_ns", "dur_ns", "cgroup"]):
         if batch.num_rows:
+            groups = np.union1d(groups, _distinct(values(batch.column("cgroup"))))
             ts = batch.column("ts_ns").to_numpy()
             first = min(first, int(ts.min()))
             last = max(last, int((ts + batch.column("dur_ns").to_numpy().astype(np.int64)).max()))
@@ -372,10 +399,20 @@ def tally(reader: TraceReader, advance: Callable[[int], object]) -> Recorded:
     metadata = reader.metadata
     headers = [pool.header_bytes for pool in metadata.pools]
     found = Recorded(min(first, last), max(first, last), page_bytes(metadata), headers)
-    for batch in reader.batches(_COLUMNS):
+    columns: tuple[str, ...] = _COLUMNS
+    if len(groups) > 1:
+        found.lifetimes.cgroups = Cgroups(groups, found.first_ns, found.last_ns)
+        columns = (*_COLUMNS, "cgroup")
+    for batch in reader.batches(columns):
         found.add(batch)
         advance(batch.num_rows)
     return found
+
+
+def _distinct(column: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Of what stands in long runs."""
+    begins = np.append(True, column[1:] != column[:-1])
+    return np.unique(column[begins])
 
 
 def page_bytes(metadata: Metadata) -> int:

@@ -164,6 +164,7 @@ def tables(document: Json) -> Iterator[Table]:
     yield _measured(document)
     yield _measured_sizes(document)
     yield _sizes(document)
+    yield _cgroups(document)
     timed = [one for _, one in _each(document) if not one["emulated"]]
     for op in sorted({op for one in timed for op in one["latency"]}, key=_op_order):
         yield from _latency(document, op)
@@ -582,6 +583,29 @@ def _sizes(document: Json) -> Table:
         *("sizes", "Objects", ("recording", "mallocs", "mean (bytes)", "most live"), rows, 1),
         "recorded mallocs that succeeded, zswap's header taken off; live by replay",
         loss_text(document),
+    )
+
+
+def _cgroups(document: Json) -> Table:
+    """Empty where no recording has several."""
+    rows = []
+    for i, one in _each(document):
+        for k in range(len(one["cgroups"]["groups"]) if one["cgroups"] else 0):
+            row = Row(document, "recordings", i, "cgroups", "groups", k)
+            rows.append(
+                [
+                    Row(document, "recordings", i).cell(text, "label"),
+                    row.cell(text, "cgroup"),
+                    *row.cells(count, "stored", "loaded", "objects"),
+                    *row.cells(mib, "mean_bytes", "peak_bytes"),
+                ]
+            )
+    headers = ("recording", "cgroup", "stored", "loaded", "mallocs", "mean (MiB)", "peak (MiB)")
+    return Table(
+        *("cgroups", "By cgroup", headers, rows, 2),
+        "recorded: a call is its task's cgroup's, an object its malloc's; bytes are the objects' "
+        "compressed sizes, the mean over all the time, the peak of 96 moments",
+        f"objects from before the recording are left out; {loss_text(document)}",
     )
 
 

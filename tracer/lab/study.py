@@ -11,7 +11,7 @@ from ztrace.allocator.registry import our_traits
 from ztrace.tracer.lab.qemu import GuestSize
 from ztrace.tracer.lab.session import Setup
 
-PROGRAMS = ("redis", "postgresql", "compile")
+PROGRAMS = ("redis", "postgresql", "compile", "java")
 KERNEL = "6.1"
 """The only kernel of the lab that has them all."""
 ALLOCATORS = tuple(one.name for one in our_traits() if KERNEL in one.kernels)

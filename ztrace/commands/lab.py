@@ -151,10 +151,10 @@ def case_study(
 ) -> None:
     """Record real programs short of memory under every allocator, and say what that shows.
 
-    Redis under redis-benchmark, PostgreSQL under pgbench and a compilation run in a small cgroup
-    on Linux 6.1 with 2 CPUs, once under each of ztree, zbud, z3fold and zsmalloc; some minutes
-    each, and an interrupted study goes on where it was. What the programs are and need is in
-    docs/case-study.md in the source.
+    Redis under redis-benchmark, PostgreSQL under pgbench, a compilation and a JVM run in a small
+    cgroup on Linux 6.1 with 2 CPUs, once under each of ztree, zbud, z3fold and zsmalloc; some
+    minutes each, and an interrupted study goes on where it was. What the programs are and need
+    is in docs/case-study.md in the source.
     """
     if output is not None and output.exists() and not force:
         raise click.ClickException(f"{output}: exists; --force replaces it")

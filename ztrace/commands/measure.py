@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from ztrace.api import measure
 from ztrace.console import console, print_json, progress
-from ztrace.measuring import Wish, contrast
+from ztrace.measuring import ROUNDS, Wish, contrast
 from ztrace.outputs import OUTPUT, Command
 from ztrace.present.measured import show_contrast, show_measured
 from ztrace.streams import say
@@ -43,7 +43,7 @@ EXAMPLE = "Example: ztrace measure trace.parquet --allocator zsmalloc --allocato
 @click.option(
     "--repeat",
     type=click.IntRange(1, 100),
-    default=3,
+    default=ROUNDS,
     show_default=True,
     help="Rounds in fresh pools; a call's time is its least.",
 )

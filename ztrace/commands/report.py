@@ -57,6 +57,12 @@ SUFFIXES = {".html": "html", ".txt": "text", ".md": "md", ".json": "json", ".csv
     help="What ztrace measure kept, for the real allocators' times; may be given again.",
 )
 @click.option(
+    "--measure",
+    "measures",
+    is_flag=True,
+    help="Measure the allocators of the TRACES' kernels now, as ztrace measure does.",
+)
+@click.option(
     "--claims/--no-claims",
     default=None,
     help="Judge the claims made for ztree.  [default: if ztree was recorded, replayed or measured]",
@@ -80,6 +86,7 @@ def command(
     backends: tuple[str, ...],
     timing: bool,
     measured: tuple[Path, ...],
+    measures: bool,
     claims: bool | None,
     min_explained: float | None,
     max_size_error: float | None,
@@ -101,7 +108,8 @@ def command(
         raise click.UsageError("two recordings have the same --label; choose others")
     limits = Thresholds(min_explained, max_size_error, max_lost)
     sweep = any(map(is_results, traces))
-    if sweep and (len(traces) > 1 or given or backends or limits != Thresholds()):
+    apart = given or backends or measures or limits != Thresholds()
+    if sweep and (len(traces) > 1 or apart):
         raise click.UsageError("results of ztrace sweep are named alone, without such options")
     with ExitStack() as stack:
         file = None
@@ -114,6 +122,7 @@ def command(
             timing=timing,
             claims=claims,
             measured=measured,
+            measures=measures,
             thresholds=limits,
             progress=progress,
         )

@@ -470,6 +470,35 @@
   }
   if (which) { which.addEventListener("change", show); show(); }
 
+  // Rows that have all the words that are typed are shown. Without scripts there is no field.
+  const bodies = [...document.querySelectorAll("tbody")];
+  const filter = document.createElement("input"), label = document.createElement("label"), left = document.createElement("output");
+  Object.assign(filter, { type: "search", id: "filter", size: 9, placeholder: "/", title: "Words of rows to show; / comes here, Escape shows all" });
+  label.append("Rows with ", filter, " ", left);
+  document.querySelector("nav").prepend(label);
+  function sift() {
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let kept = 0;
+    for (const body of bodies) {
+      let here = 0;
+      for (const row of body.rows) {
+        const text = [...row.cells].map(cell => cell.textContent).join(" ").toLowerCase();
+        const out = !words.every(word => text.includes(word));
+        row.classList.toggle("out", out);
+        here += !out;
+      }
+      kept += here;
+      const fold = body.closest("details");
+      if (fold && words.length) fold.open = here > 0;
+    }
+    left.textContent = words.length ? `${kept} of ${bodies.reduce((sum, body) => sum + body.rows.length, 0)}` : "";
+  }
+  filter.addEventListener("input", sift);
+  document.addEventListener("keydown", event => {
+    if (event.key === "/" && !/^(INPUT|SELECT)$/.test(event.target.tagName)) { event.preventDefault(); filter.focus(); filter.select(); }
+    if (event.key === "Escape" && event.target === filter) { filter.value = ""; sift(); filter.blur(); }
+  });
+
   // A click on a column's head sorts by it, and again the other way.
   const rank = text => { const n = parseFloat(text.replaceAll(",", "")); return Number.isNaN(n) ? null : n; };
   const UNITS = { KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 };

@@ -23,7 +23,8 @@ class Workload:
     """``program`` with ``arguments``, in a cgroup of ``limit_mib`` if given.
 
     ``program``: a file here, NAME.sh, or NAME for NAME.c. ``needs``: what has to be on this
-    machine, a path (a pattern) or a command, and the Debian package that brings it.
+    machine, a path (a pattern) or a command, and the Debian package that brings it. ``beside``:
+    files here that a script finds in its own folder.
     """
 
     about: str
@@ -31,6 +32,7 @@ class Workload:
     arguments: tuple[str, ...] = ()
     limit_mib: int | None = None
     needs: dict[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     @property
     def is_script(self) -> bool:
@@ -103,6 +105,14 @@ WORKLOADS = {
         limit_mib=352,
         needs={"g++": "g++", f"{_PYTHON_HEADERS}/Python.h": "python3-dev"},
     ),
+    "java": Workload(
+        "Java, a hash map of 80,000 objects in 56 MiB, 60,000 of them asked for, a third replaced",
+        "java.sh",
+        ("60", "8", "80000", "60000"),
+        limit_mib=56,
+        needs={"java": "default-jre-headless"},
+        beside=("Heap.java",),
+    ),
 }
 
 
@@ -112,9 +122,9 @@ def put_program(workload: Workload, folder: Path) -> None:
         if not (any(Path("/").glob(need[1:])) if need[0] == "/" else shutil.which(need)):
             raise TracerError(f"{need} not found; as root: apt install {package}")
     if workload.is_script:
-        target = folder / workload.program
-        target.write_text(files(__name__).joinpath(workload.program).read_text())
-        target.chmod(0o755)
+        for name in (workload.program, *workload.beside):
+            (folder / name).write_text(files(__name__).joinpath(name).read_text())
+        (folder / workload.program).chmod(0o755)
     else:
         compile_workload(workload, folder)
 

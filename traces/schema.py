@@ -209,6 +209,7 @@ def _refuse_first(
 
 def _ops(array: Any, where: str, first_row: int) -> Any:
     """Bring column ``op`` to dictionary<int8, string> over :data:`OPS`."""
+    limit = len(OPS)
     if pa.types.is_integer(array.type):
         codes = array
     else:
@@ -216,15 +217,16 @@ def _ops(array: Any, where: str, first_row: int) -> Any:
             raise TraceError(f"{where}: column op is {array.type}, not string; convert it")
         if not pa.types.is_dictionary(array.type):
             array = array.dictionary_encode()
-        if array.dictionary.equals(_DICTIONARY):
-            codes = array.indices
+        # Of a file that knew fewer ops, as new ones go to the end: its codes are ours.
+        if array.dictionary.equals(_DICTIONARY.slice(0, len(array.dictionary))):
+            codes, limit = array.indices, len(array.dictionary)
         else:
             names = array.dictionary.cast(pa.string()).to_pylist()
             known = pa.array([OP_CODE.get(name) for name in names], pa.int8())
             codes = known.take(array.indices)
     numbers = values(codes)
-    if codes.null_count or numbers.min(initial=0) < 0 or numbers.max(initial=0) >= len(OPS):
-        at = int(np.argmax(~valid(codes) | (numbers < 0) | (numbers >= len(OPS))))
+    if codes.null_count or numbers.min(initial=0) < 0 or numbers.max(initial=0) >= limit:
+        at = int(np.argmax(~valid(codes) | (numbers < 0) | (numbers >= limit)))
         raise TraceError(
             f"{where}: row {first_row + at}: op is {_shown(array[at])}, not one of "
             f"{' '.join(OPS)}; correct it"

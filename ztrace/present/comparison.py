@@ -116,8 +116,8 @@ def spanning_line(result: Result) -> str:
     if found is None or found.share is None:
         return ""
     return (
-        f"{result.backend}: stored in two pages {100 * found.share:.1f} % of the objects; "
-        f"mapped {counted(found.maps, 'time')}, {bytes_text(found.copied_bytes)} copied"
+        f"{result.backend}: {100 * found.share:.1f} % of objects span two pages; "
+        f"{counted(found.maps, 'map')} copied {bytes_text(found.copied_bytes)}"
     )
 
 

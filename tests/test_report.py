@@ -565,7 +565,7 @@ def test_hostile_metadata_stays_text(form: str, tmp_path: Path) -> None:
     shown = render(assemble([one], Thresholds()), form)
     assert "\x1b" not in shown
     if form == "html":
-        assert shown.count("<script") == 3 and shown.count("</script") == 3
+        assert shown.count("<script") == 4 and shown.count("</script") == 4
         assert "<img" not in shown and "<!--" not in shown
     if form == "md":
         assert "<img" not in shown and "<script" not in shown

@@ -210,6 +210,20 @@ def test_one_recording_is_shown(browser: Any) -> None:
     assert all(row.is_displayed() for row in rows)
 
 
+def test_nothing_moves_when_a_recording_is_chosen_at_first(browser: Any) -> None:
+    """Before the script runs, what it will hide takes no room."""
+    script = """
+        const root = document.documentElement, before = root.className;
+        root.className = "starts";
+        const seen = [...document.querySelectorAll("[data-recording]")]
+            .filter(one => getComputedStyle(one).display !== "none");
+        const found = [before, ...new Set(seen.map(one => one.dataset.recording))];
+        root.className = before;
+        return found;"""
+    choose(browser, "")
+    assert browser.execute_script(script) == ["", "0"]
+
+
 def test_a_table_sorts_by_a_column(browser: Any) -> None:
     head = browser.find_elements(By.CSS_SELECTOR, "#memory th button")[2]
     cells = (

@@ -2,6 +2,15 @@
 // Draws the plots of a report. All numbers come from the embedded document, by JSON pointer.
 "use strict";
 (() => {
+  // Of several recordings one is shown, or all.
+  const which = document.getElementById("which");
+  function show() {
+    for (const part of document.querySelectorAll("[data-recording]"))
+      part.hidden = which.value !== "" && part.dataset.recording !== which.value;
+  }
+  if (which) { which.addEventListener("change", show); show(); }
+  document.documentElement.className = "";
+
   const read = id => JSON.parse(document.getElementById(id).textContent);
   const data = read("document");
   const tip = document.getElementById("tip");
@@ -461,14 +470,6 @@
   const redraw = () => { ink(); for (const plot of plots) { plot.legend(plot.canvas.parentNode.querySelector(".legend")); plot.draw(); } };
   dark.addEventListener("change", redraw);
   printing.addEventListener("change", redraw);
-
-  // Of several recordings one is shown, or all.
-  const which = document.getElementById("which");
-  function show() {
-    for (const part of document.querySelectorAll("[data-recording]"))
-      part.hidden = which.value !== "" && part.dataset.recording !== which.value;
-  }
-  if (which) { which.addEventListener("change", show); show(); }
 
   // Rows that have all the words that are typed are shown. Without scripts there is no field.
   const bodies = [...document.querySelectorAll("tbody")];

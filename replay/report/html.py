@@ -17,8 +17,8 @@ from ztrace.replay.report.sweep import is_sweep, sweep_plots
 from ztrace.replay.report.tables import Cell, Table, names_shown
 from ztrace.traces.errors import printable
 
-MOST_BYTES = 2_000_000
-"""What still opens quickly and can be attached to a mail."""
+MOST_BYTES = 4_000_000
+"""What still opens quickly and can be attached to a mail: some twenty recordings."""
 
 Json = dict[str, Any]
 

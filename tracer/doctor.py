@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ztrace.tracer.abi import choose_probes
+from ztrace.tracer.abi import LISTS, choose_probes
 from ztrace.tracer.errors import TracerError
 from ztrace.tracer.kmod import running_headers
 from ztrace.tracer.lab.debian import KEYRING
@@ -128,10 +128,12 @@ def _zswap() -> Finding:
 
 def _symbols() -> Finding:
     try:
-        present, lacking_all = choose_probes(running_symbols())
-        missing = [lack for lack in lacking_all if lack.matters]
+        chosen, lacking = choose_probes(running_symbols())
     except UnreadableError as error:
         return Finding("record", "symbols", False, "unknown without tracefs", error.remedy)
+    # What --lists takes besides is not needed to record.
+    present = [probe for probe in chosen if probe not in LISTS]
+    missing = [lack for lack in lacking if lack.matters and lack.probe not in LISTS]
     found = f"{len(present)} of {len(present) + len(missing)} probe points"
     ops = {probe.op for probe in present}
     return Finding(

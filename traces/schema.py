@@ -225,8 +225,9 @@ def _ops(array: Any, where: str, first_row: int) -> Any:
             known = pa.array([OP_CODE.get(name) for name in names], pa.int8())
             codes = known.take(array.indices)
     numbers = values(codes)
-    if codes.null_count or numbers.min(initial=0) < 0 or numbers.max(initial=-1) >= limit:
-        at = int(np.argmax(~valid(codes) | (numbers < 0) | (numbers >= limit)))
+    wrong = ~valid(codes) | (numbers < 0) | (numbers >= limit)
+    if wrong.any():
+        at = int(np.argmax(wrong))
         raise TraceError(
             f"{where}: row {first_row + at}: op is {_shown(array[at])}, not one of "
             f"{' '.join(OPS)}; correct it"

@@ -105,6 +105,17 @@ class Page:
         """Those in use, in the order in which reclaim evicts them."""
         return [buddy for buddy in (MIDDLE, FIRST, LAST) if self.chunks[buddy]]
 
+    @property
+    def has_place(self) -> bool:
+        """Whether one of its places is free: then it goes on a list."""
+        return not all(self.chunks[FIRST:])
+
+    @property
+    def movable(self) -> int:
+        """The place of its only object, if compaction may move that to another page; else 0."""
+        buddies = self.buddies()
+        return 0 if self.foreign or len(buddies) != 1 or self.mapped else buddies[0]
+
 
 class _Slots:
     """struct z3fold_buddy_slots: four words for the objects that were allocated in one page.
@@ -306,8 +317,7 @@ class Z3fold:
 
     def _add(self, page: Page) -> None:
         """add_to_unbuddied(): onto a list of the current CPU, unless all places are in use."""
-        _, first, middle, last = page.chunks
-        if first and middle and last:
+        if not page.has_place:
             return
         number = self._free_chunks(page)
         cpu = self._cpu
@@ -536,21 +546,21 @@ class Z3fold:
 
         The object's handle stays, and with it its word in the slots of this page.
         """
-        buddies = page.buddies()
-        if page.foreign or len(buddies) != 1 or page.mapped:
+        buddy = page.movable
+        if not buddy:
             return False
-        chunks = page.chunks[buddies[0]]
+        chunks = page.chunks[buddy]
         to = self._find(chunks)
         if to is None:
             return False
         assert page.slots is not None  # no foreign object, so the one is of its own slots
-        word = self._words[page.slots.address(page.word_of(buddies[0]))]
+        word = self._words[page.slots.address(page.word_of(buddy))]
         word.page = to
         word.number = to.word_of(self._put_in(to, chunks))
         to.foreign += 1
         self._foreign += 1
         self._add(to)
-        page.chunks[buddies[0]] = 0
+        page.chunks[buddy] = 0
         self._drop_reference(page)
         self.objects_moved += 1
         return True

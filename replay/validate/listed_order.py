@@ -119,11 +119,6 @@ class Kept(Page):
         """Whether nothing is in it."""
         return not any(self.chunks[FIRST:])
 
-    @property
-    def has_place(self) -> bool:
-        """Whether one of its places is free: then it goes on a list."""
-        return not all(self.chunks[FIRST:])
-
 
 class Rules(Z3fold):
     """What z3fold does in a page: the model's own rules, of a page that is not the model's."""
@@ -234,23 +229,22 @@ class ListedOrder:
         for row, op, ts, end, handle, size, ret, cpu, tid, total, place, lock in zip(
             *(rows[name].tolist() for name in (*names, *also)), strict=True
         ):
-            if op not in PLAYED and op not in (LINK, UNLINK):
-                continue
             if op in (LINK, UNLINK):
                 page = place // self._page_bytes
                 operations.append(Operation(row, ts, page, cpu, tid, size if op == LINK else None))
-                continue
-            if ret < 0:
+            elif op not in PLAYED:
+                pass
+            elif ret < 0:
                 self._refused(row, size, ret)
-                continue
-            calls.append(
-                Call(
-                    *(row, op, ts, end, handle, size, tid),
-                    place=None if place == ABSENT else place,
-                    total=None if total == ABSENT else total // self._page_bytes,
-                    lock=-1 if lock == ABSENT else ts + lock,
+            else:
+                calls.append(
+                    Call(
+                        *(row, op, ts, end, handle, size, tid),
+                        place=None if place == ABSENT else place,
+                        total=None if total == ABSENT else total // self._page_bytes,
+                        lock=-1 if lock == ABSENT else ts + lock,
+                    )
                 )
-            )
         return calls, operations
 
     def _refused(self, row: int, size: int, ret: int) -> None:
@@ -381,14 +375,14 @@ class ListedOrder:
         buddy = page.objects.index(given)
         page.objects[buddy], page.chunks[buddy] = -1, 0
         page.foreign -= given in self._moved
-        ends = page.is_empty and not page.needs_compacting
-        at_once = not ends and not page.needs_compacting and page.cpu == NO_CPU
+        waits = page.needs_compacting
+        ends = page.is_empty and not waits
+        at_once = not ends and not waits and page.cpu == NO_CPU
         if ends != bool(call.operations):
             raise Difference("a free gives its page back, or not, other than it must", page.number)
         if at_once != (call.compaction is not None):
             raise Difference("a free compacts its page, or not, other than it must", page.number)
-        if not ends and not page.needs_compacting:
-            page.needs_compacting = True
+        page.needs_compacting = not ends
 
     # -- what is done to lists ------------------------------------------------------------------
 
@@ -437,29 +431,23 @@ class ListedOrder:
         else:
             self._take(call, one)
 
-    def _chunks(self, call: Call) -> int:
-        """How large an object a search needs a place for."""
+    def _chunks(self, call: Call, taken: int) -> int:
+        """How large an object a search needs a place for that comes to the page ``taken``."""
         if call.op == MALLOC:
             return -(-call.size // self._rules.chunk_bytes)
         page = self._pages.get(call.operations[0].page)
         if page is None:
-            raise Difference("a compaction of a page of which nothing is known, moves an object")
-        buddies = page.buddies()
-        if len(buddies) != 1 or page.foreign or page.mapped:
-            raise Difference("a compaction looks for a page though it may not move", page.number)
-        return page.chunks[buddies[0]]
+            raise Difference("a page of which nothing is known gives an object away", taken)
+        if not page.movable:
+            raise Difference("a compaction looks for a page though it may not move", taken)
+        return page.chunks[page.movable]
 
     def _take(self, call: Call, one: Operation) -> None:
         """Whoever looks for a page with room takes one off its list."""
-        lists = self._lists
-        try:
-            chunks = self._chunks(call)
-        except Difference as difference:
-            raise Difference(str(difference), one.page) from None
+        chunks, lists = self._chunks(call, one.page), self._lists
         if lists.where(one.page) is None or not lists.is_newest(one.page):
             raise Difference("a page is taken off a list that is not first there", one.page)
-        since = call.looks or [Look(call.operations[0].at)]
-        call.looks = lists.taken(since, one.page, one.cpu, one.at, chunks, self._busy(call))
+        call.looks = lists.taken(call.looks, one.page, one.cpu, one.at, chunks, self._busy(call))
         page = self._pages.get(one.page)
         if page is None:
             raise Difference("a page is used of which nothing is known", one.page)
@@ -482,9 +470,8 @@ class ListedOrder:
             self._give(call, page, chunks)
             return
         old = self._pages.pop(call.operations[0].page)
-        [buddy] = old.buddies()
-        given = old.objects[buddy]
-        self._left[given] = self._rules.address(old, buddy), call.end
+        given = old.objects[old.movable]
+        self._left[given] = self._rules.address(old, old.movable), call.end
         self._rules.put(page, chunks, given)
         page.foreign += 1
         self._moved.add(given)
@@ -512,7 +499,7 @@ class ListedOrder:
         page = self._pages[one.page] = Kept(one.page)
         page.cpu = one.cpu
         self._changes.append((call.begin, one.at, call.row, 1))
-        chunks = self._chunks(call)
+        chunks = self._chunks(call, one.page)
         self._give(call, page, chunks)
         if one.number != self._rules.list_of(page):
             raise Difference("a page goes on another list than its room says", one.page)
@@ -526,11 +513,9 @@ class ListedOrder:
             raise Difference("a page goes on a list of which nothing is known", one.page)
         found_none = True
         if call.op == COMPACT and one.page == call.operations[0].page:
-            buddies = page.buddies()
-            if len(buddies) == 1 and not page.foreign and not page.mapped:
-                looks = call.looks or [Look(call.operations[0].at)]
-                chunks = page.chunks[buddies[0]]
-                found_none = self._lists.none(looks, one.cpu, one.at, chunks, self._busy(call))
+            if page.movable:
+                chunks = page.chunks[page.movable]
+                found_none = self._lists.none(call.looks, one.cpu, one.at, chunks, self._busy(call))
             self._rules.move_middle(page)
         page.cpu = one.cpu
         if one.number != self._rules.list_of(page) or not page.has_place:
@@ -546,7 +531,8 @@ class ListedOrder:
             raise Difference("a free gives back a page that is in use, or none")
 
     def _compact(self, call: Call, one: Operation) -> None:
-        """do_compact_page(): begins with its page off its list."""
+        """do_compact_page(): begins with its page off its list; then it may look for another."""
+        call.looks = [Look(one.at)]
         page = self._pages.get(one.page)
         if page is None or call.place is None or call.place // self._page_bytes != one.page:
             raise Difference("a compaction of a page that is not there", one.page)

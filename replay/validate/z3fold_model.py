@@ -101,12 +101,12 @@ class Correctable(Z3fold):
 
     def _has_room(self, page: Page, chunks: int) -> bool:
         usable = not (page.headless or page.needs_compacting or page.claimed)
-        return usable and not all(page.chunks[FIRST:]) and self._free_chunks(page) >= chunks
+        return usable and page.has_place and self._free_chunks(page) >= chunks
 
     def _empty(self, page: Page) -> bool:
-        buddies = page.buddies()
-        if not page.foreign and len(buddies) == 1 and not page.mapped and page.slots is not None:
-            self.told = self.moves(page.slots.address(page.word_of(buddies[0])))
+        buddy = page.movable
+        if buddy and page.slots is not None:
+            self.told = self.moves(page.slots.address(page.word_of(buddy)))
         done = super()._empty(page)
         self.told = UNTOLD
         return done

@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 import re
 import struct
+from bisect import bisect_right
 from pathlib import Path
 
 from ztrace.tracer.errors import TracerError
@@ -47,8 +48,9 @@ class CallSites:
         TracerError if there is none: the compiler made something else of it.
         """
         start, target = self._addresses.get(caller, 0), self._addresses.get(callee, 0)
-        later = next((one for one in self._sorted if one > start), start)
-        code = self._read(start, later - start) if start and target else b""
+        after = bisect_right(self._sorted, start)
+        size = self._sorted[after] - start if after < len(self._sorted) else 0
+        code = self._read(start, size) if start and target else b""
         found = [
             at
             for at in range(len(code) - _CALL_BYTES + 1)

@@ -379,8 +379,8 @@ class Probing:
         preempted. A kprobe's is while any other kprobe's program runs there; of those the
         probes notice a missing return themselves.
 
-        Not counted are those on lists: an interrupt that uses any list of the kernel's while they
-        run is skipped, and hundreds do. z3fold takes its lists' lock where no other task runs.
+        Not counted are those of LISTS: what they miss is an interrupt's lock, of whatever, that is
+        tried while they run. z3fold tries its pages' locks where no other task can run.
         """
         found = {"missed_entry": 0, "missed_return": 0}
         for name, function in self._bpf.funcs.items():

@@ -225,9 +225,9 @@ def _ops(array: Any, where: str, first_row: int) -> Any:
             known = pa.array([OP_CODE.get(name) for name in names], pa.int8())
             codes = known.take(array.indices)
     numbers = values(codes)
-    wrong = ~valid(codes) | (numbers < 0) | (numbers >= limit)
-    if wrong.any():
-        at = int(np.argmax(wrong))
+    outside = len(numbers) and (numbers.min() < 0 or numbers.max() >= limit)
+    if codes.null_count or outside:
+        at = int(np.argmax(~valid(codes) | (numbers < 0) | (numbers >= limit)))
         raise TraceError(
             f"{where}: row {first_row + at}: op is {_shown(array[at])}, not one of "
             f"{' '.join(OPS)}; correct it"

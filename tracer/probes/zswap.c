@@ -1078,12 +1078,19 @@ static int exit_create(struct call call)
 
 /* ---- inside the allocators ------------------------------------------------------------- */
 
-/* The call of this task that we are in, if it is an ``op``. */
-static struct frame *inside(u32 op)
+/* The innermost call of this task that we are in. */
+static struct frame *innermost(void)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct stack *stack = stacks.lookup(&tid);
-	struct frame *caller = stack ? top(stack) : 0;
+
+	return stack ? top(stack) : 0;
+}
+
+/* The same, if it is an ``op``. */
+static struct frame *inside(u32 op)
+{
+	struct frame *caller = innermost();
 
 	return caller && caller->op == op ? caller : 0;
 }
@@ -1158,13 +1165,7 @@ static int enter_compact_page(struct call call)
 #ifdef LISTS
 static struct frame *caller_with_page(u64 page)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-	struct stack *stack;
-
-	if (page & (PAGE_BYTES - 1))
-		return 0;
-	stack = stacks.lookup(&tid);
-	return stack ? top(stack) : 0;
+	return page & (PAGE_BYTES - 1) ? 0 : innermost();
 }
 
 static void note_step(struct list_step *step, u64 page)

@@ -20,7 +20,7 @@ from typing import Any
 
 from ztrace.allocator.registry import recorded_traits
 from ztrace.allocator.specification import family
-from ztrace.replay.report.measured import read_summaries
+from ztrace.replay.report.measured import ALIKE, read_summaries
 
 COLOURS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b27a00")
 WIDE, TALL, LEFT, BELOW, ABOVE = 230, 200, 44, 34, 22
@@ -33,7 +33,7 @@ def write_summaries(path: Path, measured: Sequence[Path]) -> None:
     seen = set()
     found = read_summaries(measured)
     for one in found:
-        key = tuple(one[name] for name in ("trace", "kernel", "cpus", "machine", "allocator"))
+        key = tuple(one[name] for name in (*ALIKE, "allocator"))
         if key in seen:
             one["curves"], one["by_size"] = {}, []
         seen.add(key)

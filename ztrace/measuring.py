@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ztrace.allocator.registry import is_known, our_traits, recorded_traits
+from ztrace.allocator.registry import is_known, recorded_traits
 from ztrace.allocator.specification import family
 from ztrace.allocator.traits import Compacts, release_number
 from ztrace.errors import ZtraceError
@@ -205,9 +205,10 @@ def _of_its_kernel(path: Path) -> tuple[str, list[str]]:
             f"{path}: recorded in kernel {metadata.kernel.release or 'unknown'}, of which there is "
             f"no source here (there is {', '.join(KERNELS)}); ztrace measure --kernel takes a tree"
         )
-    out_of_tree = {one.name for one in our_traits() if one.out_of_tree}
     names = dict.fromkeys(map(family, settings(metadata)))
-    allocators = [name for name in names if is_known(name) and name not in out_of_tree]
+    allocators = [
+        name for name in names if is_known(name) and not recorded_traits(name).out_of_tree
+    ]
     if not allocators:
         raise ZtraceError(f"{path}: no allocator of its kernel is known that could be measured")
     return kernel, allocators

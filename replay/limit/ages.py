@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from ztrace.replay.errors import ReplayError
 from ztrace.replay.limit.demand import Demand, NotTold, Reading, Want, batches
-from ztrace.replay.limit.native import NativeReading, reason_missing
+from ztrace.replay.limit.native import DEMAND, NativeReading, reason_missing
 from ztrace.replay.read.source import Source
 from ztrace.traces.columns import values
 
@@ -27,16 +27,6 @@ Ints = npt.NDArray[np.int64]
 
 _STEPS = (1, 3)
 _MOST_AGES = 12
-
-DEMAND = np.dtype(
-    {
-        "names": ["at_ns", "size", "key", "row", "want"],
-        "formats": [np.int64, np.int64, np.uint64, np.uint64, np.uint32],
-        "offsets": [0, 8, 16, 24, 32],
-        "itemsize": 40,
-    }
-)
-"""struct zl_demand."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +132,7 @@ def _lain(
 def _found(reading: Reading | NativeReading, batch: pa.RecordBatch, first: int) -> npt.NDArray[Any]:
     """The demands of a batch as an array of its own."""
     if isinstance(reading, NativeReading):
-        return reading.read(batch, first).array(DEMAND)
+        return reading.read(batch, first).array()
     wanted: list[Demand] = list(reading.read(batch, first))
     rows = [(one.at_ns, one.size, one.key, one.row, int(one.want)) for one in wanted]
     return np.array(rows, DEMAND)

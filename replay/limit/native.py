@@ -98,6 +98,9 @@ class _Demand(Structure):
     )
 
 
+DEMAND = np.dtype(_Demand)
+
+
 class _Told(Structure):
     """struct zl_told."""
 
@@ -184,13 +187,11 @@ class Demands(NamedTuple):
     at: ctypes._Pointer[_Demand]
     len: int
 
-    def array(self, kind: np.dtype[Any]) -> npt.NDArray[Any]:
-        """A copy, of a type that has the layout of struct zl_demand."""
+    def array(self) -> npt.NDArray[Any]:
+        """A copy, of dtype DEMAND."""
         if not self.len:
-            return np.zeros(0, kind)
-        assert kind.itemsize == ctypes.sizeof(_Demand)
-        raw = ctypes.string_at(self.at, self.len * kind.itemsize)
-        return np.frombuffer(raw, kind)
+            return np.zeros(0, DEMAND)
+        return np.frombuffer(ctypes.string_at(self.at, self.len * DEMAND.itemsize), DEMAND)
 
 
 class NativeReading:

@@ -41,8 +41,6 @@ VERSION = 1
 CLAIMED = tuple(one.name for one in sorted(our_traits(), key=lambda one: one.colour) if one.colour)
 """Allocators that the claims are about; their models are replayed unless others are asked for."""
 
-OUT_OF_TREE = frozenset(one.name for one in our_traits() if one.out_of_tree)
-
 Json = dict[str, Any]
 
 
@@ -206,7 +204,9 @@ def default_backends(metadata: Metadata, *, claims: bool = True) -> list[str]:
     what no kernel has is left out if it was not recorded.
     """
     used = dict.fromkeys(pool.allocator for pool in metadata.pools)
-    asked = [name for name in CLAIMED if claims or name in used or name not in OUT_OF_TREE]
+    asked = [
+        name for name in CLAIMED if claims or name in used or not recorded_traits(name).out_of_tree
+    ]
     also = [name for name in used if name not in CLAIMED and is_known(name)]
     found = (fitting(name, metadata) for name in (*asked, *also))
     return [spec for spec in found if spec is not None]

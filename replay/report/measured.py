@@ -37,6 +37,9 @@ OPS = ("malloc", "free", "map")
 FIGURES = {"p50": "p50", "p99": "p99", "p999": "p99.9", "p9999": "p99.99", "max": "worst"}
 """Keys of a summary's times -> what they are called; the greatest of calls' least is the worst."""
 
+ALIKE = ("trace", "kernel", "cpus", "machine", "where")
+"""What allocators have in common whose times are compared: keys of a summary, and of a group."""
+
 SIZES = 8
 """Ranges of size for which medians are told."""
 
@@ -164,8 +167,8 @@ def groups(summaries: Sequence[Json]) -> list[Json]:
     """
     by_key: dict[tuple[Any, ...], list[Json]] = {}
     for one in summaries:
-        key = tuple(one[name] for name in ("trace", "kernel", "cpus", "machine", "where"))
-        by_key.setdefault((*key, one["allocator"]), []).append(one)
+        key = tuple(one[name] for name in (*ALIKE, "allocator"))
+        by_key.setdefault(key, []).append(one)
     return [_group(guests) for guests in by_key.values()]
 
 

@@ -21,7 +21,7 @@ from ztrace.allocator.specification import family
 from ztrace.replay.report.ageing import LEAST_TURNOVERS, TOLERATED
 from ztrace.replay.report.comparable import incomparable
 from ztrace.replay.report.gather import Recording
-from ztrace.replay.report.measured import FIGURES
+from ztrace.replay.report.measured import ALIKE, FIGURES
 from ztrace.replay.report.measured import ratio as measured_ratio
 from ztrace.replay.report.recorded import QUANTILES
 from ztrace.replay.report.statistics import Floats, Interval, interval, ratio_draws, stream_of
@@ -176,13 +176,12 @@ def _pairs(
     measured: Sequence[dict[str, Any]], other: str | None = None
 ) -> Iterable[tuple[dict[str, Any], dict[str, Any]]]:
     """Groups of ours, each with those of another allocator that were measured alike."""
-    alike = ("trace", "kernel", "cpus", "machine", "where")
     for ours in measured:
         for theirs in measured:
             if (
                 ours["allocator"] == OURS != theirs["allocator"]
                 and other in (None, theirs["allocator"])
-                and all(ours[name] == theirs[name] for name in alike)
+                and all(ours[name] == theirs[name] for name in ALIKE)
             ):
                 yield ours, theirs
 
@@ -459,12 +458,9 @@ def _fast_natively(measured: Sequence[dict[str, Any]], found: Finding) -> Vote:
     if not slower:
         return Vote(Verdict.OPEN, "", "no two allocators measured in three guests")
     quick = sum(not names for names in slower.values())
-    text = f"medians not above any other's in {quick} of {counted(len(slower), 'history')}"
-    return Vote(
-        Verdict.SUPPORTED if quick * 2 > len(slower) else Verdict.REFUTED,
-        "",
-        text.replace("historys", "histories"),
-    )
+    histories = "1 history" if len(slower) == 1 else f"{len(slower):,} histories"
+    text = f"medians not above any other's in {quick} of {histories}"
+    return Vote(Verdict.SUPPORTED if quick * 2 > len(slower) else Verdict.REFUTED, "", text)
 
 
 def _fast(recordings: Sequence[Recording], found: Finding) -> Vote:
